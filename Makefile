@@ -1,0 +1,43 @@
+# make demo   the whole chain, from images to answers of a real Triton (a few minutes on two cores)
+# make test   every test that is not marked slow; make test-all adds those
+# make check  formatting, lint, types, import contracts
+
+PYTHON ?= python3
+BIN := .venv/bin
+export PYTHONWARNINGS ?= ignore::FutureWarning
+
+.PHONY: demo test test-all check clean
+
+demo: .venv/installed
+	$(BIN)/kdx data synthetic kdx-demo/shapes --overwrite
+	$(BIN)/kdx distill demo-baseline --data kdx-demo/shapes --out kdx-demo/student --overwrite
+	$(BIN)/kdx eval kdx-demo/student --data kdx-demo/shapes
+
+test: .venv/installed-dev
+	$(BIN)/python -m pytest
+
+test-all: .venv/installed-dev
+	$(BIN)/python -m pytest -m ""
+
+check: .venv/installed-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+.venv/created:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "kdx needs Python 3.11 or newer: make PYTHON=python3.11")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q --upgrade pip
+	touch $@
+
+.venv/installed: .venv/created pyproject.toml constraints.txt
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[cpu]'
+	touch $@
+
+.venv/installed-dev: .venv/installed
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[cpu,dev]'
+	touch $@
+
+clean:
+	rm -rf .venv build dist *.egg-info kdx-demo

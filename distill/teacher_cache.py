@@ -1,0 +1,180 @@
+"""The frozen teacher's embeddings of every view and caption, computed once and sealed.
+
+One safetensors file a shard: `image` [n, K, D] and `text` [n, C, D] in fp16 (unit rows; C is the largest number
+of captions of a sample, missing ones are zero) and `key` [n], the uint64 digests of the samples' keys. fp16
+moves a logit at scale 100 by at most 0.006.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from kdx.data.shards import ShardSet
+from safetensors.numpy import load_file, save_file
+
+from kdx.core.digests import value_digest
+from kdx.core.encoder import Encoder, EncoderSpec, FloatArray
+from kdx.core.errors import UsageError
+from kdx.core.folders import MANIFEST, open_sealed, read_manifest, sealed_folder
+from kdx.core.preprocess import normalize
+from kdx.core.progress import Progress, silent
+from kdx.data.loader import ViewReader
+from kdx.data.views import ViewConfig, key_digest
+
+from .objective import Embeddings
+
+KIND = "teacher-cache"
+FORMAT = 1
+BATCH = 256
+
+
+@dataclass(frozen=True)
+class TeacherCache:
+    """image: fp16 [N, K, D]; text: fp16 [N, C, D]; rows are those of the shard set."""
+
+    image: npt.NDArray[np.float16]
+    text: npt.NDArray[np.float16]
+    logit_scale: float
+    reused: bool
+
+    @property
+    def embed_dim(self) -> int:
+        return self.image.shape[-1]
+
+    def embeddings(
+        self,
+        rows: npt.NDArray[np.int64],
+        views: npt.NDArray[np.int64],
+        captions: npt.NDArray[np.int64],
+        device: torch.device,
+    ) -> Embeddings:
+        """What the teacher says of these pairs: float32 [B, D] twice, and its scale."""
+        image = torch.from_numpy(self.image[rows, views]).to(device, torch.float32)
+        text = torch.from_numpy(self.text[rows, captions]).to(device, torch.float32)
+        return Embeddings(image, text, torch.tensor(self.logit_scale, device=device))
+
+
+def fingerprint(spec: EncoderSpec, samples: ShardSet, views: ViewConfig) -> str:
+    """The identity of a cache: teacher, its preprocessing and tokenizer, the views and the data."""
+    return value_digest(
+        {
+            "format": FORMAT,
+            "model": spec.model_digest,
+            "preprocess": spec.preprocess_digest,
+            "tokenizer": spec.tokenizer_digest,
+            "views": views.model_dump(mode="json"),
+            "data": samples.digest,
+        }
+    )
+
+
+def open_cache(
+    folder: Path,
+    teacher: Encoder,
+    samples: ShardSet,
+    views: ViewConfig,
+    *,
+    max_bad_share: float,
+    progress: Progress = silent,
+) -> TeacherCache:
+    """Opens the cache at `folder`, or computes and seals it there if nothing lies there.
+
+    Raises UsageError when a cache of something else lies there, DataError when it is not whole.
+    """
+    identity = fingerprint(teacher.spec, samples, views)
+    reused = (folder / MANIFEST).exists()
+    if reused:
+        _check_identity(folder, identity)
+        open_sealed(folder, KIND)
+    else:
+        _build(folder, identity, teacher, samples, views, max_bad_share, progress)
+    tables = [load_file(folder / f"{Path(shard.name).stem}.safetensors") for shard in samples.shards]
+    captions = max(table["text"].shape[1] for table in tables)
+    return TeacherCache(
+        image=np.concatenate([table["image"] for table in tables]),
+        text=np.concatenate([_with_captions(table["text"], captions) for table in tables]),
+        logit_scale=teacher.spec.logit_scale,
+        reused=reused,
+    )
+
+
+def _check_identity(folder: Path, identity: str) -> None:
+    found = read_manifest(folder).fields.get("fingerprint")
+    if found != identity:
+        raise UsageError(
+            f"holds the cache {str(found)[:12]}, this recipe needs {identity[:12]}: teacher, views or data differ",
+            where=folder,
+            remedy="give another --cache folder, or remove this one",
+        )
+
+
+def _build(
+    folder: Path,
+    identity: str,
+    teacher: Encoder,
+    samples: ShardSet,
+    views: ViewConfig,
+    max_bad_share: float,
+    progress: Progress,
+) -> None:
+    reader = ViewReader(samples, teacher.preprocess, views, max_bad_share=max_bad_share)
+    inputs = {"teacher": teacher.spec.model_digest, "data": samples.digest}
+    total, done = len(samples), 0
+    with sealed_folder(folder, KIND, inputs=inputs, fields={"fingerprint": identity}) as building:
+        for shard in samples.shards:
+            tensors: list[dict[str, Any]] = []
+            for start in range(shard.rows.start, shard.rows.stop, BATCH):
+                rows = range(start, min(start + BATCH, shard.rows.stop))
+                tensors.append(_embed_rows(teacher, reader, samples, rows))
+                done += len(rows)
+                progress(done, total)
+            captions = max(part["text"].shape[1] for part in tensors)
+            table = {
+                "image": np.concatenate([part["image"] for part in tensors]),
+                "text": np.concatenate([_with_captions(part["text"], captions) for part in tensors]),
+                "key": np.array([key_digest(samples.keys[row]) for row in shard.rows], dtype=np.uint64),
+            }
+            save_file(table, building / f"{Path(shard.name).stem}.safetensors")
+
+
+def _embed_rows(teacher: Encoder, reader: ViewReader, samples: ShardSet, rows: range) -> dict[str, Any]:
+    """image fp16 [n, K, D]; text fp16 [n, C, D]."""
+    return {
+        "image": np.stack(
+            [_embed_view(teacher, reader, rows, view) for view in range(reader.config.num_views)], axis=1
+        ),
+        "text": _embed_captions(teacher, samples, rows),
+    }
+
+
+def _embed_view(teacher: Encoder, reader: ViewReader, rows: range, view: int) -> npt.NDArray[np.float16]:
+    """fp16 [n, D]; rows whose image does not decode stay zero and are never asked for."""
+    rendered = [reader.read(row, view) for row in rows]
+    good = [index for index, pixels in enumerate(rendered) if pixels is not None]
+    embeddings = np.zeros((len(rows), teacher.spec.embed_dim), dtype=np.float16)
+    if good:
+        pixels = np.stack([pixels for pixels in rendered if pixels is not None])  # uint8 [B, S, S, 3]
+        embeddings[good] = teacher.encode_image(normalize(pixels, teacher.spec.mean, teacher.spec.std))
+    return embeddings
+
+
+def _embed_captions(teacher: Encoder, samples: ShardSet, rows: range) -> npt.NDArray[np.float16]:
+    """fp16 [n, C, D]."""
+    captions = [samples.captions(row) for row in rows]
+    flat: FloatArray = teacher.embed_texts([caption for several in captions for caption in several], BATCH)
+    embeddings = np.zeros((len(rows), max(map(len, captions)), teacher.spec.embed_dim), dtype=np.float16)
+    position = 0
+    for index, several in enumerate(captions):
+        embeddings[index, : len(several)] = flat[position : position + len(several)]
+        position += len(several)
+    return embeddings
+
+
+def _with_captions(text: npt.NDArray[np.float16], captions: int) -> npt.NDArray[np.float16]:
+    """[n, c, D] → [n, captions, D], filled with zeros."""
+    return np.pad(text, ((0, 0), (0, captions - text.shape[1]), (0, 0)))

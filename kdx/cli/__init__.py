@@ -1,0 +1,102 @@
+"""The command line. Commands are imported when they are called, so that `kdx --help` stays instant."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import NoReturn
+
+import click
+
+import kdx
+from kdx.core.errors import KdxError
+
+# verb → (module under kdx.cli, the line that `kdx --help` shows)
+VERBS = {
+    "data": ("data", "Make and inspect image–text shards."),
+    "models": ("models", "List architectures and make checkpoints."),
+    "distill": ("distill", "Train a student from a recipe, with or without a teacher."),
+    "eval": ("eval", "Zero-shot accuracy and retrieval recall of any model."),
+    "bench": ("bench", "Measure latency and write reports."),
+    "doctor": ("doctor", "Check what this machine has and what is missing."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands live in modules that are imported on first use."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in VERBS:
+            return None
+        return importlib.import_module(f"kdx.cli.{VERBS[cmd_name][0]}").command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            raise click.UsageError(_with_nearest(args[0], error.message), ctx) from None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(verb, line) for verb, (_, line) in VERBS.items()])
+
+
+@click.group(
+    cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
+@click.version_option(kdx.__version__, prog_name="kdx")
+@click.option("--verbose", "-v", is_flag=True, help="Show log lines on stderr.")
+def cli(verbose: bool) -> None:
+    """Distil CLIP models, export them behind a parity gate, and serve them with Triton.
+
+    Start with: kdx data synthetic shapes
+    """
+    from kdx.core.log import configure_logging
+
+    configure_logging(verbose=verbose)
+
+
+def main(args: list[str] | None = None) -> NoReturn:
+    """Runs kdx and exits: 0 done, 1 a bug, 2 usage, 3 a gate, 4 bad data, 5 the machine, 130 interrupted."""
+    try:
+        cli.main(args, prog_name="kdx", standalone_mode=False)
+    except KdxError as error:
+        _fail(str(error), error.remedy)
+        sys.exit(error.exit_code)
+    except click.exceptions.Exit as stop:
+        sys.exit(stop.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted", err=True)
+        sys.exit(130)
+    except click.ClickException as error:
+        context = getattr(error, "ctx", None)
+        _fail(error.format_message(), f"see {context.command_path} --help" if context else None)
+        sys.exit(2)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(0)
+    except Exception:
+        import traceback
+
+        traceback.print_exc()
+        _fail("this is a bug in kdx", "report it with the lines above and the output of `kdx doctor --json`")
+        sys.exit(1)
+    sys.exit(0)
+
+
+def _fail(what: str, remedy: str | None) -> None:
+    click.echo(f"{click.style('error:', fg='red', bold=True)} {what}", err=True)
+    if remedy:
+        click.echo(f"  remedy: {remedy}", err=True)
+
+
+def _with_nearest(word: str, message: str) -> str:
+    import difflib
+
+    close = difflib.get_close_matches(word, VERBS, n=1)
+    return f"there is no command {word!r}; did you mean {close[0]!r}?" if close else message

@@ -1,0 +1,148 @@
+"""`kdx data`: make, cut and inspect image–text shards."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import click
+
+SKIPPED_SHOWN = 5
+
+_out = click.argument("out", type=click.Path(path_type=Path))
+_seed = click.option(
+    "--seed",
+    type=click.IntRange(0, 2**63 - 1),
+    default=0,
+    show_default=True,
+    help="Decides all that is random.",
+)
+_overwrite = click.option("--overwrite", is_flag=True, help="Replace a set that lies at OUT.")
+
+
+@click.group(name="data")
+def command() -> None:
+    """Make and inspect image–text sets in WebDataset tar shards.
+
+    Example: kdx data synthetic shapes
+    """
+
+
+@command.command()
+@_out
+@click.option(
+    "--train", type=click.IntRange(1), default=20000, show_default=True, help="Number of training samples."
+)
+@click.option(
+    "--val", type=click.IntRange(0), default=2000, show_default=True, help="Number of held-out samples."
+)
+@click.option(
+    "--image-size",
+    type=click.IntRange(16, 1024),
+    default=64,
+    show_default=True,
+    help="Side of an image in pixels.",
+)
+@_seed
+@_overwrite
+def synthetic(out: Path, train: int, val: int, image_size: int, seed: int, overwrite: bool) -> None:
+    """Draw a set of shapes with captions into the folder OUT; needs no download.
+
+    Each image has a main shape of one of 24 classes ("striped star"); captions are partial, as on the web.
+
+    Example: kdx data synthetic shapes --train 20000 --val 2000
+    """
+    from kdx.cli.progress import show_progress
+    from kdx.data.synthetic import write_synthetic
+
+    with show_progress("drawing") as progress:
+        write_synthetic(
+            out,
+            num_train=train,
+            num_val=val,
+            seed=seed,
+            image_size=image_size,
+            progress=progress,
+            overwrite=overwrite,
+        )
+    click.echo(out)
+    click.echo(f"next: kdx data info {out}   or   kdx distill --list", err=True)
+
+
+@command.command()
+@click.argument("source", type=click.Path(path_type=Path))
+@_out
+@click.option("--pairs", type=click.IntRange(1), required=True, help="Number of samples to take.")
+@click.option(
+    "--wrong-captions",
+    type=click.FloatRange(0, 1, max_open=True),
+    default=0.0,
+    show_default=True,
+    help="Share of samples that get another sample's caption.",
+)
+@_seed
+@_overwrite
+def subset(source: Path, out: Path, pairs: int, wrong_captions: float, seed: int, overwrite: bool) -> None:
+    """Take PAIRS training samples of SOURCE, exchange a share of their captions, and write them to OUT.
+
+    With the same seed a smaller subset is the beginning of a bigger one.
+
+    Example: kdx data subset shapes few --pairs 4000 --wrong-captions 0.3
+    """
+    from kdx.data.set_folder import check_set_free
+    from kdx.data.shards import open_split
+    from kdx.data.subset import write_subset
+
+    check_set_free(out, overwrite=overwrite)
+    wrong = write_subset(
+        open_split(source, "train"),
+        out,
+        pairs=pairs,
+        wrong_captions=wrong_captions,
+        seed=seed,
+        overwrite=overwrite,
+    )
+    click.echo(out)
+    click.echo(f"{pairs} samples, {wrong} of them with another sample's caption", err=True)
+
+
+@command.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document, with all skipped samples.")
+def info(folder: Path, as_json: bool) -> None:
+    """Say what is in the set FOLDER: splits, samples, captions, image sizes, classes, skipped samples.
+
+    Example: kdx data info shapes --json
+    """
+    from kdx.data.describe import describe_set
+
+    description = describe_set(folder)
+    if as_json:
+        click.echo(json.dumps(description, indent=2))
+        return
+    for name, split in description["splits"].items():
+        click.echo("\n".join(_split_lines(name, split)))
+    classes = description["classes"]
+    click.echo(
+        f"classes: {len(classes)} ({', '.join(classes[:6])}{', …' if len(classes) > 6 else ''})"
+        if classes
+        else "classes: not named"
+    )
+
+
+def _split_lines(name: str, split: dict[str, Any]) -> list[str]:
+    sizes = ", ".join(split["image_sizes"])
+    lines = [
+        f"{name}: {split['samples']} samples in {split['shards']} shards, {split['labelled']} labelled",
+        f"  {split['captions']} captions, {split['distinct_captions']} distinct; images {sizes}",
+    ]
+    skipped = split["skipped"]
+    if skipped:
+        reasons = Counter(sample["reason"] for sample in skipped).most_common(SKIPPED_SHOWN)
+        lines.append(
+            f"  {len(skipped)} skipped: " + "; ".join(f"{count} × {reason}" for reason, count in reasons)
+        )
+        lines += [f"    {sample['key']}: {sample['reason']}" for sample in skipped[:SKIPPED_SHOWN]]
+    return lines

@@ -1,0 +1,63 @@
+"""`kdx eval`: what a model scores on a split of a shard folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from kdx.evaluate import Evaluation, Proportion
+
+
+@click.command(name="eval")
+@click.argument("model")
+@click.option("--data", type=click.Path(path_type=Path), required=True, help="Folder with shards.")
+@click.option("--split", default="val", show_default=True, help="Which shards: val or train.")
+@click.option(
+    "--limit", type=click.IntRange(min=1), help="Take this many samples, evenly spread over the split."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def command(model: str, data: Path, split: str, limit: int | None, as_json: bool) -> None:
+    """Zero-shot accuracy and retrieval recall of MODEL, with 95 % intervals.
+
+    MODEL is a checkpoint, a run, an exported model, or a Triton server at grpc://HOST:PORT.
+
+    Example: kdx eval student-run --data shards
+    """
+    import kdx
+    from kdx.cli.progress import show_progress
+    from kdx.evaluate import evaluate_dataset
+
+    with kdx.load(model) as encoder, show_progress("images") as progress:
+        evaluation = evaluate_dataset(encoder, data, split=split, limit=limit, progress=progress)
+    click.echo(json.dumps(evaluation.to_dict(), indent=2) if as_json else _text(evaluation))
+
+
+def _text(evaluation: Evaluation) -> str:
+    lines = [f"{evaluation.model}, split {evaluation.split}, {evaluation.num_images:,} images"]
+    if evaluation.bad_images:
+        lines.append(f"{evaluation.bad_images:,} images that do not decode were left out")
+    if evaluation.skipped_samples:
+        lines.append(f"{evaluation.skipped_samples:,} malformed samples of the split were left out")
+    zero_shot, retrieval = evaluation.zero_shot, evaluation.retrieval
+    if zero_shot:
+        lines += ["", f"zero-shot: {zero_shot.protocol}", f"  top-1           {_percent(zero_shot.top1)}"]
+        if zero_shot.top5:
+            lines.append(f"  top-5           {_percent(zero_shot.top5)}")
+        lines.append(f"  mean per class  {100 * zero_shot.mean_per_class:5.1f} %")
+    if retrieval:
+        lines += ["", f"retrieval: {retrieval.protocol}"]
+        for name, recalls in (
+            ("image → text", retrieval.image_to_text),
+            ("text → image", retrieval.text_to_image),
+        ):
+            lines += [f"  {name}  recall@{k:<2}  {_percent(recall)}" for k, recall in recalls.items()]
+    return "\n".join(lines)
+
+
+def _percent(proportion: Proportion) -> str:
+    low, high = (100 * bound for bound in proportion.interval)
+    return f"{100 * proportion.value:5.1f} %  ({low:.1f} … {high:.1f})"

@@ -1,0 +1,63 @@
+"""`kdx models`: which architectures there are, and checkpoints with random weights."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+
+@click.group(name="models", invoke_without_command=True)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@click.pass_context
+def command(ctx: click.Context, as_json: bool) -> None:
+    """List architectures with their parameter counts.
+
+    Example: kdx models --json
+    """
+    if ctx.invoked_subcommand is not None:
+        return
+    from kdx.models.architectures import count_parameters, names, read_architecture
+
+    counts = [count_parameters(name) for name in names()]
+    if as_json:
+        click.echo(json.dumps([count.to_dict() for count in counts], indent=2))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("name", "image", "text", "total", "", header_style="bold", box=None)
+    for column in table.columns[1:4]:
+        column.justify = "right"
+    for count in counts:
+        millions = (count.image_params, count.text_params, count.total_params)
+        about = read_architecture(count.name).get("about", "")
+        table.add_row(count.name, *(f"{n / 1e6:.2f} M" for n in millions), about)
+    Console().print(table)
+
+
+@command.command()
+@click.argument("name")
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Decides the random weights."
+)
+@click.option(
+    "--out", type=click.Path(path_type=Path), required=True, help="Where the checkpoint is written."
+)
+@click.option("--overwrite", is_flag=True, help="Replace a checkpoint that lies there.")
+def init(name: str, seed: int, out: Path, overwrite: bool) -> None:
+    """Write a checkpoint of architecture NAME with random weights, for tests and export checks.
+
+    Example: kdx models init ViT-T-16 --seed 0 --out vit-t
+    """
+    from kdx.core.folders import check_free
+    from kdx.models.architectures import build_model, read_architecture
+    from kdx.models.checkpoint import KIND, save_checkpoint
+    from kdx.models.clip_vocabulary import clip_tokenizer
+
+    architecture = read_architecture(name)
+    check_free(out, KIND, overwrite=overwrite)
+    model = build_model(architecture, seed)
+    save_checkpoint(out, model, architecture, clip_tokenizer(), overwrite=overwrite, seeds={"init": seed})
+    click.echo(out)

@@ -1,0 +1,51 @@
+"""Errors that a user sees: what went wrong, where, and what to do about it.
+
+KdxError                      1  a bug in kdx (only as a base class; nothing raises it directly)
+├── UsageError                2  the command, recipe or configuration asks for what cannot be
+├── GateError                 3  a gate (parity, accuracy) did not pass
+├── DataError                 4  a file, shard, artefact or request is bad
+└── SetupError                5  the machine lacks something: package, binary, hardware, port, space
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class KdxError(Exception):
+    """One fault, said in one line, with its remedy.
+
+    what: the fault itself. where: the file, key, URL or sample at fault. remedy: what the user can do.
+    """
+
+    exit_code = 1
+
+    def __init__(self, what: str, *, where: str | Path | None = None, remedy: str | None = None) -> None:
+        self.what = what
+        self.where = None if where is None else str(where)
+        self.remedy = remedy
+        super().__init__(what if self.where is None else f"{self.where}: {what}")
+
+
+class UsageError(KdxError):
+    """The command, recipe or configuration asks for what cannot be."""
+
+    exit_code = 2
+
+
+class GateError(KdxError):
+    """A gate did not pass; nothing was written."""
+
+    exit_code = 3
+
+
+class DataError(KdxError):
+    """A file, shard, artefact or request is bad."""
+
+    exit_code = 4
+
+
+class SetupError(KdxError):
+    """The machine lacks a package, a binary, hardware, a port or space."""
+
+    exit_code = 5

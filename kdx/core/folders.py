@@ -1,0 +1,197 @@
+"""Sealed folders: every product of kdx is a folder that is either whole or does not open.
+
+A sealed folder is written under a temporary name beside its place, each file is fsynced and digested,
+`manifest.json` is written last, and the folder is renamed into place. Opening checks kind, schema and
+digests. Nothing in a folder is ever unpickled or executed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Generator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, cast
+
+from .digests import file_digest
+from .errors import DataError, UsageError
+from .provenance import collect_provenance
+
+MANIFEST = "manifest.json"
+SCHEMA = 1
+LARGE_FILE = 256 * 2**20  # digests of larger files are checked on request: reading them takes seconds
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What manifest.json says. digest: sha256 (hex) of every other file by its path inside the folder."""
+
+    kind: str
+    schema: int
+    created: str
+    digest: dict[str, str]
+    provenance: dict[str, Any]
+    fields: dict[str, Any] = field(default_factory=lambda: {})
+
+
+@contextlib.contextmanager
+def sealed_folder(
+    path: Path,
+    kind: str,
+    *,
+    overwrite: bool = False,
+    inputs: dict[str, str] | None = None,
+    seeds: dict[str, int] | None = None,
+    fields: dict[str, Any] | None = None,
+) -> Generator[Path]:
+    """Yields an empty folder to fill; seals it and moves it to `path` when the block ends without an error.
+
+    fields: what the manifest says beyond the common part; the block may still add to it. inputs: digests
+    of what the product was made from. On an error nothing is left. Raises UsageError when `path` exists
+    and `overwrite` is not set, or when it exists and is not a sealed folder of this kind.
+    """
+    path = path.absolute()
+    check_free(path, kind, overwrite=overwrite)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    building = path.parent / f".{path.name}.building-{os.getpid()}"
+    shutil.rmtree(building, ignore_errors=True)
+    building.mkdir()
+    try:
+        yield building
+        manifest = Manifest(
+            kind=kind,
+            schema=SCHEMA,
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            digest={name: file_digest(building / name) for name in _file_names(building)},
+            provenance=collect_provenance(inputs=inputs, seeds=seeds),
+            fields=fields or {},
+        )
+        for name in manifest.digest:
+            _fsync(building / name)
+        write_atomic(building / MANIFEST, json.dumps(manifest.__dict__, indent=2, sort_keys=True) + "\n")
+        _replace(building, path)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+
+
+def check_free(path: Path, kind: str, *, overwrite: bool = False) -> None:
+    """Raises UsageError if a sealed folder of this kind may not be written to `path`: call before long work."""
+    if not path.exists() and not path.is_symlink():
+        return
+    if not overwrite:
+        raise UsageError("exists already", where=path, remedy="choose another path, or pass --overwrite")
+    if not path.is_dir() or path.is_symlink() or (any(path.iterdir()) and _kind_of(path) != kind):
+        raise UsageError(
+            f"is not a {kind} folder of kdx, so it will not be overwritten",
+            where=path,
+            remedy="choose another path",
+        )
+
+
+def open_sealed(path: Path, kind: str, *, verify_large: bool = False) -> Manifest:
+    """Checks that a whole folder of this kind lies at `path` and returns its manifest.
+
+    Raises DataError naming the first file that is missing, surplus or changed.
+    """
+    again = f"make the {kind} again, or copy it again from where it came"
+    if not path.is_dir():
+        raise DataError(f"there is no {kind} folder here", where=path, remedy="check the path")
+    manifest = read_manifest(path)
+    if manifest.kind != kind:
+        raise DataError(
+            f"is a {manifest.kind}, not a {kind}", where=path, remedy=f"give the path of a {kind}"
+        )
+    if manifest.schema != SCHEMA:
+        raise DataError(
+            f"has schema {manifest.schema}, this kdx reads {SCHEMA}",
+            where=path,
+            remedy="use the kdx that wrote it",
+        )
+    present = set(_file_names(path))
+    for name in sorted(manifest.digest.keys() - present):
+        raise DataError("file is missing", where=path / name, remedy=again)
+    for name in sorted(present - manifest.digest.keys()):
+        raise DataError("file does not belong to the sealed folder", where=path / name, remedy="remove it")
+    for name, digest in manifest.digest.items():
+        if (path / name).stat().st_size > LARGE_FILE and not verify_large:
+            continue
+        if file_digest(path / name) != digest:
+            raise DataError("file has changed since it was sealed", where=path / name, remedy=again)
+    return manifest
+
+
+def read_manifest(path: Path) -> Manifest:
+    """The manifest of any sealed folder, unverified. Raises DataError if there is none or it is damaged."""
+    try:
+        content = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        return Manifest(**content)
+    except FileNotFoundError:
+        raise DataError(
+            f"has no {MANIFEST}, so it is not a whole folder of kdx",
+            where=path,
+            remedy="check the path; an interrupted run must be started again",
+        ) from None
+    except (ValueError, TypeError, OSError) as error:
+        raise DataError(
+            f"cannot be read: {error}", where=path / MANIFEST, remedy="make or copy the folder again"
+        ) from None
+
+
+def write_atomic(path: Path, content: str | bytes) -> None:
+    """Writes a file so that a reader sees the old content or the new, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    building = path.parent / f".{path.name}.building-{os.getpid()}"
+    try:
+        with building.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        building.replace(path)
+    finally:
+        building.unlink(missing_ok=True)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file. Raises DataError."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"cannot be read as JSON: {error}", where=path, remedy="check the file") from None
+    if not isinstance(content, dict):
+        raise DataError("must hold a JSON object", where=path, remedy="check the file")
+    return cast(dict[str, Any], content)
+
+
+def _file_names(folder: Path) -> list[str]:
+    files = (file for file in folder.rglob("*") if file.is_file())
+    names = (file.relative_to(folder).as_posix() for file in files if "__pycache__" not in file.parts)
+    return sorted(name for name in names if name != MANIFEST)
+
+
+def _kind_of(path: Path) -> str | None:
+    try:
+        return read_manifest(path).kind
+    except DataError:
+        return None
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _replace(building: Path, path: Path) -> None:
+    """Renames a folder into place; an old one steps aside first, because rename cannot replace it."""
+    old = path.parent / f".{path.name}.old-{os.getpid()}"
+    if path.exists():
+        path.rename(old)
+    building.rename(path)
+    _fsync(path.parent)
+    shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,247 @@
+"""From an encoded image to the pixels of an image encoder: one implementation for training, parity and serving.
+
+Equal to open_clip's evaluation transform of RGB images, without torch.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, UnidentifiedImageError
+
+from .digests import value_digest
+from .errors import DataError, UsageError
+
+ImageSource = str | Path | bytes | Image.Image
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+MAX_PIXELS = 2**26  # 256 MiB when decoded: Pillow takes four bytes a pixel
+MAX_ASPECT = 100  # a longer strip is cut to its middle first: resizing all of it would take gigabytes
+RULES = "pillow-13 pass order, strips cut at 100:1, 16-bit gray by its high byte"
+
+FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+RESIZE_MODES = ("shortest", "longest", "squash")
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """Decode, resize to image_size × image_size, scale to 0…1, normalize.
+
+    mean, std: of the channels R, G, B on the scale 0…1. interpolation: "bicubic" or "bilinear".
+    resize_mode: "shortest" side to image_size, then the middle; "longest" side to image_size, then black
+    borders; "squash" changes the aspect ratio. Raises UsageError for other settings.
+    """
+
+    image_size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    interpolation: str = "bicubic"
+    resize_mode: str = "shortest"
+
+    def __post_init__(self) -> None:
+        if self.image_size < 1:
+            raise UsageError(f"image_size = {self.image_size} is not positive", remedy="224 is usual")
+        if self.interpolation not in FILTERS:
+            raise UsageError(
+                f"interpolation = {self.interpolation!r} is not known",
+                remedy=f"choose from {', '.join(FILTERS)}",
+            )
+        if self.resize_mode not in RESIZE_MODES:
+            raise UsageError(
+                f"resize_mode = {self.resize_mode!r} is not known",
+                remedy=f"choose from {', '.join(RESIZE_MODES)}",
+            )
+        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+            raise UsageError(
+                f"mean = {self.mean}, std = {self.std} do not normalize RGB",
+                remedy="give three numbers for each, and none of std may be 0 or less",
+            )
+
+    def __call__(self, image: ImageSource) -> npt.NDArray[np.float32]:
+        """Returns float32 [3, S, S]. Raises DataError for an image that cannot be decoded."""
+        resized = self.resize(decode_image(image))
+        return normalize(np.asarray(resized), self.mean, self.std)
+
+    def resize(self, image: Image.Image) -> Image.Image:
+        """image: mode RGB, any size. Returns mode RGB, S × S."""
+        if self.resize_mode == "shortest":
+            return self._fill(image)
+        if self.resize_mode == "longest":
+            return self._fit(image)
+        return self._resample(image, self.image_size, self.image_size)
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """sha256 (hex) of the settings and of the rules by which this module applies them."""
+        settings: dict[str, Any] = {
+            "rules": RULES,
+            "image_size": self.image_size,
+            "mean": [float(value) for value in self.mean],
+            "std": [float(value) for value in self.std],
+            "interpolation": self.interpolation,
+            "resize_mode": self.resize_mode,
+        }
+        return value_digest(settings)
+
+    def _fill(self, image: Image.Image) -> Image.Image:
+        """The shorter side becomes S, of the longer one the middle stays (torchvision's Resize and CenterCrop)."""
+        image = _cut_strip(image)
+        short, long = sorted(image.size)
+        length = int(self.image_size * long / short)
+        portrait = image.width <= image.height
+        return self._resample(image, *((self.image_size, length) if portrait else (length, self.image_size)))
+
+    def _fit(self, image: Image.Image) -> Image.Image:
+        """The longer side becomes S, the rest is black (open_clip's ResizeKeepRatio and CenterCropOrPad)."""
+        ratio = max(image.size) / self.image_size
+        width, height = (max(1, round(side / ratio)) for side in image.size)
+        resized = self._resample(image, width, height)
+        if resized.size == (self.image_size, self.image_size):
+            return resized
+        padded = Image.new("RGB", (self.image_size, self.image_size))
+        padded.paste(resized, ((self.image_size - width) // 2, (self.image_size - height) // 2))
+        return padded
+
+    def _resample(self, image: Image.Image, width: int, height: int) -> Image.Image:
+        """Resizes to width × height and keeps the middle S × S of what is larger.
+
+        One pass for each direction, rounded to uint8 between them, in the order that Pillow takes since
+        version 13 (its pull request 9549); older ones always go horizontally first, which moves pixels by up
+        to 12 levels. Asking for single passes makes all versions equal, and what the crop drops need not go
+        through the second.
+        """
+        vertical_first = image.height > height and image.height - height > 2 * (image.width - width)
+        if vertical_first:
+            return self._resample_columns(self._resample_rows(image, height), width)
+        return self._resample_rows(self._resample_columns(image, width), height)
+
+    def _resample_columns(self, image: Image.Image, width: int) -> Image.Image:
+        if width != image.width:
+            image = image.resize((width, image.height), FILTERS[self.interpolation])
+        if width > self.image_size:
+            left = round((width - self.image_size) / 2)
+            image = image.crop((left, 0, left + self.image_size, image.height))
+        return image
+
+    def _resample_rows(self, image: Image.Image, height: int) -> Image.Image:
+        if height != image.height:
+            image = image.resize((image.width, height), FILTERS[self.interpolation])
+        if height > self.image_size:
+            top = round((height - self.image_size) / 2)
+            image = image.crop((0, top, image.width, top + self.image_size))
+        return image
+
+
+def normalize(
+    pixels: npt.NDArray[np.uint8], mean: tuple[float, float, float], std: tuple[float, float, float]
+) -> npt.NDArray[np.float32]:
+    """(pixels / 255 - mean) / std, channels first.
+
+    pixels: uint8 [..., H, W, 3]. Returns float32 [..., 3, H, W], contiguous, equal bit for bit to
+    torchvision's ToTensor and Normalize (the same three roundings in the same order).
+    """
+    channels_first = np.moveaxis(pixels, -1, -3)
+    normalized = np.empty(channels_first.shape, dtype=np.float32)
+    normalized[...] = channels_first
+    normalized /= np.float32(255)
+    normalized -= np.array(mean, dtype=np.float32)[:, None, None]
+    normalized /= np.array(std, dtype=np.float32)[:, None, None]
+    return normalized
+
+
+def decode_image(source: ImageSource) -> Image.Image:
+    """Decodes a file, encoded bytes or a PIL image to mode RGB.
+
+    The content decides on the format (JPEG with MPO, PNG, WebP, GIF, BMP, TIFF), not the name. Of an animation
+    the first frame is taken. Alpha is dropped and colours are converted as by Pillow's `convert("RGB")`, save
+    for 16-bit gray, which Pillow would clip to white: its high byte counts, as in 16-bit RGB. EXIF orientation
+    and colour profiles are ignored, because open_clip ignores them, in training too (TIFF's own orientation is
+    applied by Pillow in both). An RGB image that is given is returned itself, not copied.
+
+    Raises DataError for what is no image, is truncated or damaged, or has more than MAX_PIXELS pixels; the
+    header tells that before anything is decoded.
+    """
+    where = _name(source)
+    try:
+        if isinstance(source, Image.Image):
+            return _to_rgb(source, where)
+        with _open(source, where) as file:
+            return _to_rgb(Image.open(file, formats=FORMATS), where)
+    except DataError:
+        raise
+    except UnidentifiedImageError:
+        raise DataError(
+            f"is not an image of a known format ({', '.join(FORMATS)})",
+            where=where,
+            remedy="convert or remove it",
+        ) from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise _too_large(where) from None
+    except (
+        Exception
+    ) as error:  # Pillow's decoders raise nearly everything: struct.error, SyntaxError, KeyError …
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(
+            f"cannot be decoded: {reason}", where=where, remedy="it is damaged or incomplete; get it again"
+        ) from None
+
+
+def _open(source: str | Path | bytes, where: str) -> io.BytesIO | io.BufferedReader:
+    if isinstance(source, bytes):
+        return io.BytesIO(source)
+    path = Path(source)
+    if not path.is_file():
+        what = "is not a file" if path.exists() else "there is no such file"
+        raise DataError(what, where=where, remedy="check the path")
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise DataError(
+            f"cannot be read: {error.strerror}", where=where, remedy="check its permissions"
+        ) from None
+
+
+def _to_rgb(image: Image.Image, where: str) -> Image.Image:
+    if image.width * image.height > MAX_PIXELS:
+        raise _too_large(where)
+    if image.width * image.height == 0:
+        raise DataError("has no pixels", where=where, remedy="remove it")
+    image.load()
+    if image.mode == "RGB":
+        return image
+    if image.mode.startswith("I;16"):
+        high_bytes = (np.asarray(image) >> 8).astype(np.uint8)
+        return Image.fromarray(high_bytes).convert("RGB")
+    return image.convert("RGB")
+
+
+def _cut_strip(image: Image.Image) -> Image.Image:
+    """The middle of an image longer than MAX_ASPECT times its width; other images as they are."""
+    short, long = sorted(image.size)
+    length = MAX_ASPECT * short
+    if long <= length:
+        return image
+    start = (long - length) // 2
+    if image.width > image.height:
+        return image.crop((start, 0, start + length, short))
+    return image.crop((0, start, short, start + length))
+
+
+def _too_large(where: str) -> DataError:
+    return DataError(
+        f"has more than {MAX_PIXELS:,} pixels", where=where, remedy="make it smaller or remove it"
+    )
+
+
+def _name(source: ImageSource) -> str:
+    if isinstance(source, bytes):
+        return f"image of {len(source):,} bytes"
+    if isinstance(source, Image.Image):
+        return f"image of {source.width} × {source.height} pixels"
+    return str(source)

@@ -1,0 +1,26 @@
+"""Zero-shot prompts: labels put into templates, and their embeddings averaged into class vectors.
+
+One implementation for evaluation and for the server.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+DEFAULT_TEMPLATES = ("a photo of a {}.",)
+
+
+def prompt_texts(labels: Sequence[str], templates: Sequence[str]) -> list[str]:
+    """Each label in each template's `{}`, label by label: C·T texts."""
+    return [template.replace("{}", label) for label in labels for template in templates]
+
+
+def class_vectors(text_embeddings: npt.NDArray[np.float32], num_templates: int) -> npt.NDArray[np.float32]:
+    """text_embeddings: float32 [C·T, D] of prompt_texts. Returns the normalised mean of each label: [C, D]."""
+    grouped = text_embeddings.reshape(-1, num_templates, text_embeddings.shape[-1])  # [C, T, D]
+    means = grouped.mean(axis=1)
+    norms = np.linalg.norm(means, axis=-1, keepdims=True)
+    return (means / np.maximum(norms, np.finfo(np.float32).tiny)).astype(np.float32)

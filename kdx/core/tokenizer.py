@@ -1,0 +1,202 @@
+"""CLIP's byte-pair tokenizer: the ids of open_clip's SimpleTokenizer for every text, without padding.
+
+Cleaning and splitting are Python's (its Unicode tables decide on ids), merging is HF `tokenizers`' bare BPE
+model, called once for each new piece of text. HF's own pipeline is not used: its Unicode tables are others.
+"""
+
+from __future__ import annotations
+
+import functools
+import html
+import json
+import re
+from collections.abc import Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import ftfy
+import numpy as np
+import numpy.typing as npt
+import regex
+import tokenizers
+from tokenizers.models import BPE
+
+from .digests import value_digest
+from .errors import DataError, UsageError
+
+START = "<start_of_text>"
+END = "<end_of_text>"
+END_OF_WORD = "</w>"
+RULES = "open_clip 3.3 SimpleTokenizer, clean=lower"
+
+MAX_CACHED_PIECES = 2**16
+MAX_CACHED_LENGTH = 32  # characters; longer pieces hardly come twice, and would let a client fill the memory
+
+# The two patterns are the same on ASCII, where `re` is the faster engine.
+_PIECES = regex.compile(
+    rf"{START}|{END}|'s|'t|'re|'ve|'m|'ll|'d|[\p{{L}}]+|[\p{{N}}]|[^\s\p{{L}}\p{{N}}]+", regex.IGNORECASE
+)
+_ASCII_PIECES = re.compile(rf"{START}|{END}|'s|'t|'re|'ve|'m|'ll|'d|[a-z]+|[0-9]|[^\sa-z0-9]+")
+
+
+class Tokenizer:
+    """Text → ids. Safe to share between threads.
+
+    vocab: symbol → id, ids 0 … V-1, with START and END among them. merges: pairs of symbols, the earlier one
+    merges first. Symbols are spelled in byte_alphabet(); the last one of a word ends in `</w>`.
+    Raises DataError when they do not fit together.
+    """
+
+    def __init__(self, vocab: dict[str, int], merges: list[tuple[str, str]]) -> None:
+        if missing := [symbol for symbol in (START, END) if symbol not in vocab]:
+            raise DataError(f"the vocabulary lacks {' and '.join(missing)}", remedy="use a CLIP vocabulary")
+        if sorted(vocab.values()) != list(range(len(vocab))):
+            raise DataError(
+                "the vocabulary's ids are not 0, 1, 2 … without gaps", remedy="use a CLIP vocabulary"
+            )
+        self._vocab = vocab
+        self._merges = merges
+        self._bpe = _build_bpe(vocab, merges)
+        self._ids = _PieceIds(self._bpe, {START: (vocab[START],), END: (vocab[END],)})
+        self._start = vocab[START]
+        self._end = vocab[END]
+
+    @classmethod
+    def from_file(cls, path: Path) -> Tokenizer:
+        """Opens a `tokenizer.json` in HF tokenizers' format. Raises DataError if it is damaged or not CLIP's kind."""
+        remedy = "take the file that was written with the model"
+        if not path.is_file():
+            raise DataError("there is no such file", where=path, remedy=remedy)
+        try:
+            # through the library, which checks the file and brings older spellings into one form
+            model: dict[str, Any] = json.loads(tokenizers.Tokenizer.from_file(str(path)).to_str())["model"]
+        except Exception as error:  # the library raises bare Exception
+            raise DataError(f"is not a tokenizer: {error}", where=path, remedy=remedy) from None
+        if model["type"] != "BPE" or model["end_of_word_suffix"] != END_OF_WORD:
+            raise DataError(f"is not a byte-pair tokenizer with {END_OF_WORD}", where=path, remedy=remedy)
+        try:
+            return cls(model["vocab"], [(first, second) for first, second in model["merges"]])
+        except DataError as error:
+            raise DataError(error.what, where=path, remedy=remedy) from None
+
+    def save(self, path: Path) -> None:
+        """Writes `tokenizer.json` in HF tokenizers' format.
+
+        It holds the vocabulary and the merges; cleaning and splitting are this class's and not in the file.
+        """
+        tokenizers.Tokenizer(self._bpe).save(str(path), pretty=False)
+
+    def encode(self, text: str, context_length: int) -> list[int]:
+        """start, pieces, end; cut to context_length with the last id = end; never padded.
+
+        A text that spells out `<end_of_text>` gets that id in its middle, as in open_clip, and an encoder that
+        pools at the first end reads no further. Raises DataError if text is not a string, UsageError for a
+        context_length below 2.
+        """
+        if context_length < 2:
+            raise UsageError(
+                f"context_length = {context_length} has no room for start and end", remedy="77 is usual"
+            )
+        if not isinstance(text, str):  # pyright: ignore[reportUnnecessaryIsInstance]  texts come from files and requests
+            raise DataError(f"a text is a {type(text).__name__}", remedy="give strings")
+        ids = [self._start]
+        for piece in _split(_clean(text)):
+            ids += self._ids[piece]
+            if len(ids) >= context_length:
+                del ids[context_length - 1 :]
+                break
+        ids.append(self._end)
+        return ids
+
+    def __call__(self, texts: Sequence[str], context_length: int) -> npt.NDArray[np.int32]:
+        """Returns int32 [B, L ≤ context_length], L = the longest text, padded with 0. Raises as encode."""
+        if isinstance(texts, str):
+            raise UsageError("texts is one string", remedy="give a list of strings")
+        return self.pad([self.encode(text, context_length) for text in texts])
+
+    @staticmethod
+    def pad(sequences: Sequence[Sequence[int]]) -> npt.NDArray[np.int32]:
+        """Returns int32 [B, L], L = the longest sequence, filled with 0; the rows as given."""
+        lengths = [len(sequence) for sequence in sequences]
+        padded = np.zeros((len(sequences), max(lengths, default=0)), dtype=np.int32)
+        filled = np.arange(padded.shape[1]) < np.array(lengths)[:, None]  # [B, L]
+        padded[filled] = np.fromiter(chain.from_iterable(sequences), dtype=np.int32, count=sum(lengths))
+        return padded
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """sha256 (hex) of vocabulary, merges and the rules of cleaning and splitting."""
+        return value_digest({"rules": RULES, "vocab": self._vocab, "merges": self._merges})
+
+    @property
+    def vocab_size(self) -> int:
+        return len(self._vocab)
+
+
+def byte_alphabet() -> dict[int, str]:
+    """The printable character that spells each byte in a vocabulary (GPT-2's table), in the order of its ids.
+
+    Printable bytes of Latin-1 spell themselves and come first; the other 68 take U+0100 and on.
+    """
+    printable = [
+        *range(ord("!"), ord("~") + 1),
+        *range(ord("¡"), ord("¬") + 1),
+        *range(ord("®"), ord("ÿ") + 1),
+    ]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {byte: chr(byte) for byte in printable} | {byte: chr(256 + i) for i, byte in enumerate(others)}
+
+
+_BYTE_ALPHABET = byte_alphabet()
+
+
+class _PieceIds(dict[str, tuple[int, ...]]):
+    """piece → ids, filled on demand and emptied when full: `[piece]` stays one look-up in C for what is known.
+
+    Losing a race between threads costs a computation, never a wrong answer.
+    """
+
+    def __init__(self, bpe: BPE, specials: dict[str, tuple[int, ...]]) -> None:
+        super().__init__()
+        self._bpe = bpe
+        self._specials = specials
+
+    def __missing__(self, piece: str) -> tuple[int, ...]:
+        ids = self._specials.get(piece) or self._merge(piece)
+        if len(piece) <= MAX_CACHED_LENGTH:
+            if len(self) >= MAX_CACHED_PIECES:
+                self.clear()
+            self[piece] = ids
+        return ids
+
+    def _merge(self, piece: str) -> tuple[int, ...]:
+        spelled = piece.encode().decode("latin-1").translate(_BYTE_ALPHABET)
+        return tuple(token.id for token in self._bpe.tokenize(spelled))
+
+
+def _build_bpe(vocab: dict[str, int], merges: list[tuple[str, str]]) -> BPE:
+    try:
+        return BPE(
+            vocab=vocab,
+            merges=merges,
+            end_of_word_suffix=END_OF_WORD,
+            continuing_subword_prefix="",
+            fuse_unk=False,
+            cache_capacity=0,
+        )
+    except Exception as error:  # the library raises bare Exception
+        raise DataError(
+            f"merges do not fit the vocabulary: {error}", remedy="use a CLIP vocabulary"
+        ) from None
+
+
+def _clean(text: str) -> str:
+    """SimpleTokenizer's cleaning. On printable ASCII without entities all but the last line changes nothing."""
+    if not (text.isascii() and text.isprintable() and "&" not in text):
+        text = html.unescape(html.unescape(ftfy.fix_text(text)))
+    return " ".join(text.split()).lower()
+
+
+def _split(text: str) -> list[str]:
+    return (_ASCII_PIECES if text.isascii() else _PIECES).findall(text)

@@ -1,0 +1,62 @@
+"""What is in a set: counts, image sizes, classes and skipped samples, as one JSON-serialisable record."""
+
+from __future__ import annotations
+
+import io
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from .shards import SPLITS, ShardSet, open_split, read_classes, read_templates, shard_paths
+
+PROBED = 16  # images whose size is read
+
+
+def describe_set(folder: Path) -> dict[str, Any]:
+    """splits (by name: shards, samples, captions, distinct_captions, labelled, image_sizes, skipped), classes,
+    templates. image_sizes counts "WIDTHxHEIGHT" over 16 images spread over the split.
+
+    Raises DataError if the folder has no shards or one is no whole tar.
+    """
+    splits = {
+        split: _describe_split(open_split(folder, split, min_good_share=0))
+        for split in SPLITS
+        if shard_paths(folder, split)
+    }
+    if not splits:
+        open_split(folder, "train")  # raises, and says which names are looked for
+    return {
+        "folder": str(folder),
+        "splits": splits,
+        "classes": read_classes(folder),
+        "templates": read_templates(folder),
+    }
+
+
+def _describe_split(samples: ShardSet) -> dict[str, Any]:
+    captions = [caption for row in range(len(samples)) for caption in samples.captions(row)]
+    return {
+        "shards": len(samples.shards),
+        "samples": len(samples),
+        "captions": len(captions),
+        "distinct_captions": len(set(captions)),
+        "labelled": sum(samples.label(row) is not None for row in range(len(samples))),
+        "image_sizes": _image_sizes(samples),
+        "skipped": [{"key": key, "reason": reason} for key, reason in samples.skipped],
+    }
+
+
+def _image_sizes(samples: ShardSet) -> dict[str, int]:
+    step = max(1, len(samples) // PROBED)
+    sizes = Counter(_image_size(samples[row].image) for row in range(0, len(samples), step)[:PROBED])
+    return dict(sizes.most_common())
+
+
+def _image_size(image: bytes) -> str:
+    try:
+        with Image.open(io.BytesIO(image), formats=("JPEG", "PNG", "WEBP")) as opened:
+            return f"{opened.width}x{opened.height}"
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return "unreadable"

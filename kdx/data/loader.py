@@ -1,0 +1,172 @@
+"""The training loader: batches whose order and views are pure functions of seed, epoch and key.
+
+Sample order = f(seed, epoch), view = f(view seed, key, epoch mod K), caption = f(seed, key, epoch). A run that
+starts at step n sees the batches that an uninterrupted one would have seen.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from kdx.core.errors import DataError, UsageError
+from kdx.core.preprocess import Preprocess, decode_image
+from kdx.core.provenance import cpu_count
+from kdx.core.tokenizer import Tokenizer
+
+from .shards import ShardSet
+from .views import ViewConfig, key_digest, philox, render_view
+
+log = logging.getLogger(__name__)
+
+KEEP_DECODED = 2**30  # bytes of rendered views that are kept in memory: small sets are decoded once
+PREFETCH = 3  # batches prepared ahead
+
+
+@dataclass(frozen=True)
+class Batch:
+    """rows, views, captions: int64 [B], where each pair came from. pixels: uint8 [B, S, S, 3]. tokens: int32 [B, L]."""
+
+    step: int
+    rows: npt.NDArray[np.int64]
+    views: npt.NDArray[np.int64]
+    captions: npt.NDArray[np.int64]
+    pixels: npt.NDArray[np.uint8]
+    tokens: npt.NDArray[np.int32]
+
+
+class ViewReader:
+    """Renders views of samples, remembers them while they fit into memory, and counts images that do not decode."""
+
+    def __init__(
+        self, samples: ShardSet, preprocess: Preprocess, config: ViewConfig, *, max_bad_share: float
+    ) -> None:
+        self.samples = samples
+        self.config = config
+        self.bad: dict[int, str] = {}  # row → why its image does not decode
+        self._preprocess = preprocess
+        self._max_bad = max_bad_share * len(samples)
+        self._keys = [key_digest(key) for key in samples.keys]
+        size = preprocess.image_size
+        shape = (len(samples), config.num_views, size, size, 3)
+        keep = int(np.prod(shape)) <= KEEP_DECODED
+        self._kept = np.empty(shape, dtype=np.uint8) if keep else None
+        self._have = np.zeros(shape[:2], dtype=bool)
+        self._lock = threading.Lock()
+
+    def read(self, row: int, view: int) -> npt.NDArray[np.uint8] | None:
+        """uint8 [S, S, 3], or None if the image does not decode. Raises DataError when too many do not."""
+        if row in self.bad:
+            return None
+        if self._kept is not None and self._have[row, view]:
+            return self._kept[row, view]
+        sample = self.samples[row]
+        try:
+            image = decode_image(sample.image)
+        except DataError as error:
+            self._note_bad(row, sample.key, error)
+            return None
+        preprocess = self._preprocess
+        pixels = render_view(
+            image, self.config, self._keys[row], view, preprocess.image_size, preprocess.interpolation
+        )
+        if self._kept is not None:
+            self._kept[row, view] = pixels
+            self._have[row, view] = True
+        return pixels
+
+    def _note_bad(self, row: int, key: str, error: DataError) -> None:
+        with self._lock:
+            if row in self.bad:
+                return
+            self.bad[row] = error.what
+            log.warning("skipped sample %s: %s", key, error.what)
+            if len(self.bad) > self._max_bad:
+                raise DataError(
+                    f"{len(self.bad)} of {len(self.samples)} images do not decode, the last one {key}: {error.what}",
+                    where=self.samples.folder,
+                    remedy="repair the shards, or raise max_bad_share in the recipe",
+                )
+
+
+class Loader:
+    """Endless batches over a shard set; an incomplete last batch of an epoch is left out."""
+
+    def __init__(
+        self, reader: ViewReader, tokenizer: Tokenizer, *, context_length: int, batch_size: int, seed: int
+    ) -> None:
+        samples = reader.samples
+        if batch_size > len(samples):
+            raise UsageError(
+                f"batch_size = {batch_size} is more than the {len(samples)} samples",
+                where=samples.folder,
+                remedy=f"--set batch_size={len(samples)}, or give more data",
+            )
+        self.steps_per_epoch = len(samples) // batch_size
+        self._reader = reader
+        self._batch_size = batch_size
+        self._seed = seed
+        self._keys = [key_digest(key) for key in samples.keys]
+        self._tokens = [
+            [tokenizer.encode(caption, context_length) for caption in samples.captions(row)]
+            for row in range(len(samples))
+        ]
+        self._order: tuple[int, npt.NDArray[np.int64]] = (-1, np.empty(0, dtype=np.int64))
+
+    def batches(self, start: int, stop: int) -> Iterator[Batch]:
+        """The batches of steps start … stop − 1, prepared ahead in threads."""
+        with ThreadPoolExecutor(max(1, cpu_count()), thread_name_prefix="kdx-decode") as pool:
+            ahead: list[Future[Batch]] = []
+            for step in range(start, min(start + PREFETCH, stop)):
+                ahead.append(pool.submit(self._make, step, self._rows(step)))
+            for step in range(start, stop):
+                batch = ahead.pop(0).result()
+                if step + PREFETCH < stop:
+                    ahead.append(pool.submit(self._make, step + PREFETCH, self._rows(step + PREFETCH)))
+                yield batch
+
+    def _rows(self, step: int) -> npt.NDArray[np.int64]:
+        """All rows of the epoch, turned so that this step's batch comes first and its stand-ins next."""
+        epoch, within = divmod(step, self.steps_per_epoch)
+        if self._order[0] != epoch:
+            random = philox(self._seed, epoch)
+            self._order = (epoch, random.permutation(len(self._keys)))
+        return np.roll(self._order[1], -within * self._batch_size)
+
+    def _make(self, step: int, candidates: npt.NDArray[np.int64]) -> Batch:
+        epoch = step // self.steps_per_epoch
+        view = epoch % self._reader.config.num_views
+        rows: list[int] = []
+        pixels: list[npt.NDArray[np.uint8]] = []
+        for row in candidates.tolist():
+            rendered = self._reader.read(row, view)
+            if rendered is None:
+                continue  # the next row in order stands in
+            rows.append(row)
+            pixels.append(rendered)
+            if len(rows) == self._batch_size:
+                break
+        captions = [self._caption(row, epoch) for row in rows]
+        return Batch(
+            step=step,
+            rows=np.array(rows, dtype=np.int64),
+            views=np.full(len(rows), view, dtype=np.int64),
+            captions=np.array(captions, dtype=np.int64),
+            pixels=np.stack(pixels),
+            tokens=Tokenizer.pad(
+                [self._tokens[row][caption] for row, caption in zip(rows, captions, strict=True)]
+            ),
+        )
+
+    def _caption(self, row: int, epoch: int) -> int:
+        choices = len(self._tokens[row])
+        if choices == 1:
+            return 0
+        random = philox(self._seed, self._keys[row], epoch)
+        return int(random.integers(choices))

@@ -1,0 +1,126 @@
+"""A sample, and how its captions and class are written to and read from the small members of a tar."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from kdx.core.errors import DataError
+
+
+@dataclass(frozen=True)
+class Sample:
+    """image: an encoded file. captions: at least one. label: index into the set's classes."""
+
+    key: str
+    image: bytes
+    captions: tuple[str, ...]
+    label: int | None
+
+
+class BadSample(Exception):
+    """Why a sample is skipped, in a few words."""
+
+
+def parse_captions(txt: bytes | None, json_: bytes | None) -> tuple[str, ...]:
+    """`captions` of the JSON, or the text as the only one. Raises BadSample."""
+    several = None if json_ is None else _json_captions(json_)
+    if several is not None:
+        return several
+    if txt is None:
+        raise BadSample("no caption (.txt)")
+    caption = _decode(txt, "the caption")
+    if not caption:
+        raise BadSample("the caption is empty")
+    return (caption,)
+
+
+def parse_class(cls: bytes) -> str:
+    """The text of a .cls file. Raises BadSample."""
+    return _decode(cls, ".cls")
+
+
+def find_label(text: str, names: list[str] | None) -> int:
+    """The class index that a .cls means: an integer, or one of the names. Raises BadSample."""
+    if names is not None and text in names:
+        return names.index(text)
+    if not is_index(text):
+        raise BadSample(f".cls is {text[:40]!r}, neither an integer nor a known class")
+    label = int(text)
+    if names is not None and label >= len(names):
+        raise BadSample(f".cls is {label}, there are only {len(names)} classes")
+    return label
+
+
+def is_index(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= 9
+
+
+def names_among(texts: Iterable[str]) -> list[str] | None:
+    """The class names that .cls texts spell, in alphabetical order; None when most of them are integers."""
+    every = list(texts)
+    words = [text for text in every if not is_index(text)]
+    return sorted(set(words)) if len(words) > len(every) / 2 else None
+
+
+def encode_members(sample: Sample) -> Iterator[tuple[str, bytes]]:
+    """(extension, bytes) of the members of a sample. Raises DataError."""
+    remedy = "correct the sample, or leave it out"
+    parts = sample.key.split("/")
+    if "." in parts[-1] or "" in parts or ".." in parts or "." in parts or "\0" in sample.key:
+        raise DataError(
+            "a key must be a relative path whose last part has no dot", where=sample.key, remedy=remedy
+        )
+    if not sample.captions or not all(text.strip() for text in sample.captions):
+        raise DataError("has an empty caption or none", where=sample.key, remedy=remedy)
+    if sample.label is not None and not is_index(str(sample.label)):
+        raise DataError(f"has the label {sample.label}", where=sample.key, remedy="labels count from 0")
+    try:
+        captions = [text.encode() for text in sample.captions]
+    except UnicodeEncodeError:
+        raise DataError("has a caption that is not Unicode text", where=sample.key, remedy=remedy) from None
+    yield _image_extension(sample), sample.image
+    yield "txt", captions[0]
+    if sample.label is not None:
+        yield "cls", str(sample.label).encode()
+    if len(captions) > 1:
+        yield "json", json.dumps({"captions": list(sample.captions)}, ensure_ascii=False).encode()
+
+
+def _image_extension(sample: Sample) -> str:
+    if sample.image.startswith(b"\xff\xd8\xff"):
+        return "jpg"
+    if sample.image.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "png"
+    if sample.image.startswith(b"RIFF") and sample.image[8:12] == b"WEBP":
+        return "webp"
+    raise DataError(
+        "its image is neither JPEG, PNG nor WebP",
+        where=sample.key,
+        remedy="convert it, or leave the sample out",
+    )
+
+
+def _json_captions(content: bytes) -> tuple[str, ...] | None:
+    try:
+        parsed: Any = json.loads(content)
+    except (ValueError, RecursionError):
+        raise BadSample("its .json does not parse") from None
+    captions = parsed.get("captions") if isinstance(parsed, dict) else None
+    if captions is None:
+        return None
+    if not isinstance(captions, list) or not captions or not all(isinstance(text, str) for text in captions):
+        raise BadSample("`captions` in its .json is not a list of strings")
+    stripped = tuple(text.strip() for text in captions)
+    if not all(stripped):
+        raise BadSample("a caption in its .json is empty")
+    return stripped
+
+
+def _decode(content: bytes, what: str) -> str:
+    try:
+        return content.decode("utf-8-sig").strip()
+    except UnicodeDecodeError:
+        raise BadSample(f"{what} is not UTF-8") from None

@@ -1,0 +1,57 @@
+"""Writing a whole set at once: its files appear when all are whole, or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from kdx.core.errors import UsageError
+
+from .shards import SPLITS
+
+CLASSES = "classes.txt"
+TEMPLATES = "templates.txt"
+
+
+@contextlib.contextmanager
+def building_set(folder: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """Yields an empty folder; its files move into `folder` when the block ends without an error, classes.txt last.
+
+    On an error nothing is left, and an old set is untouched. Other files in `folder` stay. Raises UsageError if
+    a set lies there and `overwrite` is not set.
+    """
+    folder = folder.resolve()
+    check_set_free(folder, overwrite=overwrite)
+    building = folder.parent / f".{folder.name}.building-{os.getpid()}"
+    shutil.rmtree(building, ignore_errors=True)
+    building.mkdir(parents=True)
+    try:
+        yield building
+        folder.mkdir(exist_ok=True)
+        for old in set_files(folder):
+            old.unlink()
+        for new in reversed(set_files(building)):
+            new.rename(folder / new.name)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+
+
+def check_set_free(folder: Path, *, overwrite: bool = False) -> None:
+    """Raises UsageError if a set may not be written to `folder`: call before long work."""
+    if folder.exists() and not folder.is_dir():
+        raise UsageError("is not a folder", where=folder, remedy="choose another path")
+    if set_files(folder) and not overwrite:
+        raise UsageError(
+            "holds a set already", where=folder, remedy="choose another path, or pass --overwrite"
+        )
+
+
+def set_files(folder: Path) -> list[Path]:
+    """What belongs to a set: classes.txt first, so that a set that lost a part has lost it too."""
+    texts = [folder / name for name in (CLASSES, TEMPLATES)]
+    prefixes = [prefix for names in SPLITS.values() for prefix in names]
+    shards = [path for prefix in prefixes for path in sorted(folder.glob(f"{prefix}-*.tar"))]
+    return [path for path in texts if path.exists()] + shards

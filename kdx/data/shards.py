@@ -1,0 +1,331 @@
+"""Image–text sets as WebDataset tar shards: writing them, and random access to their samples.
+
+A set is a folder with train-*.tar, val-*.tar (or test-*.tar), and where it is labelled classes.txt. A sample is
+KEY.jpg (jpeg, png, webp), KEY.txt, where labelled KEY.cls (an integer or a class name), and with several captions
+KEY.json = {"captions": [...]}, whose first one is KEY.txt.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import os
+import tarfile
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import overload
+
+from kdx.core.digests import file_digest, value_digest
+from kdx.core.errors import DataError, SetupError, UsageError
+
+from .drafts import MAX_TEXT, Draft, read_drafts
+from .sample import (
+    BadSample,
+    Sample,
+    encode_members,
+    find_label,
+    is_index,
+    names_among,
+    parse_class,
+)
+from .tar_index import Member, TarFile, walk_tar
+
+__all__ = [
+    "Sample",
+    "Shard",
+    "ShardSet",
+    "open_split",
+    "read_classes",
+    "read_templates",
+    "shard_paths",
+    "write_shards",
+]
+
+SPLITS = {"train": ("train",), "val": ("val", "test")}  # split → how its shards begin, the first found counts
+REASONS_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Shard:
+    """rows: which samples of the set lie in it, never none."""
+
+    file: TarFile
+    rows: range
+
+    @property
+    def path(self) -> Path:
+        return self.file.path
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    key: str
+    file: TarFile
+    image: Member
+    captions: tuple[str, ...]
+    label: int | None
+
+
+class ShardSet(Sequence[Sample]):
+    """The good samples of one split in the order of shards and members; made by `open_split`.
+
+    Images are read when asked for, by any number of threads. skipped: (key, reason) of the bad samples.
+    classes: what labels mean, None if the set does not say.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        shards: tuple[Shard, ...],
+        entries: list[_Entry],
+        skipped: list[tuple[str, str]],
+        classes: list[str] | None,
+    ) -> None:
+        self.folder = folder
+        self.shards = shards
+        self.skipped = skipped
+        self.classes = classes
+        self._entries = entries
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Sample]: ...
+    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
+        """Raises DataError if the shard has changed since it was opened."""
+        if isinstance(index, slice):
+            return [self._read(entry) for entry in self._entries[index]]
+        return self._read(self._entries[index])
+
+    @cached_property
+    def keys(self) -> list[str]:
+        """Unique; a key that an earlier shard has too is preceded by its shard's name."""
+        return [entry.key for entry in self._entries]
+
+    def captions(self, index: int) -> tuple[str, ...]:
+        return self._entries[index].captions
+
+    def label(self, index: int) -> int | None:
+        return self._entries[index].label
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 (hex) over names, sizes and contents of the shards; reads all of them once."""
+        return value_digest([[s.name, s.file.size, file_digest(s.path)] for s in self.shards])
+
+    def _read(self, entry: _Entry) -> Sample:
+        image = entry.file.read(entry.image.offset, entry.image.size)
+        return Sample(entry.key, image, entry.captions, entry.label)
+
+
+# Reading
+
+
+def open_split(folder: Path, split: str, *, min_good_share: float = 0.9) -> ShardSet:
+    """Opens the shards of a split: "train", or "val", which may be called test-*.tar.
+
+    Bad samples are skipped and named in `ShardSet.skipped`. Raises DataError when there are no shards, when one
+    is no whole tar, or when less than `min_good_share` of the samples are good.
+    """
+    paths = shard_paths(folder, split)
+    if not paths:
+        raise DataError(f"there are no {split} shards", where=folder, remedy=_names_to_give(folder, split))
+    drafts, skipped = read_drafts(paths)
+    names = _class_names(folder, [draft.cls for draft in drafts if draft.cls is not None])
+    entries, shards = _number(drafts, names, skipped)
+    _check_share(folder, split, len(entries), skipped, min_good_share)
+    return ShardSet(folder, shards, entries, skipped, names)
+
+
+def shard_paths(folder: Path, split: str) -> list[Path]:
+    """The shards of a split in their order; none if there are none. Raises UsageError for an unknown split."""
+    if split not in SPLITS:
+        raise UsageError(f"there is no split {split!r}", remedy=f"use {' or '.join(SPLITS)}")
+    for prefix in SPLITS[split]:
+        paths = sorted(folder.glob(f"{prefix}-*.tar"))
+        if paths:
+            return paths
+    return []
+
+
+def read_classes(folder: Path) -> list[str] | None:
+    """Class names in label order: the lines of classes.txt, or else the distinct .cls texts of all splits.
+
+    None if labels are bare integers or there are none. Raises DataError if classes.txt is malformed.
+    """
+    named = _read_lines(folder / "classes.txt")
+    if named is None:
+        return names_among(_all_classes(folder))
+    if len(set(named)) != len(named):
+        raise DataError("names a class twice", where=folder / "classes.txt", remedy="one class a line")
+    return named
+
+
+def read_templates(folder: Path) -> list[str] | None:
+    """Zero-shot prompts from templates.txt, one a line, each with one {}; None without the file.
+
+    Raises DataError if it is malformed.
+    """
+    path = folder / "templates.txt"
+    templates = _read_lines(path)
+    for template in templates or []:
+        if template.count("{}") != 1 or template.count("{") != 1 or template.count("}") != 1:
+            raise DataError(
+                f"{template!r} must hold one {{}}", where=path, remedy="for example: a photo of a {}"
+            )
+    return templates
+
+
+def _class_names(folder: Path, texts: list[str]) -> list[str] | None:
+    """Walks the other splits only when names occur: labels must mean the same in all of them."""
+    if (folder / "classes.txt").exists() or not all(map(is_index, texts)):
+        return read_classes(folder)
+    return None
+
+
+def _all_classes(folder: Path) -> Iterator[str]:
+    for split in SPLITS:
+        for path in shard_paths(folder, split):
+            file = TarFile.at(path)
+            for member in walk_tar(file):
+                if member.extension == "cls" and member.size <= MAX_TEXT:
+                    try:
+                        yield parse_class(file.read(member.offset, member.size))
+                    except BadSample:
+                        continue  # open_split names it
+
+
+def _number(
+    drafts: list[Draft], names: list[str] | None, skipped: list[tuple[str, str]]
+) -> tuple[list[_Entry], tuple[Shard, ...]]:
+    """Gives labels and rows; samples with an unknown class join `skipped`."""
+    entries: list[_Entry] = []
+    shards: list[Shard] = []
+    for file, group in itertools.groupby(drafts, key=lambda draft: draft.file):
+        start = len(entries)
+        for draft in group:
+            try:
+                label = None if draft.cls is None else find_label(draft.cls, names)
+            except BadSample as reason:
+                skipped.append((draft.key, str(reason)))
+                continue
+            entries.append(_Entry(draft.key, file, draft.image, draft.captions, label))
+        if len(entries) > start:
+            shards.append(Shard(file, range(start, len(entries))))
+    return entries, tuple(shards)
+
+
+def _check_share(
+    folder: Path, split: str, good: int, skipped: list[tuple[str, str]], min_good_share: float
+) -> None:
+    total = good + len(skipped)
+    if total == 0:
+        raise DataError(f"the {split} shards hold no samples", where=folder, remedy="make or copy them again")
+    if good < min_good_share * total:
+        reasons = "; ".join(f"{key}: {reason}" for key, reason in skipped[:REASONS_SHOWN])
+        more = "; …" if len(skipped) > REASONS_SHOWN else ""
+        raise DataError(
+            f"only {good} of {total} {split} samples are good ({reasons}{more})",
+            where=folder,
+            remedy="repair or remove the bad samples; `kdx data info` lists them",
+        )
+
+
+def _names_to_give(folder: Path, split: str) -> str:
+    if not folder.is_dir():
+        return "check the path: there is no such folder"
+    wanted = " or ".join(f"{prefix}-00000.tar, {prefix}-00001.tar …" for prefix in SPLITS[split])
+    packed = next(iter(sorted(folder.glob("*.tar.*"))), None)
+    return f"name the shards {wanted}" + (f", and unpack {packed.name} and its like" if packed else "")
+
+
+def _read_lines(path: Path) -> list[str] | None:
+    """The lines of a text file without surrounding spaces; None without the file."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot be read: {error}", where=path, remedy="save it as UTF-8 text") from None
+    lines = [line.strip() for line in text.strip().split("\n")]
+    if not all(lines):
+        raise DataError("has an empty line", where=path, remedy="one entry a line")
+    return lines
+
+
+# Writing
+
+
+def write_shards(
+    folder: Path, split: str, samples: Iterable[Sample], *, samples_per_shard: int = 2000
+) -> int:
+    """Writes the shards of a split, `split-00000.tar` and on, and returns the number of samples.
+
+    Equal samples give equal bytes. Shards get their names when all are whole; on an error none is left.
+    Raises UsageError if the split has shards there, DataError for a sample that could not be read back.
+    """
+    if shard_paths(folder, split):
+        raise UsageError(f"holds {split} shards already", where=folder, remedy="choose another folder")
+    count = 0
+    building: dict[Path, Path] = {}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for number, group in enumerate(_groups(samples, samples_per_shard)):
+            path = folder / f"{split}-{number:05d}.tar"
+            building[path] = folder / f".{path.name}.building-{os.getpid()}"
+            count += _write_tar(building[path], group)
+        for path, temporary in building.items():
+            temporary.replace(path)
+    except OSError as error:
+        raise SetupError(
+            f"cannot be written: {error.strerror}",
+            where=folder,
+            remedy="free space, or choose another folder",
+        ) from None
+    finally:
+        for temporary in building.values():
+            temporary.unlink(missing_ok=True)
+    return count
+
+
+def _groups(samples: Iterable[Sample], size: int) -> Iterator[Iterable[Sample]]:
+    iterator = iter(samples)
+    for first in iterator:
+        yield itertools.chain([first], itertools.islice(iterator, size - 1))
+
+
+def _write_tar(path: Path, samples: Iterable[Sample]) -> int:
+    count = 0
+    keys: set[str] = set()
+    with path.open("wb") as file:
+        with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as archive:
+            for sample in samples:
+                if sample.key in keys:
+                    raise DataError(
+                        "the key occurs twice", where=sample.key, remedy="give each sample its own key"
+                    )
+                keys.add(sample.key)
+                for extension, content in encode_members(sample):
+                    _add(archive, f"{sample.key}.{extension}", content)
+                count += 1
+        file.flush()
+        os.fsync(file.fileno())
+    return count
+
+
+def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
+    header = tarfile.TarInfo(name)  # owner 0, mtime 0: equal samples give equal bytes
+    header.size = len(content)
+    try:
+        archive.addfile(header, io.BytesIO(content))
+    except ValueError as error:
+        raise DataError(f"does not fit a tar header: {error}", where=name, remedy="shorten the key") from None

@@ -1,0 +1,87 @@
+"""Views: which crop of a sample is seen. A pure function of (seed, key, view), so nothing needs to be stored.
+
+A run sees K views of each sample in turn (view = epoch mod K); a teacher cache holds exactly those.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from pydantic import Field, model_validator
+
+from kdx.core.config import Config
+from kdx.core.preprocess import FILTERS
+
+Box = tuple[int, int, int, int]  # left, upper, right, lower
+
+ATTEMPTS = 10
+RATIO = (3 / 4, 4 / 3)
+
+
+class ViewConfig(Config):
+    """RandomResizedCrop with a fixed number of crops a sample; the scale is CLIP-KD's (arXiv 2307.12732, training)."""
+
+    num_views: int = Field(
+        default=1, ge=1, le=256, description="K, the number of different crops of a sample"
+    )
+    scale: tuple[float, float] = Field(
+        default=(0.9, 1.0), description="smallest and largest share of the area"
+    )
+    flip: bool = Field(
+        default=False, description="mirror half of the views; off in CLIP-KD, captions say left and right"
+    )
+    seed: int = Field(
+        default=0,
+        ge=0,
+        description="decides the crops; apart from the run's seed, so that runs share a cache",
+    )
+
+    @model_validator(mode="after")
+    def _scale_is_a_range(self) -> ViewConfig:
+        if not 0 < self.scale[0] <= self.scale[1] <= 1:
+            raise ValueError("views.scale must be two shares of the area, 0 < smallest ≤ largest ≤ 1")
+        return self
+
+
+def key_digest(key: str) -> int:
+    """The 64-bit identity of a sample's key, the same on every machine."""
+    return int.from_bytes(
+        hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little"
+    )
+
+
+def philox(seed: int, stream: int, counter: int = 0) -> np.random.Generator:
+    """A counter-based generator: the same numbers for the same three integers, in any order and process."""
+    return np.random.Generator(np.random.Philox(key=(stream << 64) | seed, counter=counter << 64))
+
+
+def render_view(
+    image: Image.Image, config: ViewConfig, key: int, view: int, image_size: int, interpolation: str
+) -> npt.NDArray[np.uint8]:
+    """One view of an RGB image as uint8 [S, S, 3]. key: key_digest of the sample's key; view: 0 … num_views − 1."""
+    random = philox(config.seed, key, view)
+    crop = image.crop(_crop_box(random, image.width, image.height, config.scale))
+    resized = crop.resize((image_size, image_size), FILTERS[interpolation])
+    pixels = np.asarray(resized, dtype=np.uint8)  # [S, S, 3]
+    if config.flip and random.random() < 0.5:
+        pixels = pixels[:, ::-1]
+    return pixels
+
+
+def _crop_box(random: np.random.Generator, width: int, height: int, scale: tuple[float, float]) -> Box:
+    """torchvision's RandomResizedCrop: area and log aspect ratio are uniform; a centre crop when none fits."""
+    log_ratio = (math.log(RATIO[0]), math.log(RATIO[1]))
+    for _ in range(ATTEMPTS):
+        area = width * height * random.uniform(*scale)
+        ratio = math.exp(random.uniform(*log_ratio))
+        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            left, upper = int(random.integers(width - w + 1)), int(random.integers(height - h + 1))
+            return left, upper, left + w, upper + h
+    w, h = min(width, round(height * RATIO[1])), min(height, round(width / RATIO[0]))
+    left, upper = (width - w) // 2, (height - h) // 2
+    return left, upper, left + w, upper + h

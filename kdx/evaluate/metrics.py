@@ -1,0 +1,79 @@
+"""Ranks, top-k hits and their 95 % intervals: exact, in numpy.
+
+Of equal scores the candidate with the lower index ranks first, wherever the wanted one stands. So an encoder
+that maps everything to one vector scores what guessing does, never a perfect result.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kdx.core.encoder import FloatArray
+from kdx.core.errors import DataError
+
+Z_95 = 1.959963984540054  # two-sided 95 % quantile of the normal distribution
+
+
+@dataclass(frozen=True)
+class Proportion:
+    """hits of total, with Wilson's 95 % score interval (E. B. Wilson 1927), which holds at 0 and at total too.
+
+    The interval takes the trials for independent. Several captions of one image are not quite: for them it is
+    somewhat too narrow.
+    """
+
+    hits: int
+    total: int
+
+    @property
+    def value(self) -> float:
+        """The fraction, 0 … 1."""
+        return self.hits / self.total
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Lower and upper bound, 0 … 1."""
+        spread = Z_95**2 / self.total
+        centre = self.value + spread / 2
+        half = math.sqrt(spread * (self.value * (1 - self.value) + spread / 4))
+        low, high = (centre - half) / (1 + spread), (centre + half) / (1 + spread)
+        return (0.0 if self.hits == 0 else low, 1.0 if self.hits == self.total else high)
+
+    def to_dict(self) -> dict[str, Any]:
+        low, high = self.interval
+        return {"value": self.value, "low": low, "high": high, "hits": self.hits, "total": self.total}
+
+
+def best_ranks(scores: FloatArray, relevant: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+    """The rank (0 = first) of the best relevant candidate of each row.
+
+    scores, relevant: [B, N]; each row of `relevant` has at least one True. Returns int64 [B].
+    """
+    wanted = np.where(relevant, scores, -np.inf)
+    first = wanted.argmax(axis=1)[:, None]  # of equal ones argmax gives the lowest index
+    best = np.take_along_axis(wanted, first, axis=1)
+    before = np.arange(scores.shape[1]) < first
+    return ((scores > best) | ((scores == best) & before)).sum(axis=1)
+
+
+def target_ranks(scores: FloatArray, targets: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """The rank (0 = first) of one wanted candidate in each row. scores: [B, N]; targets, result: int64 [B]."""
+    return best_ranks(scores, targets[:, None] == np.arange(scores.shape[1]))
+
+
+def share_within(ranks: npt.NDArray[np.int64], k: int) -> Proportion:
+    """How many ranks are among the first k: top-k accuracy of classes, recall@k of pairs."""
+    return Proportion(int((ranks < k).sum()), len(ranks))
+
+
+def check_embeddings(embeddings: FloatArray, what: str) -> None:
+    """Raises DataError for NaN or infinity: a comparison with NaN is False, so every rank would be the first."""
+    if not np.isfinite(embeddings).all():
+        raise DataError(
+            f"the encoder gives NaN or infinity for {what}", remedy="check the model with kdx export"
+        )

@@ -1,0 +1,105 @@
+"""Retrieval: does an image find its captions among all captions, and a caption its image among all images?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kdx.core.encoder import Encoder, FloatArray
+from kdx.core.errors import DataError
+from kdx.core.preprocess import ImageSource
+
+from .metrics import Proportion, best_ranks, check_embeddings, share_within, target_ranks
+
+CUTOFFS = (1, 5, 10)  # the k of recall@k that papers give
+MAX_SCORES = 2**24  # scores held at a time: 64 MiB, and about three times that while ranks are counted
+
+
+@dataclass(frozen=True)
+class RetrievalResult:
+    """recall@k by k. protocol: how many images and captions were searched; recalls of others do not compare."""
+
+    image_to_text: dict[int, Proportion]
+    text_to_image: dict[int, Proportion]
+    protocol: str
+
+    @property
+    def mean_recall_at_1(self) -> float:
+        """The mean of both directions, 0 … 1."""
+        return (self.image_to_text[1].value + self.text_to_image[1].value) / 2
+
+    def to_dict(self) -> dict[str, Any]:
+        def direction(recalls: dict[int, Proportion]) -> dict[str, Any]:
+            return {f"recall@{k}": recall.to_dict() for k, recall in recalls.items()}
+
+        return {
+            "protocol": self.protocol,
+            "mean_recall@1": self.mean_recall_at_1,
+            "image_to_text": direction(self.image_to_text),
+            "text_to_image": direction(self.text_to_image),
+        }
+
+
+def evaluate_retrieval(
+    encoder: Encoder, images: Iterable[ImageSource], captions: Sequence[Sequence[str]]
+) -> RetrievalResult:
+    """recall@1, 5, 10 of an encoder. captions: all captions of each image, one or more.
+
+    Image to text, an image counts if any of its captions is among the first k; text to image, every caption is
+    a query. Pairs count by position, as in the usual protocols: another image's caption of the same words is
+    wrong. Raises DataError for an image that does not decode or has no caption.
+    """
+    return score_retrieval(encoder, encoder.embed_images(images), captions)
+
+
+def score_retrieval(
+    encoder: Encoder, images: FloatArray, captions: Sequence[Sequence[str]]
+) -> RetrievalResult:
+    """The same for images that are embedded already. images: float32 [N, D]. Raises DataError."""
+    if len(images) != len(captions):
+        raise DataError(
+            f"{len(images)} images have {len(captions)} lists of captions", remedy="give one list an image"
+        )
+    if not captions or not all(captions):
+        raise DataError("there is an image without a caption", remedy="give each image a caption")
+    flat = [caption for own in captions for caption in own]
+    owners = np.repeat(np.arange(len(captions)), [len(own) for own in captions])  # [M] caption → image
+    # equal texts are embedded once and so tie exactly
+    distinct = {text: position for position, text in enumerate(dict.fromkeys(flat))}
+    texts = encoder.embed_texts(list(distinct))  # [U, D]
+    columns = np.array([distinct[text] for text in flat])  # [M] caption → row of texts
+    check_embeddings(images, "images")
+    check_embeddings(texts, "captions")
+    text_ranks, image_ranks = _rank(images, texts, columns, owners)
+    return RetrievalResult(
+        image_to_text={k: share_within(text_ranks, k) for k in CUTOFFS},
+        text_to_image={k: share_within(image_ranks, k) for k in CUTOFFS},
+        protocol=f"{len(images):,} images × {len(flat):,} captions",
+    )
+
+
+def _rank(
+    images: FloatArray,
+    texts: FloatArray,
+    columns: npt.NDArray[np.int64],
+    owners: npt.NDArray[np.int64],
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Rank of each image's best caption [N] and of each caption's image [M], never holding all N × M scores."""
+    num_images, num_captions = len(images), len(columns)
+    text_ranks = np.empty(num_images, dtype=np.int64)
+    for rows in _blocks(num_images, num_captions):
+        scores = (images[rows] @ texts.T)[:, columns]  # [b, M]
+        text_ranks[rows] = best_ranks(scores, np.arange(num_images)[rows, None] == owners)
+    image_ranks = np.empty(num_captions, dtype=np.int64)
+    for rows in _blocks(num_captions, num_images):
+        image_ranks[rows] = target_ranks(texts[columns[rows]] @ images.T, owners[rows])  # from [b, N]
+    return text_ranks, image_ranks
+
+
+def _blocks(num_queries: int, num_candidates: int) -> Iterable[slice]:
+    size = max(1, MAX_SCORES // num_candidates)
+    return (slice(start, start + size) for start in range(0, num_queries, size))

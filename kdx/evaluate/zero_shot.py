@@ -1,0 +1,102 @@
+"""Zero-shot classification: an image belongs to the class whose prompts lie nearest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kdx.core.encoder import Encoder, FloatArray
+from kdx.core.errors import DataError, UsageError
+from kdx.core.preprocess import ImageSource
+from kdx.core.prompts import class_vectors, prompt_texts
+
+from .metrics import Proportion, check_embeddings, share_within, target_ranks
+
+
+@dataclass(frozen=True)
+class ZeroShotResult:
+    """top5 is None where there are no more than five classes. mean_per_class: recall of each class, averaged.
+
+    protocol: what the score was taken on, such as "1,000 images, 24 classes, 4 templates".
+    """
+
+    top1: Proportion
+    top5: Proportion | None
+    mean_per_class: float
+    protocol: str
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "protocol": self.protocol,
+            "top1": self.top1.to_dict(),
+            "top5": self.top5 and self.top5.to_dict(),
+            "mean_per_class": self.mean_per_class,
+        }
+
+
+def class_weights(encoder: Encoder, classes: Sequence[str], templates: Sequence[str]) -> FloatArray:
+    """The zero-shot classifier: the mean direction of each class's prompts. Returns float32 [C, D], unit rows.
+
+    templates: strings with one `{}` where the class's name goes. Raises UsageError for others.
+    """
+    if not classes:
+        raise UsageError("there are no classes", remedy="give at least one")
+    embeddings = encoder.embed_texts(prompt_texts(classes, templates))  # [C · T, D]
+    check_embeddings(embeddings, "the classes' prompts")
+    return class_vectors(embeddings, len(templates))
+
+
+def evaluate_zero_shot(
+    encoder: Encoder,
+    images: Iterable[ImageSource],
+    labels: Sequence[int],
+    classes: Sequence[str],
+    templates: Sequence[str],
+) -> ZeroShotResult:
+    """Zero-shot accuracy of an encoder. labels: the index in `classes` of each image.
+
+    Raises DataError for an image that does not decode, for a label that is no class, and without images.
+    """
+    embeddings = encoder.embed_images(images)
+    return score_zero_shot(
+        embeddings,
+        np.array(labels, dtype=np.int64),
+        class_weights(encoder, classes, templates),
+        num_templates=len(templates),
+    )
+
+
+def score_zero_shot(
+    images: FloatArray, labels: npt.NDArray[np.int64], weights: FloatArray, *, num_templates: int
+) -> ZeroShotResult:
+    """images: float32 [N, D]; labels: int64 [N], 0 … C-1; weights: float32 [C, D]. Raises DataError."""
+    num_classes = len(weights)
+    _check(images, labels, num_classes)
+    ranks = target_ranks(images @ weights.T, labels)
+    counts = np.bincount(labels, minlength=num_classes)
+    hits = np.bincount(labels, weights=ranks == 0, minlength=num_classes)
+    present = counts > 0
+    return ZeroShotResult(
+        top1=share_within(ranks, 1),
+        top5=share_within(ranks, 5) if num_classes > 5 else None,
+        mean_per_class=float((hits[present] / counts[present]).mean()),
+        protocol=f"{len(images):,} images, {num_classes:,} classes, {num_templates:,} templates",
+    )
+
+
+def _check(images: FloatArray, labels: npt.NDArray[np.int64], num_classes: int) -> None:
+    if len(images) != len(labels):
+        raise DataError(f"{len(images)} images have {len(labels)} labels", remedy="give one label an image")
+    if not len(images):
+        raise DataError("there are no images to classify", remedy="check the data")
+    if labels.min() < 0 or labels.max() >= num_classes:
+        wrong = labels[(labels < 0) | (labels >= num_classes)][0]
+        raise DataError(
+            f"there is a label {wrong}, but the classes are 0 … {num_classes - 1}",
+            remedy="check classes.txt against the labels",
+        )
+    check_embeddings(images, "images")

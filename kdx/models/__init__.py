@@ -1,0 +1,1 @@
+"""Architectures, their construction through open_clip and timm, and Checkpoints."""

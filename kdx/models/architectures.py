@@ -1,0 +1,101 @@
+"""Architectures are data: one JSON file each in open_clip's layout, found by name.
+
+Besides open_clip's keys (embed_dim, vision_cfg, text_cfg, quick_gelu) a file may hold `preprocess_cfg`
+(mean, std, interpolation, resize_mode) and `about`, a line for `kdx models`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from dataclasses import asdict, dataclass
+from importlib.resources import files
+from typing import Any
+
+import torch
+
+from kdx.core.errors import UsageError
+from kdx.core.preprocess import Preprocess
+
+from . import mini as _registers_trunks  # noqa: F401
+from .clip import ClipModel
+
+FOLDER = files("kdx.models") / "architectures"
+OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
+OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
+
+Architecture = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ParameterCounts:
+    """image_params: the image tower; text_params: all else, so with the logit scale."""
+
+    name: str
+    image_params: int
+    text_params: int
+    total_params: int
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def names() -> list[str]:
+    """All known architectures, in alphabetical order."""
+    return sorted(file.name.removesuffix(".json") for file in FOLDER.iterdir() if file.name.endswith(".json"))
+
+
+def read_architecture(name: str) -> Architecture:
+    """The description of a named architecture. Raises UsageError with the nearest known name."""
+    if name not in names():
+        close = difflib.get_close_matches(name, names(), n=1, cutoff=0.4)
+        remedy = f"did you mean {close[0]}?" if close else "see `kdx models`"
+        raise UsageError(f"there is no architecture {name!r}", remedy=remedy)
+    text = (FOLDER / f"{name}.json").read_text(encoding="utf-8")
+    return {"name": name, **json.loads(text)}
+
+
+def build_model(architecture: str | Architecture, seed: int = 0) -> ClipModel:
+    """A model with random weights that depend on `seed` alone; torch's global generator is left as it was."""
+    described = read_architecture(architecture) if isinstance(architecture, str) else architecture
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = ClipModel(
+            embed_dim=described["embed_dim"],
+            vision_cfg=described["vision_cfg"],
+            text_cfg=described["text_cfg"],
+            quick_gelu=described.get("quick_gelu", False),
+        )
+        _fit_projection(model)
+    return model
+
+
+def preprocess_of(architecture: Architecture) -> Preprocess:
+    """The preprocessing that the architecture is trained, evaluated and served with."""
+    settings = {"mean": OPENAI_MEAN, "std": OPENAI_STD, **architecture.get("preprocess_cfg", {})}
+    settings["mean"], settings["std"] = tuple(settings["mean"]), tuple(settings["std"])
+    return Preprocess(image_size=architecture["vision_cfg"]["image_size"], **settings)
+
+
+def count_parameters(name: str) -> ParameterCounts:
+    """Counts without allocating weights."""
+    with torch.device("meta"):
+        model = build_model(name)
+    image = sum(p.numel() for p in model.visual.parameters())
+    total = sum(p.numel() for p in model.parameters())
+    return ParameterCounts(name, image, total - image, total)
+
+
+def _fit_projection(model: ClipModel) -> None:
+    """Sizes a timm tower's projection by what its trunk really puts out.
+
+    open_clip 3.3 takes `num_features`; since timm 1.0 a trunk with a head convolution (MobileNetV3) puts out
+    `head_hidden_size` features instead, and the forward pass would fail.
+    """
+    trunk, head = getattr(model.visual, "trunk", None), getattr(model.visual, "head", None)
+    features = getattr(trunk, "head_hidden_size", None)
+    projection = getattr(head, "proj", None)
+    if not isinstance(projection, torch.nn.Linear) or features in (None, projection.in_features):
+        return
+    assert head is not None
+    head.proj = torch.nn.Linear(features, projection.out_features, bias=projection.bias is not None)

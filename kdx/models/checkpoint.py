@@ -1,0 +1,111 @@
+"""Checkpoint: the sealed folder that holds a model's weights and all that is needed to use them.
+
+Files: `model.safetensors` (open_clip's state dict), `tokenizer.json`, and `config.json` =
+{"architecture": …, "spec": EncoderSpec}.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import safetensors.torch
+from safetensors import SafetensorError
+
+from kdx.core.digests import file_digest, value_digest
+from kdx.core.encoder import EncoderSpec
+from kdx.core.errors import DataError
+from kdx.core.folders import MANIFEST, open_sealed, read_json, read_manifest, sealed_folder
+from kdx.core.tokenizer import Tokenizer
+
+from .architectures import Architecture, build_model, preprocess_of
+from .clip import ClipModel
+
+KIND = "checkpoint"
+RUN_KIND = "run"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A whole, verified checkpoint; the model is in evaluation mode on the CPU, fp32."""
+
+    path: Path
+    model: ClipModel
+    spec: EncoderSpec
+    tokenizer: Tokenizer
+    architecture: Architecture
+
+
+def save_checkpoint(
+    path: Path,
+    model: ClipModel,
+    architecture: Architecture,
+    tokenizer: Tokenizer,
+    *,
+    overwrite: bool = False,
+    inputs: dict[str, str] | None = None,
+    seeds: dict[str, int] | None = None,
+) -> EncoderSpec:
+    """Seals a model into a Checkpoint folder at `path` and returns its specification."""
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    with sealed_folder(path, KIND, overwrite=overwrite, inputs=inputs, seeds=seeds) as folder:
+        safetensors.torch.save_file(weights, folder / "model.safetensors")
+        tokenizer.save(folder / "tokenizer.json")
+        spec = describe(model, architecture, tokenizer, file_digest(folder / "model.safetensors"))
+        config = {"architecture": architecture, "spec": spec.to_dict()}
+        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    return spec
+
+
+def open_checkpoint(path: Path) -> Checkpoint:
+    """Opens a Checkpoint folder, or the student of a finished run. Raises DataError when it is not whole."""
+    path = resolve_run(path)
+    open_sealed(path, KIND, verify_large=True)
+    config = read_json(path / "config.json")
+    architecture, spec = config["architecture"], EncoderSpec.from_dict(config["spec"])
+    model = build_model(architecture)
+    try:
+        weights = safetensors.torch.load_file(path / "model.safetensors")
+        model.load_state_dict(weights)
+    except (SafetensorError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise DataError(
+            f"does not hold the weights of {spec.name}: {reason}",
+            where=path / "model.safetensors",
+            remedy="copy the checkpoint again from where it came",
+        ) from None
+    tokenizer = Tokenizer.from_file(path / "tokenizer.json")
+    return Checkpoint(path, model.eval(), spec, tokenizer, architecture)
+
+
+def resolve_run(path: Path) -> Path:
+    """A run's folder stands for its student."""
+    if (path / MANIFEST).exists() and read_manifest(path).kind == RUN_KIND:
+        return path / "student"
+    return path
+
+
+def describe(
+    model: ClipModel, architecture: Architecture, tokenizer: Tokenizer, weights_digest: str
+) -> EncoderSpec:
+    """The specification of a model as it stands."""
+    preprocess = preprocess_of(architecture)
+    bias = model.logit_bias
+    return EncoderSpec(
+        name=architecture["name"],
+        embed_dim=architecture["embed_dim"],
+        image_size=preprocess.image_size,
+        mean=preprocess.mean,
+        std=preprocess.std,
+        interpolation=preprocess.interpolation,
+        resize_mode=preprocess.resize_mode,
+        context_length=model.context_length,
+        vocab_size=model.vocab_size,
+        logit_scale=math.exp(model.logit_scale.item()),
+        logit_bias=0.0 if bias is None else bias.item(),
+        model_digest=value_digest([weights_digest, architecture]),
+        preprocess_digest=preprocess.digest,
+        tokenizer_digest=tokenizer.digest,
+    )

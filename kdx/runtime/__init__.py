@@ -1,0 +1,50 @@
+"""The forms of an Encoder, one file each, and `load`, which picks by what lies at a path or URL."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from kdx.core.encoder import Encoder
+from kdx.core.errors import DataError, UsageError
+from kdx.core.folders import read_manifest
+
+from .exported_model import KIND as EXPORTED, open_exported_model
+
+__all__ = ["load"]
+
+
+def load(path_or_url: str | Path) -> Encoder:
+    """Opens a checkpoint (or a run's student), an exported model, or a Triton server at `grpc://host:port`.
+
+    Raises DataError if nothing whole lies there, UsageError for a scheme that kdx does not speak, SetupError
+    if the machine cannot run that form or no server answers.
+    """
+    if "://" in str(path_or_url):
+        return _load_url(str(path_or_url))
+    path = Path(path_or_url)
+    if not path.is_dir():
+        raise DataError(
+            "there is no such folder", where=path, remedy="give a checkpoint, exported model or URL"
+        )
+    kind = read_manifest(path).kind
+    if kind == EXPORTED:
+        from .onnx import OnnxEncoder
+
+        return OnnxEncoder(open_exported_model(path))
+    if kind in ("checkpoint", "run"):
+        from .torch import TorchEncoder
+
+        return TorchEncoder.open(path)
+    raise DataError(
+        f"is a {kind}, which is not a model", where=path, remedy="give a checkpoint or exported model"
+    )
+
+
+def _load_url(url: str) -> Encoder:
+    if not url.startswith("grpc://"):
+        raise UsageError(
+            "is not a URL that kdx speaks", where=url, remedy="use grpc://HOST:PORT of a Triton server"
+        )
+    from .triton import TritonEncoder
+
+    return TritonEncoder(url)

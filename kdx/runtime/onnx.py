@@ -1,0 +1,217 @@
+"""The ONNX form of an Encoder: the two graphs of an ExportedModel in ONNX Runtime, without torch."""
+
+from __future__ import annotations
+
+import importlib
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from kdx.core.digests import file_digest
+from kdx.core.encoder import Encoder, FloatArray, IntArray
+from kdx.core.errors import DataError, SetupError, UsageError
+from kdx.core.folders import LARGE_FILE
+from kdx.core.provenance import cpu_count, gpu_names
+from kdx.core.tokenizer import Tokenizer
+
+from .exported_model import ExportedModel
+
+PIXELS, IMAGE_FEATURES = "pixels", "image_features"
+TOKENS, TEXT_FEATURES = "tokens", "text_features"
+MIN_LENGTH = 2  # start and end of text
+
+AGAIN = "export the model again"
+
+
+class Session(Protocol):
+    """What is used of onnxruntime.InferenceSession."""
+
+    def run(
+        self, output_names: Sequence[str], input_feed: Mapping[str, npt.NDArray[Any]]
+    ) -> list[npt.NDArray[Any]]: ...
+    def get_providers(self) -> list[str]: ...
+    def get_inputs(self) -> list[Any]: ...
+    def get_outputs(self) -> list[Any]: ...
+
+
+@dataclass(frozen=True)
+class Graph:
+    """One tower: its file and the names of its tensors. sha256: what the file must have, where known."""
+
+    path: Path
+    input: str
+    output: str
+    sha256: str | None
+
+
+class OnnxEncoder(Encoder):
+    """Runs an exported model on the GPU if onnxruntime-gpu and a GPU are there, else on the CPU, in fp32.
+
+    num_threads: threads of one call, by default one for each core that this process may use. A tower's
+    session is made on its first use. Several threads may share the encoder.
+
+    Raises DataError for a damaged graph, SetupError when onnxruntime is missing or cannot use the GPU.
+    """
+
+    def __init__(self, model: ExportedModel, *, num_threads: int | None = None) -> None:
+        if num_threads is not None and num_threads < 1:
+            raise UsageError(f"num_threads = {num_threads} is not positive", remedy="leave it out, or give 1")
+        self.spec = model.spec
+        self.preprocess = model.spec.preprocess()
+        self.tokenizer = Tokenizer.from_file(model.tokenizer)
+        digest = model.manifest.digest
+        self._image = Graph(model.image_encoder, PIXELS, IMAGE_FEATURES, digest.get(model.image_encoder.name))
+        self._text = Graph(model.text_encoder, TOKENS, TEXT_FEATURES, digest.get(model.text_encoder.name))
+        self._num_threads = num_threads or cpu_count()
+        self._sessions: dict[str, Session] = {}
+        self._lock = threading.Lock()
+
+    def encode_image(self, pixels: FloatArray) -> FloatArray:
+        """pixels: float32 [B, 3, S, S], preprocessed. Returns float32 [B, D], unit rows. Raises DataError."""
+        size = self.spec.image_size
+        if pixels.ndim != 4 or pixels.shape[1:] != (3, size, size) or pixels.dtype != np.float32:
+            raise _unfit("pixels", pixels, f"float32 [B, 3, {size}, {size}]")
+        if not np.isfinite(pixels).all():
+            raise DataError("pixels hold NaN or infinity", remedy="check the image and its preprocessing")
+        return self._run(self._image, pixels)
+
+    def encode_text(self, tokens: IntArray) -> FloatArray:
+        """tokens: int [B, 2 ≤ L ≤ context_length], padded with 0. Returns float32 [B, D], unit rows.
+
+        Raises DataError.
+        """
+        context_length, vocab_size = self.spec.context_length, self.spec.vocab_size
+        if (
+            tokens.ndim != 2
+            or not np.issubdtype(tokens.dtype, np.integer)
+            or not MIN_LENGTH <= tokens.shape[1] <= context_length
+        ):
+            raise _unfit("tokens", tokens, f"integer [B, L] with L from {MIN_LENGTH} to {context_length}")
+        # a graph takes a negative id for one counted from the end of the vocabulary
+        if tokens.size and not (tokens.min() >= 0 and tokens.max() < vocab_size):
+            raise DataError(
+                f"tokens hold ids outside 0 … {vocab_size - 1}", remedy="use the model's tokenizer"
+            )
+        return self._run(self._text, tokens.astype(np.int32, copy=False))
+
+    def provider(self) -> str:
+        """ONNX Runtime's name of what runs the image encoder, such as CPUExecutionProvider."""
+        return self._session(self._image).get_providers()[0]
+
+    def close(self) -> None:
+        with self._lock:
+            self._sessions.clear()
+
+    def _run(self, graph: Graph, batch: npt.NDArray[Any]) -> FloatArray:
+        expected = (len(batch), self.spec.embed_dim)
+        if not len(batch):
+            return np.empty(expected, dtype=np.float32)
+        session = self._session(graph)
+        try:
+            (features,) = session.run([graph.output], {graph.input: batch})
+        except Exception as error:  # onnxruntime's exceptions share no base class
+            raise DataError(
+                f"does not run on {graph.input} {list(batch.shape)}: {_one_line(error)}",
+                where=graph.path,
+                remedy=AGAIN,
+            ) from None
+        if features.shape != expected or features.dtype != np.float32:
+            got = f"{features.dtype} {list(features.shape)}"
+            raise DataError(
+                f"gave {graph.output} {got} instead of float32 {list(expected)}",
+                where=graph.path,
+                remedy=AGAIN,
+            )
+        if not np.isfinite(features).all():
+            raise DataError(f"gave NaN or infinity as {graph.output}", where=graph.path, remedy=AGAIN)
+        return features
+
+    def _session(self, graph: Graph) -> Session:
+        with self._lock:
+            session = self._sessions.get(graph.output)
+            if session is None:
+                _check_digest(graph)
+                session = open_session(import_onnxruntime(), graph.path, self._num_threads)
+                _check_names(graph, session)
+                self._sessions[graph.output] = session
+            return session
+
+
+def import_onnxruntime() -> Any:
+    """The onnxruntime module. Raises SetupError if it is missing or does not load."""
+    try:
+        return importlib.import_module("onnxruntime")
+    except ImportError as error:
+        raise SetupError(
+            f"onnxruntime does not import: {_one_line(error)}",
+            remedy="pip install 'kdx[cpu]', or 'kdx[gpu]' on a machine with an NVIDIA GPU",
+        ) from None
+
+
+def open_session(onnxruntime: Any, path: Path, num_threads: int) -> Session:
+    """An InferenceSession that really runs where it should. Raises DataError, SetupError."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = num_threads
+    options.inter_op_num_threads = 1
+    # idle threads that spin halve the speed of every other session on the same cores
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 3  # errors
+    providers = _choose_providers(onnxruntime)
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, providers=providers)
+    except Exception as error:  # onnxruntime's exceptions share no base class
+        raise DataError(
+            f"does not open in ONNX Runtime: {_one_line(error)}", where=path, remedy=AGAIN
+        ) from None
+    if session.get_providers()[0] != providers[0][0]:  # it falls back to the CPU with no more than a log line
+        raise SetupError(
+            f"onnxruntime-gpu cannot load {providers[0][0]}",
+            remedy="pip install 'onnxruntime-gpu[cuda,cudnn]', or onnxruntime instead to run on the CPU",
+        )
+    return session
+
+
+def _choose_providers(onnxruntime: Any) -> list[tuple[str, dict[str, str]]]:
+    """CUDA in true fp32 where a GPU is, with the CPU for what CUDA lacks; else the CPU."""
+    cpu: tuple[str, dict[str, str]] = ("CPUExecutionProvider", {})
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers() or not gpu_names():
+        return [cpu]
+    if hasattr(onnxruntime, "preload_dlls"):  # since 1.21: finds CUDA and cuDNN among the installed wheels
+        onnxruntime.preload_dlls()
+    return [("CUDAExecutionProvider", {"use_tf32": "0"}), cpu]
+
+
+def _check_digest(graph: Graph) -> None:
+    """Opening a sealed folder leaves large files unread: they are checked before they are first used."""
+    if graph.sha256 is None or not graph.path.is_file() or graph.path.stat().st_size <= LARGE_FILE:
+        return
+    if file_digest(graph.path) != graph.sha256:
+        raise DataError("file has changed since it was sealed", where=graph.path, remedy=AGAIN)
+
+
+def _check_names(graph: Graph, session: Session) -> None:
+    inputs = [value.name for value in session.get_inputs()]
+    outputs = [value.name for value in session.get_outputs()]
+    if inputs != [graph.input] or outputs != [graph.output]:
+        raise DataError(
+            f"has the tensors {inputs} → {outputs} instead of {graph.input} → {graph.output}",
+            where=graph.path,
+            remedy=AGAIN,
+        )
+
+
+def _unfit(name: str, array: npt.NDArray[Any], expected: str) -> DataError:
+    return DataError(
+        f"{name} are {array.dtype} {list(array.shape)}, not {expected}",
+        remedy="give what the model's spec says",
+    )
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text if len(text) <= 200 else text[:199] + "…"

@@ -1,0 +1,120 @@
+"""Facts of kdx/cli/bench.py."""
+
+import io
+import json
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from kdx.cli.bench import NUM_IMAGES, command
+from kdx.core.errors import DataError
+from kdx.data.shards import Sample, write_shards
+
+
+class _Encoder:
+    """Stands in for what kdx.load gives."""
+
+    opened: ClassVar[list["_Encoder"]] = []
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.images: set[bytes] = set()
+        self.closed = False
+        self.opened.append(self)
+
+    def __enter__(self) -> "_Encoder":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.closed = True
+
+    def preprocess(self, image: bytes) -> bytes:
+        return image
+
+    def embed_images(self, images: list[bytes]) -> None:
+        self.images |= set(images)
+
+
+@pytest.fixture(autouse=True)
+def loaded(monkeypatch: pytest.MonkeyPatch) -> list[_Encoder]:
+    monkeypatch.setattr(_Encoder, "opened", [])
+    monkeypatch.setattr("kdx.load", _Encoder)
+    return _Encoder.opened
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    def sample(row: int) -> Sample:
+        encoded = io.BytesIO()
+        Image.new("RGB", (8, 8), (row, 0, 0)).save(encoded, "PNG")
+        return Sample(f"{row:03d}", encoded.getvalue()[: 40 if row == 3 else None], ("a",), None)
+
+    write_shards(tmp_path, "val", map(sample, range(NUM_IMAGES + 6)))
+    return tmp_path
+
+
+def _run(*args: object) -> Result:
+    return CliRunner().invoke(command, list(map(str, args)), catch_exceptions=False)
+
+
+def test_latency_as_json_has_each_model_and_batch(data: Path, loaded: list[_Encoder]) -> None:
+    result = _run(
+        "latency", "a", "b", "--data", data, "--batch", 1, "--batch", 4, "--seconds", 0.01, "--json"
+    )
+    document = json.loads(result.stdout)
+    assert list(document["latency_ms"]) == ["a", "b", "preprocess"]
+    for batches in document["latency_ms"].values():
+        assert list(batches) == ["1", "4"]
+        assert all(row["num_samples"] >= 30 and row["p50"] <= row["p99"] for row in batches.values())
+    assert "cpu" in document["provenance"]
+    assert [encoder.closed for encoder in loaded] == [True, True]
+
+
+def test_latency_as_a_table_and_its_conditions_on_stderr(data: Path) -> None:
+    result = _run("latency", "model", "--data", data, "--seconds", 0.01)
+    assert [line.split()[:2] for line in result.stdout.splitlines()] == [
+        ["model", "batch"],
+        ["model", "1"],
+        ["model", "8"],
+        ["preprocess", "1"],
+        ["preprocess", "8"],
+    ]
+    assert "load average" in result.stderr and "load average" not in result.stdout
+
+
+def test_only_images_that_decode_are_sent(data: Path, loaded: list[_Encoder]) -> None:
+    _run("latency", "a", "--data", data, "--batch", 8, "--seconds", 0.01)
+    assert len(loaded[0].images) == NUM_IMAGES - 1
+
+
+def test_a_model_given_twice_is_refused(data: Path) -> None:
+    result = _run("latency", "a", "a", "--data", data)
+    assert result.exit_code == 2 and "once" in result.stderr
+
+
+def test_report_renders_the_page_again(tmp_path: Path) -> None:
+    from kdx.bench import write_report
+
+    side = {"max_abs": 0.0, "min_cosine": 1.0, "needed_tolerance": 0.0}
+    row = {"p50": 1.0, "p95": 2.0, "p99": 3.0, "num_samples": 30}
+    report: dict[str, Any] = {
+        "accuracy": {"metric": "zero_shot_top1", "teacher": 0.8, "baseline": 0.5, "distilled": 0.65},
+        "parity": {"image": side, "text": side, "top1_agreement": 1.0},
+        "latency_ms": {runtime: {"1": row, "8": row} for runtime in ("torch", "onnx", "triton")},
+        "triton": {"version": "2.51.0", "source": "a package"},
+        "seconds": {"data": 12.0},
+        "provenance": {"kdx": "0.1.0"},
+    }
+    page = write_report(report, tmp_path, curves={})
+    before = page.read_bytes()
+    page.unlink()
+    assert _run("report", tmp_path).stdout.strip() == str(page)
+    assert page.read_bytes() == before
+
+
+def test_report_of_a_folder_without_one_is_bad_data(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"report\.json"):
+        _run("report", tmp_path)

@@ -1,0 +1,77 @@
+"""Facts of kdx/cli/__init__.py: the commands, their errors and exit codes."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kdx.cli import VERBS, cli, main
+from kdx.core.errors import DataError, GateError, SetupError, UsageError
+
+
+def _run(*args: str) -> int:
+    with pytest.raises(SystemExit) as stopped:
+        main(list(args))
+    code = stopped.value.code
+    assert isinstance(code, int)
+    return code
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_a_help_text_with_an_example(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _run(verb, "--help") == 0
+    command = cli.get_command(None, verb)  # type: ignore[arg-type]
+    text = capsys.readouterr().out
+    subcommands = getattr(command, "commands", {})
+    assert "Example" in text or subcommands
+
+
+def test_help_and_version_do_not_import_torch() -> None:
+    script = (
+        "import sys\nfrom kdx.cli import main\n"
+        "try: main(sys.argv[1:])\n"
+        "except SystemExit: print('torch' in sys.modules, 'numpy' in sys.modules)\n"
+    )
+    for option in ("--help", "--version"):
+        done = subprocess.run(
+            [sys.executable, "-c", script, option], capture_output=True, text=True, check=True
+        )
+        assert done.stdout.splitlines()[-1] == "False False"
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(UsageError, 2), (GateError, 3), (DataError, 4), (SetupError, 5), (RuntimeError, 1)]
+)
+def test_the_exit_code_says_whose_fault_it_is(
+    error: type[Exception], code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error("something broke")
+
+    monkeypatch.setattr(cli, "main", fail)
+    assert _run("doctor") == code
+    assert "error:" in capsys.readouterr().err
+
+
+def test_an_error_is_two_lines_what_and_remedy(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert _run("models", "init", "ViT-T/16", "--out", str(tmp_path / "x")) == 2
+    captured = capsys.readouterr()
+    assert captured.err.splitlines() == [
+        "error: there is no architecture 'ViT-T/16'",
+        "  remedy: did you mean ViT-T-16?",
+    ]
+    assert captured.out == ""
+
+
+def test_a_mistyped_command_is_answered_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    assert _run("distil") == 2
+    assert "did you mean 'distill'?" in capsys.readouterr().err
+
+
+def test_an_interrupt_exits_130(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "main", interrupt)
+    assert _run("doctor") == 130

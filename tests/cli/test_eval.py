@@ -1,0 +1,63 @@
+"""Facts of kdx/cli/eval.py, with a model of random weights."""
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from kdx.cli.eval import command
+from kdx.cli.models import command as models
+from kdx.core.errors import DataError
+from kdx.data.shards import Sample, write_shards
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("model") / "mini"
+    CliRunner().invoke(models, ["init", "kdx-mini", "--out", str(out)], catch_exceptions=False)
+    return out
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    samples = []
+    for row in range(12):
+        encoded = io.BytesIO()
+        Image.new("RGB", (32, 32), (20 * row, 100, 50)).save(encoded, "PNG")
+        samples.append(Sample(f"{row:03d}", encoded.getvalue(), (f"picture {row}",), row % 7))
+    write_shards(tmp_path, "val", samples)
+    (tmp_path / "classes.txt").write_text("".join(f"kind {i}\n" for i in range(7)))
+    return tmp_path
+
+
+def _run(*args: object) -> Result:
+    return CliRunner().invoke(command, list(map(str, args)), catch_exceptions=False)
+
+
+def test_json_is_one_document_on_stdout(model: Path, data: Path) -> None:
+    document = json.loads(_run(model, "--data", data, "--json").stdout)
+    assert document["metric"] == "zero_shot_top1"
+    assert document["num_images"] == 12
+    assert document["zero_shot"]["top5"]["total"] == 12
+    assert document["retrieval"]["protocol"] == "12 images × 12 captions"
+
+
+def test_the_text_names_protocols_and_intervals(model: Path, data: Path) -> None:
+    lines = _run(model, "--data", data, "--limit", 6).stdout.splitlines()
+    assert lines[0] == "kdx-mini, split val, 6 images"
+    assert any(line.startswith("zero-shot: 6 images, 7 classes, ") for line in lines)
+    assert "retrieval: 6 images × 6 captions" in lines
+    assert sum("recall@" in line and "…" in line for line in lines) == 6
+
+
+def test_a_missing_split_is_bad_data(model: Path, data: Path) -> None:
+    with pytest.raises(DataError, match="no train shards"):
+        _run(model, "--data", data, "--split", "train")
+
+
+def test_a_missing_model_is_bad_data(data: Path) -> None:
+    with pytest.raises(DataError, match="no such folder"):
+        _run(data / "nothing", "--data", data)

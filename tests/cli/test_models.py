@@ -1,0 +1,29 @@
+"""Facts of kdx/cli/models.py."""
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from kdx.cli.models import command
+from kdx.models.checkpoint import open_checkpoint
+
+
+def test_json_lists_every_architecture_with_its_counts() -> None:
+    listed = json.loads(CliRunner().invoke(command, ["--json"]).stdout)
+    by_name = {entry["name"]: entry for entry in listed}
+    assert by_name["ViT-T-16"] == {
+        "name": "ViT-T-16",
+        "image_params": 5_622_912,
+        "text_params": 40_493_185,
+        "total_params": 46_116_097,
+    }
+
+
+@pytest.mark.parametrize("seed", [0, 5])
+def test_init_writes_a_checkpoint_that_opens(tmp_path: Path, seed: int) -> None:
+    out = tmp_path / "mini"
+    result = CliRunner().invoke(command, ["init", "kdx-mini", "--seed", str(seed), "--out", str(out)])
+    assert result.stdout.strip() == str(out)
+    assert open_checkpoint(out).spec.name == "kdx-mini"

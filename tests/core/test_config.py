@@ -1,0 +1,66 @@
+"""Facts of kdx/core/config.py. Recipes (tests/distill/test_recipe.py) show it at work."""
+
+from pathlib import Path
+
+import pytest
+
+from kdx.core.config import Config, merge, override, parse, read_extended
+from kdx.core.errors import UsageError
+
+
+class Inner(Config):
+    rate: float = 1.0
+
+
+class Outer(Config):
+    name: str
+    inner: Inner = Inner()
+    maybe: Inner | None = None
+
+
+def test_merge_goes_into_tables_and_replaces_the_rest() -> None:
+    base = {"a": {"x": 1, "y": 2}, "b": [1, 2], "c": 3}
+    assert merge(base, {"a": {"y": 5}, "b": [9], "d": 4}) == {"a": {"x": 1, "y": 5}, "b": [9], "c": 3, "d": 4}
+    assert base["a"] == {"x": 1, "y": 2}
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        ("a=1", {"a": 1}),
+        ("a.b=1.5", {"a": {"b": 1.5}}),
+        ("a=word", {"a": "word"}),
+        ('a="1"', {"a": "1"}),
+        ("a=[1, 2]", {"a": [1, 2]}),
+        ("a=x=y", {"a": "x=y"}),
+        ("a=true", {"a": True}),
+    ],
+)
+def test_settings_are_toml_values_or_bare_words(setting: str, expected: dict[str, object]) -> None:
+    assert override({}, [setting]) == expected
+
+
+@pytest.mark.parametrize("setting", ["a", "=1", "a..b=1", ""])
+def test_a_setting_without_key_or_value_is_refused(setting: str) -> None:
+    with pytest.raises(UsageError, match="expected key=value"):
+        override({}, [setting])
+
+
+def test_the_nearest_known_key_is_named_at_any_depth() -> None:
+    with pytest.raises(UsageError) as caught:
+        parse(Outer, {"name": "x", "maybe": {"rat": 1}}, "file.toml")
+    assert str(caught.value) == "file.toml: unknown key maybe.rat"
+    assert caught.value.remedy == "did you mean maybe.rate?"
+
+
+def test_a_wrong_type_is_named_with_its_value() -> None:
+    with pytest.raises(UsageError, match=r"inner.rate = 'fast'"):
+        parse(Outer, {"name": "x", "inner": {"rate": "fast"}}, "file.toml")
+
+
+def test_the_nearest_file_of_a_chain_wins(tmp_path: Path) -> None:
+    (tmp_path / "base.toml").write_text("a = 1\n[t]\nx = 1\ny = 1\n")
+    (tmp_path / "middle.toml").write_text('extends = "base"\n[t]\ny = 2\n')
+    (tmp_path / "top.toml").write_text('extends = "middle"\na = 3\n')
+    table = read_extended("top", lambda name: tmp_path / f"{name}.toml")
+    assert table == {"a": 3, "t": {"x": 1, "y": 2}}

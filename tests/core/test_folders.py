@@ -1,0 +1,102 @@
+"""Facts of kdx/core/folders.py: a sealed folder is whole or does not open."""
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kdx.core.errors import DataError, UsageError
+from kdx.core.folders import MANIFEST, open_sealed, sealed_folder, write_atomic
+
+
+def _seal(path: Path, *, kind: str = "thing", overwrite: bool = False, content: str = "hello") -> None:
+    with sealed_folder(path, kind, overwrite=overwrite, seeds={"init": 3}, fields={"width": 7}) as folder:
+        (folder / "file.txt").write_text(content)
+        (folder / "sub").mkdir()
+        (folder / "sub" / "inner.txt").write_text("inner")
+
+
+def test_a_sealed_folder_opens_and_tells_where_it_came_from(tmp_path: Path) -> None:
+    _seal(tmp_path / "a")
+    manifest = open_sealed(tmp_path / "a", "thing")
+    assert set(manifest.digest) == {"file.txt", "sub/inner.txt"}
+    assert manifest.fields == {"width": 7}
+    assert manifest.provenance["seeds"] == {"init": 3}
+    assert manifest.provenance["packages"]["numpy"]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("damage", "what"),
+    [
+        (lambda folder: (folder / "file.txt").write_text("hellO"), "file has changed"),
+        (lambda folder: (folder / "file.txt").unlink(), "file is missing"),
+        (lambda folder: (folder / "more.txt").write_text(""), "does not belong"),
+        (lambda folder: (folder / MANIFEST).unlink(), "has no manifest.json"),
+        (lambda folder: (folder / MANIFEST).write_text("{"), "cannot be read"),
+        (lambda folder: (folder / MANIFEST).write_text("[]"), "cannot be read"),
+        (lambda folder: (folder / MANIFEST).write_bytes(b"\xff\xfe"), "cannot be read"),
+    ],
+)
+def test_damage_is_named_and_refused(tmp_path: Path, damage, what: str) -> None:
+    _seal(tmp_path / "a")
+    damage(tmp_path / "a")
+    with pytest.raises(DataError, match=what):
+        open_sealed(tmp_path / "a", "thing")
+
+
+def test_another_kind_or_schema_is_refused(tmp_path: Path) -> None:
+    _seal(tmp_path / "a")
+    with pytest.raises(DataError, match="is a thing, not a checkpoint"):
+        open_sealed(tmp_path / "a", "checkpoint")
+    manifest = json.loads((tmp_path / "a" / MANIFEST).read_text())
+    (tmp_path / "a" / MANIFEST).write_text(json.dumps({**manifest, "schema": 99}))
+    with pytest.raises(DataError, match="has schema 99"):
+        open_sealed(tmp_path / "a", "thing")
+
+
+def test_an_error_leaves_nothing_and_keeps_the_old_folder(tmp_path: Path) -> None:
+    _seal(tmp_path / "a")
+    with pytest.raises(RuntimeError), sealed_folder(tmp_path / "a", "thing", overwrite=True) as folder:
+        (folder / "file.txt").write_text("half")
+        raise RuntimeError
+    assert open_sealed(tmp_path / "a", "thing")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a"]
+
+
+def test_only_a_folder_of_the_same_kind_is_overwritten(tmp_path: Path) -> None:
+    _seal(tmp_path / "a")
+    with pytest.raises(UsageError, match="exists already"):
+        _seal(tmp_path / "a")
+    with pytest.raises(UsageError, match="is not a other folder"):
+        _seal(tmp_path / "a", kind="other", overwrite=True)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("dear")
+    with pytest.raises(UsageError, match="will not be overwritten"):
+        _seal(tmp_path / "mine", overwrite=True)
+    _seal(tmp_path / "a", overwrite=True, content="new")
+    assert (tmp_path / "a" / "file.txt").read_text() == "new"
+
+
+def test_a_killed_writer_leaves_nothing_that_opens(tmp_path: Path) -> None:
+    script = (
+        "import os, signal, sys\nfrom pathlib import Path\nfrom kdx.core.folders import sealed_folder\n"
+        "with sealed_folder(Path(sys.argv[1]), 'thing') as folder:\n"
+        "    (folder / 'file.txt').write_text('half')\n    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", script, str(tmp_path / "a")], check=False)
+    assert ended.returncode == -signal.SIGKILL
+    assert not (tmp_path / "a").exists()
+    for left in tmp_path.iterdir():
+        with pytest.raises(DataError):
+            open_sealed(left, "thing")
+
+
+def test_an_atomic_write_replaces_and_leaves_no_temporary_file(tmp_path: Path) -> None:
+    write_atomic(tmp_path / "deep" / "file", "one")
+    write_atomic(tmp_path / "deep" / "file", b"two")
+    assert (tmp_path / "deep" / "file").read_text() == "two"
+    assert [entry.name for entry in (tmp_path / "deep").iterdir()] == ["file"]

@@ -1,0 +1,69 @@
+"""Facts of distill/recipe.py."""
+
+from pathlib import Path
+
+import pytest
+
+from kdx.core.errors import UsageError
+from kdx.distill.recipe import read_recipe, recipe_names
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_shipped_recipe_parses_and_says_what_it_is(name: str) -> None:
+    assert read_recipe(name).about
+
+
+def test_clip_kd_differs_from_its_baseline_in_the_objective_alone() -> None:
+    baseline, distilled = read_recipe("demo-baseline"), read_recipe("demo-clip-kd")
+    same = {"about": "", "objective": baseline.objective}
+    assert baseline.model_copy(update=same) == distilled.model_copy(update=same)
+    assert (distilled.objective.crd, distilled.objective.icl, distilled.objective.fd) == (0.5, 1.0, 31.25)
+
+
+def test_settings_win_over_the_file() -> None:
+    recipe = read_recipe("demo-baseline", ["optimizer.lr=0.5", "steps=7", "about=quick"])
+    assert (recipe.optimizer.lr, recipe.steps, recipe.about) == (0.5, 7, "quick")
+    assert recipe.optimizer.warmup_steps == 50
+
+
+def test_a_users_file_may_extend_a_shipped_recipe(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text('extends = "demo-clip-kd"\nsteps = 9\n')
+    recipe = read_recipe(str(path))
+    assert recipe.steps == 9 and recipe.objective.fd == 31.25
+
+
+@pytest.mark.parametrize(
+    ("content", "what", "remedy"),
+    [
+        ('extends = "demo-baseline"\n[optimizer]\nlrr = 1', "optimizer.lrr", "did you mean optimizer.lr?"),
+        ('extends = "demo-baseline"\nstep = 1', "unknown key step", "did you mean steps?"),
+        ('extends = "demo-baseline"\nsteps = "many"', "steps = 'many'", "correct steps"),
+        ('extends = "demo-baseline"\nstudent = "kdx-minni"', "did you mean kdx-mini?", "correct student"),
+        ('student = "kdx-mini"', "steps is missing", "set steps"),
+        ("steps = ", "not valid TOML", "correct the file"),
+        ('extends = "demo-baselin"', "no recipe 'demo-baselin'", "did you mean demo-baseline?"),
+        ('extends = "demo-baseline"\n[views]\nscale = [0.9, 0.5]', "views", "correct views"),
+        ('extends = "demo-baseline"\n[objective]\ntask = 0', "nothing to learn", "correct objective"),
+    ],
+)
+def test_a_fault_is_named_with_its_remedy(tmp_path: Path, content: str, what: str, remedy: str) -> None:
+    path = tmp_path / "bad.toml"
+    path.write_text(content)
+    with pytest.raises(UsageError) as caught:
+        read_recipe(str(path))
+    assert what in str(caught.value)
+    assert caught.value.remedy == remedy
+
+
+def test_a_circle_of_extends_is_refused(tmp_path: Path) -> None:
+    one, two = tmp_path / "one.toml", tmp_path / "two.toml"
+    one.write_text(f'extends = "{two}"')
+    two.write_text(f'extends = "{one}"')
+    with pytest.raises(UsageError, match="extends itself"):
+        read_recipe(str(one))
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no such file"):
+        read_recipe(str(tmp_path / "none.toml"))

@@ -1,0 +1,151 @@
+"""Facts of kdx/evaluate/dataset.py on small shards."""
+
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from kdx.core.encoder import Encoder, FloatArray
+from kdx.core.errors import DataError, UsageError
+from kdx.data.shards import Sample, write_shards
+from kdx.evaluate import Proportion, evaluate_dataset
+
+MakeImage = Callable[[str], bytes]
+NAMES = ["red", "green", "blue"]
+
+
+@pytest.fixture
+def write_set(tmp_path: Path, make_image: MakeImage) -> Callable[..., Path]:
+    """Images red, green, blue, red … with true captions; `bad`: rows whose image is damaged."""
+
+    def write(count: int = 12, *, classes: bool = True, bad: tuple[int, ...] = ()) -> Path:
+        samples = [
+            Sample(
+                key=f"{row:04d}",
+                image=make_image(NAMES[row % 3])[: 40 if row in bad else None],
+                captions=(f"a {NAMES[row % 3]} picture",),
+                label=row % 3 if classes else None,
+            )
+            for row in range(count)
+        ]
+        write_shards(tmp_path, "val", samples, samples_per_shard=5)
+        if classes:
+            (tmp_path / "classes.txt").write_text("red\ngreen\nblue\n")
+        return tmp_path
+
+    return write
+
+
+def test_a_set_with_classes_is_scored_by_zero_shot(encoder: Any, write_set: Callable[..., Path]) -> None:
+    evaluation = evaluate_dataset(encoder, write_set())
+    assert (evaluation.metric, evaluation.score) == ("zero_shot_top1", 1.0)
+    assert evaluation.zero_shot is not None and evaluation.zero_shot.top1 == Proportion(12, 12)
+    assert evaluation.retrieval is not None  # each colour occurs four times, so the first of them is found
+    assert evaluation.retrieval.image_to_text[1] == Proportion(3, 12)
+    assert encoder.images_embedded == 12
+
+
+def test_a_set_without_classes_is_scored_by_retrieval(
+    encoder: Encoder, write_set: Callable[..., Path]
+) -> None:
+    evaluation = evaluate_dataset(encoder, write_set(3, classes=False))
+    assert evaluation.zero_shot is None
+    assert (evaluation.metric, evaluation.score) == ("retrieval_recall@1", 1.0)
+
+
+def test_the_sets_own_templates_are_used(encoder: Encoder, write_set: Callable[..., Path]) -> None:
+    folder = write_set()
+    (folder / "templates.txt").write_text("{}\na {}\n")
+    evaluation = evaluate_dataset(encoder, folder)
+    assert evaluation.zero_shot is not None
+    assert evaluation.zero_shot.protocol == "12 images, 3 classes, 2 templates"
+
+
+def test_a_damaged_image_is_named_counted_and_left_out(
+    encoder: Encoder, write_set: Callable[..., Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, logger="kdx"):
+        evaluation = evaluate_dataset(encoder, write_set(24, bad=(7,)))
+    assert (evaluation.num_images, evaluation.bad_images) == (23, 1)
+    assert evaluation.zero_shot is not None and evaluation.zero_shot.top1 == Proportion(23, 23)
+    assert "left out sample 0007" in caplog.text
+
+
+def test_a_whole_batch_of_damaged_images_is_left_out(
+    encoder: Encoder, write_set: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kdx.evaluate.dataset.EMBED_BATCH", 2)
+    evaluation = evaluate_dataset(encoder, write_set(24, bad=(0, 1)))
+    assert (evaluation.num_images, evaluation.bad_images) == (22, 2)
+
+
+def test_too_many_damaged_images_are_refused(encoder: Encoder, write_set: Callable[..., Path]) -> None:
+    with pytest.raises(DataError, match="more than a tenth of 12 images") as raised:
+        evaluate_dataset(encoder, write_set(bad=(1, 2)))
+    assert raised.value.remedy
+
+
+def test_a_fault_of_the_encoder_is_not_blamed_on_the_images(
+    encoder: Encoder, write_set: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(pixels: FloatArray) -> FloatArray:
+        raise DataError("does not run")
+
+    monkeypatch.setattr(encoder, "encode_image", fail)
+    with pytest.raises(DataError, match="does not run"):
+        evaluate_dataset(encoder, write_set())
+
+
+def test_a_limit_takes_samples_evenly(encoder: Any, write_set: Callable[..., Path]) -> None:
+    evaluation = evaluate_dataset(encoder, write_set(12), limit=4)
+    assert evaluation.num_images == encoder.images_embedded == 4
+    assert evaluation.retrieval is not None  # rows 0, 3, 6, 9 are all red
+    assert evaluation.retrieval.image_to_text[1] == Proportion(1, 4)
+
+
+def test_a_limit_that_is_too_large_takes_all(encoder: Encoder, write_set: Callable[..., Path]) -> None:
+    assert evaluate_dataset(encoder, write_set(3), limit=100).num_images == 3
+
+
+def test_a_limit_below_one_is_refused(encoder: Encoder, write_set: Callable[..., Path]) -> None:
+    with pytest.raises(UsageError, match="limit = 0"):
+        evaluate_dataset(encoder, write_set(3), limit=0)
+
+
+def test_progress_reaches_the_total(
+    encoder: Encoder, write_set: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kdx.evaluate.dataset.EMBED_BATCH", 5)
+    seen: list[tuple[int, int]] = []
+    evaluate_dataset(encoder, write_set(12), progress=lambda done, total, note="": seen.append((done, total)))
+    assert seen == [(5, 12), (10, 12), (12, 12)]
+
+
+def test_to_dict_is_json_with_intervals(encoder: Encoder, write_set: Callable[..., Path]) -> None:
+    document = json.loads(json.dumps(evaluate_dataset(encoder, write_set()).to_dict()))
+    assert document["metric"] == "zero_shot_top1" and document["score"] == 1.0
+    assert document["zero_shot"]["top1"]["hits"] == 12
+    assert document["retrieval"]["protocol"] == "12 images × 12 captions"
+    assert set(document["retrieval"]["text_to_image"]) == {"recall@1", "recall@5", "recall@10"}
+
+
+def test_evaluation_does_not_import_torch() -> None:
+    import subprocess
+    import sys
+
+    script = "import sys, kdx.evaluate; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+def test_embeddings_keep_the_order_of_the_samples(
+    encoder: Encoder, write_set: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kdx.evaluate.dataset.EMBED_BATCH", 5)
+    evaluation = evaluate_dataset(encoder, write_set(11, bad=(4,)))
+    assert evaluation.zero_shot is not None
+    np.testing.assert_equal(evaluation.zero_shot.top1, Proportion(10, 10))

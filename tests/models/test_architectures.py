@@ -1,0 +1,63 @@
+"""Facts of kdx/models/architectures.py."""
+
+import pytest
+import torch
+
+from kdx.core.errors import UsageError
+from kdx.models.architectures import build_model, count_parameters, names, read_architecture
+
+# Image and text parameters as published for CLIP-KD's models (with the logit scale among the text parameters).
+PUBLISHED = {
+    "ViT-L-14": (303_966_208, 123_650_305),
+    "ViT-B-16": (86_192_640, 63_428_097),
+    "ViT-T-16": (5_622_912, 40_493_185),
+    "RN101": (56_259_936, 63_428_097),
+    "RN50": (38_316_896, 63_690_241),
+    "ResNet-18": (11_438_656, 40_493_185),
+    "MobileViT-S": (5_265_312, 40_493_185),
+    "MobileViT-XXS": (1_114_864, 40_493_185),
+    "Swin-T": (27_912_570, 40_493_185),
+    "MobileNetV3-S": (2_042_144, 40_493_185),
+    "EfficientNet-B0": (4_662_908, 40_493_185),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_parameter_counts_are_the_published_ones(name: str) -> None:
+    counts = count_parameters(name)
+    assert (counts.image_params, counts.text_params) == PUBLISHED[name]
+    assert counts.total_params == sum(PUBLISHED[name])
+
+
+@pytest.mark.parametrize("name", ["MobileNetV3-S", "ResNet-18", "kdx-mini", "kdx-mini-teacher"])
+def test_a_forward_pass_gives_embeddings_of_the_declared_width(name: str) -> None:
+    architecture = read_architecture(name)
+    size = architecture["vision_cfg"]["image_size"]
+    model = build_model(name).eval()
+    with torch.no_grad():
+        image = model.encode_image(torch.zeros(2, 3, size, size))
+    assert image.shape == (2, architecture["embed_dim"])
+
+
+def test_weights_depend_on_the_seed_alone() -> None:
+    torch.manual_seed(1)
+    first = build_model("kdx-mini", seed=3).state_dict()
+    torch.manual_seed(2)
+    second, other = build_model("kdx-mini", seed=3).state_dict(), build_model("kdx-mini", seed=4).state_dict()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert not torch.equal(first["token_embedding.weight"], other["token_embedding.weight"])
+
+
+def test_building_leaves_the_global_generator_alone() -> None:
+    torch.manual_seed(0)
+    expected = torch.rand(1)
+    torch.manual_seed(0)
+    build_model("kdx-mini", seed=9)
+    assert torch.equal(torch.rand(1), expected)
+
+
+def test_an_unknown_name_is_refused_with_the_nearest() -> None:
+    with pytest.raises(UsageError) as caught:
+        read_architecture("ViT-T/16")
+    assert caught.value.remedy == "did you mean ViT-T-16?"
+    assert "kdx-mini" in names()

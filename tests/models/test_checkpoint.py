@@ -1,0 +1,57 @@
+"""Facts of kdx/models/checkpoint.py."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from kdx.core.errors import DataError, UsageError
+from kdx.models.architectures import build_model, read_architecture
+from kdx.models.checkpoint import open_checkpoint, save_checkpoint
+from kdx.models.clip_vocabulary import clip_tokenizer
+
+
+def _save(path: Path, seed: int = 0, *, overwrite: bool = False) -> None:
+    architecture = read_architecture("kdx-mini")
+    save_checkpoint(
+        path, build_model(architecture, seed), architecture, clip_tokenizer(), overwrite=overwrite
+    )
+
+
+def test_a_saved_model_opens_with_the_same_weights_and_a_matching_spec(tmp_path: Path) -> None:
+    _save(tmp_path / "model")
+    opened = open_checkpoint(tmp_path / "model")
+    expected = build_model("kdx-mini", 0).state_dict()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in opened.model.state_dict().items())
+    assert (opened.spec.embed_dim, opened.spec.image_size, opened.spec.context_length) == (64, 32, 32)
+    assert opened.spec.logit_scale == pytest.approx(1 / 0.07)
+    assert opened.spec.tokenizer_digest == opened.tokenizer.digest
+    assert not opened.model.training
+
+
+def test_the_digest_tells_weights_apart(tmp_path: Path) -> None:
+    for name, seed in (("one", 0), ("same", 0), ("other", 1)):
+        _save(tmp_path / name, seed)
+    digests = {name: open_checkpoint(tmp_path / name).spec.model_digest for name in ("one", "same", "other")}
+    assert digests["one"] == digests["same"] != digests["other"]
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
+def test_one_changed_byte_is_refused_by_name(tmp_path: Path, name: str) -> None:
+    _save(tmp_path / "model")
+    file = tmp_path / "model" / name
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(DataError, match="changed") as caught:
+        open_checkpoint(tmp_path / "model")
+    assert str(caught.value.where).endswith(name)
+
+
+def test_an_existing_checkpoint_is_kept_unless_told_otherwise(tmp_path: Path) -> None:
+    _save(tmp_path / "model", 0)
+    with pytest.raises(UsageError, match="exists already"):
+        _save(tmp_path / "model", 1)
+    before = open_checkpoint(tmp_path / "model").spec.model_digest
+    _save(tmp_path / "model", 1, overwrite=True)
+    assert open_checkpoint(tmp_path / "model").spec.model_digest != before
