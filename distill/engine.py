@@ -14,17 +14,17 @@ from pathlib import Path
 import tomli_w
 import torch
 import torch.nn.functional as F
-from kdx.data.shards import ShardSet
-from kdx.models.clip_vocabulary import clip_tokenizer
 
 from kdx.core.errors import UsageError
 from kdx.core.folders import check_free, sealed_folder
 from kdx.core.log import MetricsLog
 from kdx.core.progress import Progress, silent
 from kdx.data.loader import Batch, Loader, ViewReader
+from kdx.data.shards import ShardSet
 from kdx.models.architectures import build_model, preprocess_of, read_architecture
 from kdx.models.checkpoint import RUN_KIND, save_checkpoint
 from kdx.models.clip import ClipModel
+from kdx.models.clip_vocabulary import clip_tokenizer
 from kdx.runtime.torch import TorchEncoder
 
 from .objective import Embeddings, Objective

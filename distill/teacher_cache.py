@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from kdx.data.shards import ShardSet
 from safetensors.numpy import load_file, save_file
 
 from kdx.core.digests import value_digest
@@ -24,6 +23,7 @@ from kdx.core.folders import MANIFEST, open_sealed, read_manifest, sealed_folder
 from kdx.core.preprocess import normalize
 from kdx.core.progress import Progress, silent
 from kdx.data.loader import ViewReader
+from kdx.data.shards import ShardSet
 from kdx.data.views import ViewConfig, key_digest
 
 from .objective import Embeddings

@@ -1,12 +1,18 @@
 """Small factories that several rooms' tests use."""
 
+from __future__ import annotations
+
 import io
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from PIL import Image
+
+if TYPE_CHECKING:
+    from kdx.export.samples import ParitySamples
 
 from kdx.data.shards import Sample
 
@@ -43,3 +49,35 @@ def make_samples() -> Callable[..., list[Sample]]:
         return [Sample(f"s{index:04d}", photo(index), texts[index], index % 3) for index in range(count)]
 
     return make
+
+
+@pytest.fixture(scope="session")
+def mini_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A kdx-mini checkpoint with random weights."""
+    from kdx.models.architectures import build_model, read_architecture
+    from kdx.models.checkpoint import save_checkpoint
+    from kdx.models.clip_vocabulary import clip_tokenizer
+
+    path = tmp_path_factory.mktemp("mini") / "checkpoint"
+    architecture = read_architecture("kdx-mini")
+    save_checkpoint(path, build_model(architecture, 0), architecture, clip_tokenizer())
+    return path
+
+
+@pytest.fixture(scope="session")
+def parity_samples() -> ParitySamples:
+    from kdx.export.samples import ParitySamples
+
+    classes = ("circle", "square", "star")
+    return ParitySamples([photo(seed) for seed in range(320)], [f"text {n}" for n in range(320)], classes)
+
+
+@pytest.fixture(scope="session")
+def exported_model(mini_checkpoint: Path, parity_samples: ParitySamples) -> Path:
+    """The ExportedModel of mini_checkpoint."""
+    from kdx.export.exported import export_checkpoint
+    from kdx.models.checkpoint import open_checkpoint
+
+    path = mini_checkpoint.parent / "exported"
+    export_checkpoint(open_checkpoint(mini_checkpoint), path, format="onnx", samples=parity_samples)
+    return path

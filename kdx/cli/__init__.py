@@ -16,6 +16,7 @@ VERBS = {
     "data": ("data", "Make and inspect image–text shards."),
     "models": ("models", "List architectures and make checkpoints."),
     "distill": ("distill", "Train a student from a recipe, with or without a teacher."),
+    "export": ("export", "Export a checkpoint behind a parity gate."),
     "eval": ("eval", "Zero-shot accuracy and retrieval recall of any model."),
     "bench": ("bench", "Measure latency and write reports."),
     "doctor": ("doctor", "Check what this machine has and what is missing."),

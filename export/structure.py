@@ -1,0 +1,70 @@
+"""Tier 0 of the parity gate: what an ONNX file declares, without running it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import onnx
+
+from kdx.core.encoder import EncoderSpec
+from kdx.runtime.onnx import IMAGE_FEATURES, PIXELS, TEXT_FEATURES, TOKENS
+
+from .onnx import BATCH, LENGTH, OPSET
+from .report import Check
+
+Shape = Sequence[int | str]
+
+
+def check_structure(folder: Path, spec: EncoderSpec) -> list[Check]:
+    """Checks both encoders of an exported model against the contract of docs/formats.md."""
+    size = spec.image_size
+    float_, int_ = onnx.TensorProto.FLOAT, onnx.TensorProto.INT32
+    features: Shape = (BATCH, spec.embed_dim)
+    return [
+        *_check_file(
+            folder / "image_encoder.onnx",
+            (PIXELS, float_, (BATCH, 3, size, size)),
+            (IMAGE_FEATURES, float_, features),
+        ),
+        *_check_file(
+            folder / "text_encoder.onnx", (TOKENS, int_, (BATCH, LENGTH)), (TEXT_FEATURES, float_, features)
+        ),
+    ]
+
+
+def _check_file(path: Path, input_: tuple[str, int, Shape], output: tuple[str, int, Shape]) -> list[Check]:
+    name = path.stem
+    try:
+        onnx.checker.check_model(str(path))
+        model = onnx.load(path, load_external_data=False)
+    except Exception as error:  # the checker raises many kinds for a file that is no graph
+        return [Check.holds(f"{name} is a valid graph", str(error).splitlines()[0] or type(error).__name__)]
+    opsets = {entry.domain: entry.version for entry in model.opset_import}
+    leaks = [node.name for node in model.graph.node if node.metadata_props]
+    return [
+        Check.holds(f"{name} is a valid graph"),
+        Check.holds(
+            f"{name} opset", "" if opsets.get("") == OPSET else f"{opsets.get('')} instead of {OPSET}"
+        ),
+        Check.holds(f"{name} input", _difference(model.graph.input, input_)),
+        Check.holds(f"{name} output", _difference(model.graph.output, output)),
+        Check.holds(f"{name} leaks no paths", f"node {leaks[0]} carries metadata" if leaks else ""),
+    ]
+
+
+def _difference(values: Sequence[onnx.ValueInfoProto], expected: tuple[str, int, Shape]) -> str:
+    """Empty if there is exactly the expected tensor."""
+    found = [
+        (
+            value.name,
+            value.type.tensor_type.elem_type,
+            tuple(axis.dim_param or axis.dim_value for axis in value.type.tensor_type.shape.dim),
+        )
+        for value in values
+    ]
+    return (
+        ""
+        if found == [(expected[0], expected[1], tuple(expected[2]))]
+        else f"{found} instead of {[expected]}"
+    )

@@ -1,0 +1,42 @@
+"""Facts of kdx/cli/export.py."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from kdx.cli import main
+from kdx.data.shards import Sample, write_shards
+
+MakeSamples = Callable[..., list[Sample]]
+
+
+def _run(*args: str | Path) -> int:
+    with pytest.raises(SystemExit) as stopped:
+        main([str(arg) for arg in args])
+    assert isinstance(stopped.value.code, int)
+    return stopped.value.code
+
+
+def test_a_checkpoint_is_exported_and_the_report_printed(
+    tmp_path: Path, mini_checkpoint: Path, make_samples: MakeSamples, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_shards(tmp_path / "data", "val", make_samples(30))
+    out = tmp_path / "out"
+    assert _run("export", mini_checkpoint, "--data", tmp_path / "data", "--out", out, "--json") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["image"]["num_samples"] == 30 and report["verdict"] == "INCONCLUSIVE"
+    assert _run("export", mini_checkpoint, "--data", tmp_path / "data", "--out", out) == 2
+    assert "exists already" in capsys.readouterr().err
+
+
+def test_what_is_missing_is_named_before_any_work(
+    tmp_path: Path, mini_checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _run("export", mini_checkpoint, "--data", tmp_path, "--out", tmp_path / "out") == 4
+    assert "there are no val shards" in capsys.readouterr().err
+    assert (
+        _run("export", mini_checkpoint, "--data", tmp_path, "--out", tmp_path / "o", "--format", "trt") == 2
+    )
+    assert "known formats: onnx" in capsys.readouterr().err

@@ -1,0 +1,203 @@
+"""Facts of the export: what a sealed model holds, and that planted faults do not pass the gate."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from kdx.core.errors import DataError, GateError, UsageError
+from kdx.core.tokenizer import Tokenizer
+from kdx.export import candidate, exported
+from kdx.export.exported import export_checkpoint
+from kdx.export.parity import Limits
+from kdx.export.samples import ParitySamples
+from kdx.models.checkpoint import Checkpoint, open_checkpoint
+from kdx.runtime.exported_model import open_exported_model
+from kdx.runtime.onnx import OnnxEncoder
+from kdx.runtime.torch import TorchEncoder
+
+
+@pytest.fixture
+def checkpoint(mini_checkpoint: Path) -> Checkpoint:
+    return open_checkpoint(mini_checkpoint)
+
+
+def test_the_report_holds_the_numbers_and_passes(exported_model: Path) -> None:
+    report = open_exported_model(exported_model).parity()
+    assert report["verdict"] == "PASS"
+    for tower in ("image", "text"):
+        assert 0 < report[tower]["max_abs"] <= report[tower]["needed_tolerance"] < 1e-5
+        assert report[tower]["min_cosine"] > 0.999999
+    assert report["top1_agreement"] == 1.0 and report["num_samples"] == 320
+
+
+def test_the_file_leaks_no_path_and_says_what_it_is(exported_model: Path, checkpoint: Checkpoint) -> None:
+    for name in ("image_encoder.onnx", "text_encoder.onnx"):
+        content = (exported_model / name).read_bytes()
+        assert str(Path(torch.__file__).parent).encode() not in content
+        properties = {entry.key: entry.value for entry in onnx.load_from_string(content).metadata_props}
+        assert properties["kdx.model_digest"] == checkpoint.spec.model_digest
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5, 11])
+def test_any_batch_and_length_equals_torch(exported_model: Path, checkpoint: Checkpoint, batch: int) -> None:
+    random = np.random.default_rng(batch)
+    pixels = random.standard_normal((batch, 3, 32, 32), dtype=np.float32)
+    tokens = np.pad(random.integers(1, 49000, (batch, batch + 1)), ((0, 0), (1, 0)), constant_values=49406)
+    tokens = np.pad(tokens, ((0, 0), (0, 1)), constant_values=49407)
+    with OnnxEncoder(open_exported_model(exported_model)) as onnx_encoder:
+        torch_encoder = TorchEncoder(checkpoint)
+        assert np.abs(onnx_encoder.encode_image(pixels) - torch_encoder.encode_image(pixels)).max() < 1e-5
+        cut = onnx_encoder.encode_text(tokens)
+        assert np.abs(cut - torch_encoder.encode_text(tokens)).max() < 1e-5
+        padded = Tokenizer.pad([*tokens.tolist(), [0] * 32])[:-1]
+        assert np.abs(cut - onnx_encoder.encode_text(padded)).max() < 1e-5
+
+
+@pytest.mark.parametrize("name", ["image_encoder.onnx", "parity.json", "config.json", "tokenizer.json"])
+def test_one_changed_byte_is_refused(exported_model: Path, tmp_path: Path, name: str) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(exported_model, copy)
+    content = bytearray((copy / name).read_bytes())
+    content[len(content) // 3] ^= 1
+    (copy / name).write_bytes(content)
+    with pytest.raises(DataError, match="changed since it was sealed") as caught:
+        open_exported_model(copy)
+    assert str(caught.value.where).endswith(name)
+
+
+Fault = Callable[[Path], None]
+
+
+def _perturb_weights(folder: Path) -> None:
+    """One per cent of noise on every weight: what a wrong precision or a stale file does."""
+    model = onnx.load(folder / "image_encoder.onnx")
+    random = np.random.default_rng(0)
+    for tensor in model.graph.initializer:
+        if tensor.data_type == onnx.TensorProto.FLOAT:
+            weights = np.frombuffer(tensor.raw_data, dtype=np.float32)
+            noise = random.normal(1, 0.01, weights.shape).astype(np.float32)
+            tensor.raw_data = (weights * noise).tobytes()
+    onnx.save(model, folder / "image_encoder.onnx")
+
+
+def _swap_towers(folder: Path) -> None:
+    shutil.copy(folder / "image_encoder.onnx", folder / "text_encoder.onnx")
+
+
+def _fix_batch(folder: Path) -> None:
+    model = onnx.load(folder / "image_encoder.onnx")
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+    onnx.save(model, folder / "image_encoder.onnx")
+
+
+def _truncate(folder: Path) -> None:
+    content = (folder / "text_encoder.onnx").read_bytes()
+    (folder / "text_encoder.onnx").write_bytes(content[: len(content) // 2])
+
+
+def _put_nan(folder: Path) -> None:
+    model = onnx.load(folder / "text_encoder.onnx")
+    weights = max(model.graph.initializer, key=lambda tensor: len(tensor.raw_data))
+    weights.raw_data = np.full(len(weights.raw_data) // 4, np.nan, np.float32).tobytes()
+    onnx.save(model, folder / "text_encoder.onnx")
+
+
+@pytest.mark.parametrize(
+    ("fault", "tier"),
+    [
+        (_perturb_weights, "numbers"),
+        (_swap_towers, "structure"),
+        (_fix_batch, "structure"),
+        (_truncate, "structure"),
+        (_put_nan, ""),
+    ],
+)
+def test_a_planted_fault_fails_the_gate_and_leaves_nothing(
+    checkpoint: Checkpoint,
+    parity_samples: ParitySamples,
+    exported_model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    fault: Fault,
+    tier: str,
+) -> None:
+    def build(_: Checkpoint, folder: Path) -> None:
+        for name in ("image_encoder.onnx", "text_encoder.onnx"):
+            shutil.copy(exported_model / name, folder / name)
+        fault(folder)
+
+    monkeypatch.setitem(exported.FORMATS, "onnx", build)
+    with pytest.raises(GateError, match=f"not the trained one: {tier}"):
+        export_checkpoint(checkpoint, tmp_path / "out", format="onnx", samples=parity_samples)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("program", "message"),
+    [
+        ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "killed by SIGSEGV"),
+        ("import time; time.sleep(60)", "did not answer within 2 s"),
+        ("import sys; print('no memory', file=sys.stderr); sys.exit(7)", "no memory"),
+    ],
+)
+def test_a_candidate_that_dies_or_hangs_fails_the_gate(
+    checkpoint: Checkpoint,
+    parity_samples: ParitySamples,
+    exported_model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    program: str,
+    message: str,
+) -> None:
+    interpreter = tmp_path / "python"
+    interpreter.write_text(f'#!/bin/sh\nexec {sys.executable} -c "{program}"\n')
+    interpreter.chmod(0o755)
+    monkeypatch.setattr(candidate.sys, "executable", str(interpreter))
+
+    def build(_: Checkpoint, folder: Path) -> None:
+        for name in ("image_encoder.onnx", "text_encoder.onnx"):
+            shutil.copy(exported_model / name, folder / name)
+
+    monkeypatch.setitem(exported.FORMATS, "onnx", build)
+    few = replace(parity_samples, images=parity_samples.images[:4], texts=parity_samples.texts[:4])
+    with pytest.raises(GateError, match=message):
+        export_checkpoint(checkpoint, tmp_path / "out", format="onnx", samples=few, limits=Limits(timeout=2))
+    assert not (tmp_path / "out").exists()
+
+
+def test_too_few_samples_are_inconclusive_and_say_how_many_are_missing(
+    checkpoint: Checkpoint,
+    parity_samples: ParitySamples,
+    exported_model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def build(_: Checkpoint, folder: Path) -> None:
+        for name in ("image_encoder.onnx", "text_encoder.onnx"):
+            shutil.copy(exported_model / name, folder / name)
+
+    monkeypatch.setitem(exported.FORMATS, "onnx", build)
+    few = replace(parity_samples, images=parity_samples.images[:40], texts=parity_samples.texts[:40])
+    model = export_checkpoint(checkpoint, tmp_path / "out", format="onnx", samples=few)
+    report = model.parity()
+    assert report["verdict"] == "INCONCLUSIVE"
+    (check,) = report["tiers"]["decisions"]["checks"]
+    assert check["detail"].startswith("259 more held-out samples")
+    assert json.loads((tmp_path / "out" / "parity.json").read_text()) == report
+
+
+def test_an_unknown_format_is_refused_before_any_work(
+    checkpoint: Checkpoint, parity_samples: ParitySamples, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match="no format 'trt'"):
+        export_checkpoint(checkpoint, tmp_path / "out", format="trt", samples=parity_samples)
