@@ -9,14 +9,15 @@ export PYTHONWARNINGS ?= ignore::FutureWarning
 .PHONY: demo test test-all check clean
 
 demo: .venv/installed
-	$(BIN)/kdx data synthetic kdx-demo/shapes --overwrite
-	$(BIN)/kdx distill demo-baseline --data kdx-demo/shapes --out kdx-demo/student --overwrite
-	$(BIN)/kdx eval kdx-demo/student --data kdx-demo/shapes
+	$(BIN)/kdx serve install
+	$(BIN)/kdx demo --out kdx-demo --overwrite
 
 test: .venv/installed-dev
+	$(BIN)/kdx serve install
 	$(BIN)/python -m pytest
 
 test-all: .venv/installed-dev
+	$(BIN)/kdx serve install
 	$(BIN)/python -m pytest -m ""
 
 check: .venv/installed-dev

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,7 @@ from PIL import Image
 
 if TYPE_CHECKING:
     from kdx.export.samples import ParitySamples
+    from kdx.serve.supervisor import TritonServer
 
 from kdx.data.shards import Sample
 
@@ -81,3 +82,15 @@ def exported_model(mini_checkpoint: Path, parity_samples: ParitySamples) -> Path
     path = mini_checkpoint.parent / "exported"
     export_checkpoint(open_checkpoint(mini_checkpoint), path, format="onnx", samples=parity_samples)
     return path
+
+
+@pytest.fixture(scope="session")
+def triton_server(exported_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
+    """A real Triton that serves exported_model."""
+    from kdx.serve.repository import write_repository
+    from kdx.serve.supervisor import TritonServer
+
+    folder = tmp_path_factory.mktemp("triton")
+    write_repository(exported_model, folder / "repository")
+    with TritonServer(folder / "repository", folder / "triton.log") as server:
+        yield server

@@ -13,10 +13,13 @@ from kdx.core.errors import KdxError
 
 # verb → (module under kdx.cli, the line that `kdx --help` shows)
 VERBS = {
+    "demo": ("demo", "Run the whole chain on this machine, from images to answers."),
     "data": ("data", "Make and inspect image–text shards."),
     "models": ("models", "List architectures and make checkpoints."),
     "distill": ("distill", "Train a student from a recipe, with or without a teacher."),
     "export": ("export", "Export a checkpoint behind a parity gate."),
+    "serve": ("serve", "Serve an exported model with Triton."),
+    "query": ("query", "Ask a model for embeddings, classes and images."),
     "eval": ("eval", "Zero-shot accuracy and retrieval recall of any model."),
     "bench": ("bench", "Measure latency and write reports."),
     "doctor": ("doctor", "Check what this machine has and what is missing."),
@@ -55,7 +58,7 @@ class LazyGroup(click.Group):
 def cli(verbose: bool) -> None:
     """Distil CLIP models, export them behind a parity gate, and serve them with Triton.
 
-    Start with: kdx data synthetic shapes
+    Start with: kdx demo
     """
     from kdx.core.log import configure_logging
 

@@ -33,6 +33,7 @@ def command(as_json: bool) -> None:
         _check_onnxruntime(),
         _check_gpu(),
         _check_tensorrt(),
+        _check_triton(),
         _check_space(),
     ]
     if as_json:
@@ -92,6 +93,16 @@ def _check_gpu() -> Finding:
 def _check_tensorrt() -> Finding:
     version = _version("tensorrt")
     return Finding("tensorrt", "ok" if version else "missing", version or "not installed: no TensorRT export")
+
+
+def _check_triton() -> Finding:
+    from kdx.core.errors import SetupError
+    from kdx.serve.environment import find_triton
+
+    try:
+        return Finding("Triton", "ok", find_triton().source)
+    except SetupError as error:
+        return Finding("Triton", "missing", f"{error.what}: {error.remedy}")
 
 
 def _check_space() -> Finding:

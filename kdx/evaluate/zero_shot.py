@@ -12,7 +12,7 @@ import numpy.typing as npt
 from kdx.core.encoder import Encoder, FloatArray
 from kdx.core.errors import DataError, UsageError
 from kdx.core.preprocess import ImageSource
-from kdx.core.prompts import class_vectors, prompt_texts
+from kdx.core.prompts import DEFAULT_TEMPLATES, class_vectors, prompt_texts
 
 from .metrics import Proportion, check_embeddings, share_within, target_ranks
 
@@ -48,6 +48,29 @@ def class_weights(encoder: Encoder, classes: Sequence[str], templates: Sequence[
     embeddings = encoder.embed_texts(prompt_texts(classes, templates))  # [C · T, D]
     check_embeddings(embeddings, "the classes' prompts")
     return class_vectors(embeddings, len(templates))
+
+
+def classify(
+    encoder: Encoder,
+    images: Sequence[ImageSource],
+    labels: Sequence[str],
+    *,
+    templates: Sequence[str] | None = None,
+    top_k: int = 5,
+) -> list[list[tuple[str, float]]]:
+    """For each image its `top_k` best labels with their probabilities over all labels, best first.
+
+    The same as the served model `zero_shot`. Raises UsageError, DataError.
+    """
+    weights = class_weights(encoder, labels, templates or DEFAULT_TEMPLATES)  # [C, D]
+    logits = encoder.spec.logit_scale * (encoder.embed_images(images) @ weights.T)  # [B, C]
+    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+    probabilities = exponentials / exponentials.sum(axis=1, keepdims=True)
+    best = np.argsort(-probabilities, axis=1, kind="stable")[:, :top_k]
+    return [
+        [(labels[int(index)], float(row[index])) for index in order]
+        for row, order in zip(probabilities, best, strict=True)
+    ]
 
 
 def evaluate_zero_shot(

@@ -19,6 +19,7 @@ from kdx.core.preprocess import ImageSource
 
 TIMEOUT = 60.0  # seconds for one call; tritonclient itself waits for ever
 IMAGE_BATCH, TEXT_BATCH = 16, 64  # max_batch_size of the served models
+BAD_INPUT = "bad input: "  # how the served models begin a message that is the client's fault
 
 
 class TritonEncoder(Encoder):
@@ -29,8 +30,8 @@ class TritonEncoder(Encoder):
     """
 
     def __init__(self, url: str) -> None:
-        self._connection = TritonConnection(url)
-        self.spec = self._connection.read_spec()
+        self.connection = TritonConnection(url)
+        self.spec = self.connection.read_spec()
         self.preprocess = self.spec.preprocess()
 
     def encode_image(self, pixels: FloatArray) -> FloatArray:
@@ -47,7 +48,7 @@ class TritonEncoder(Encoder):
         while group := list(islice(iterator, min(batch_size, IMAGE_BATCH))):
             column = to_bytes_column([read_image_bytes(image) for image in group])
             batches.append(
-                self._connection.infer("embed_image", {"image": column}, ["embedding"])["embedding"]
+                self.connection.infer("embed_image", {"image": column}, ["embedding"])["embedding"]
             )
         return self._concatenate(batches)
 
@@ -56,16 +57,16 @@ class TritonEncoder(Encoder):
         batches: list[FloatArray] = []
         for start in range(0, len(texts), size):
             column = to_bytes_column([encode_utf8(text) for text in texts[start : start + size]])
-            batches.append(self._connection.infer("embed_text", {"text": column}, ["embedding"])["embedding"])
+            batches.append(self.connection.infer("embed_text", {"text": column}, ["embedding"])["embedding"])
         return self._concatenate(batches)
 
     def close(self) -> None:
-        self._connection.close()
+        self.connection.close()
 
     def _takes_raw_inputs(self, asked: str, instead: str) -> UsageError:
         return UsageError(
             f"{asked} is not possible: a Triton endpoint takes encoded images and texts",
-            where=self._connection.url,
+            where=self.connection.url,
             remedy=f"use {instead}",
         )
 
@@ -176,7 +177,7 @@ def _translate(error: Any, url: str, asked: str) -> KdxError:
     """tritonclient's exception as what it means for the caller."""
     status, message = str(error.status() or ""), str(error.message())
     if "INVALID_ARGUMENT" in status:
-        return DataError(message, where=asked, remedy="correct the request")
+        return DataError(message.removeprefix(BAD_INPUT), where=asked, remedy="correct the request")
     if "NOT_FOUND" in status:
         return DataError(
             f"does not serve {asked}", where=url, remedy="serve an exported model with `kdx serve up`"

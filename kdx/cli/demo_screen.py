@@ -1,0 +1,118 @@
+"""What `kdx demo` shows: a heading for each stage with the time left in all, and the last screen."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.panel import Panel
+from rich.table import Table
+
+# stage → what it is, and its usual share of the whole, for the estimate of the time left
+STAGES = {
+    "data": ("an image–text set, and noisy pairs for teacher and student", 0.08),
+    "teacher": ("a small CLIP, trained on all pairs", 0.44),
+    "distil": ("the student twice: alone, and with CLIP-KD from the teacher", 0.23),
+    "export": ("ONNX, behind a parity gate against PyTorch", 0.07),
+    "serve": ("a real Triton with embed_image, embed_text and zero_shot", 0.02),
+    "query": ("embeddings, classes and search through tritonclient", 0.03),
+    "bench": ("latency of PyTorch, ONNX Runtime and Triton, and the report", 0.13),
+}
+WHOLE = 340.0  # seconds of all stages on two cores
+
+
+class Screen:
+    """Headings, commands and results go to stderr; the last screen goes to stdout."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self.commands: list[tuple[str, str]] = []
+        self._console = Console(stderr=True, highlight=False)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """One stage: its heading before, its seconds noted after."""
+        about, _ = STAGES[name]
+        number = list(STAGES).index(name) + 1
+        left = _minutes(self._estimate_left(name))
+        self._console.print(
+            f"\n[bold cyan]{number}/{len(STAGES)} {name}[/]  {escape(about)}  [dim]({left} left in all)[/]"
+        )
+        start = time.monotonic()
+        yield
+        self.seconds[name] = time.monotonic() - start
+
+    def command(self, title: str, command: str) -> None:
+        """The shell command that does the same as what follows."""
+        self.commands.append((title, command))
+        self._console.print(f"  [green]$[/] [dim]{escape(command)}[/]", soft_wrap=True)
+
+    def say(self, text: str) -> None:
+        self._console.print(f"  {escape(text)}", soft_wrap=True)
+
+    def end(self, out: Path, report: dict[str, Any]) -> None:
+        """What was made, where, and what to type next."""
+        console = Console(highlight=False)
+        console.print()
+        console.print(Panel(_results(report), title="kdx demo", title_align="left", expand=False))
+        places = Table.grid(padding=(0, 2))
+        for what, where in (
+            ("report with pictures", "report.html"),
+            ("teacher, student alone, student with CLIP-KD", "teacher/  baseline/  distilled/"),
+            ("the student as ONNX, with parity.json", "exported/"),
+            ("Triton model repository", "repository/"),
+        ):
+            places.add_row(what, "  ".join(str(out / part) for part in where.split()))
+        console.print(places)
+        console.print("\nnext:")
+        for _, command in self.commands:
+            if command.startswith(("kdx serve up", "kdx query")):
+                console.print(f"  {escape(command)}", soft_wrap=True)
+        console.print(f"  open {out / 'report.html'} in a browser", soft_wrap=True)
+
+    def _estimate_left(self, name: str) -> float:
+        """The shares still to come, scaled by how long those behind took here."""
+        names = list(STAGES)
+        position = names.index(name)
+        behind = sum(STAGES[stage][1] for stage in names[:position])
+        ahead = sum(STAGES[stage][1] for stage in names[position:])
+        pace = sum(self.seconds.values()) / behind if behind else WHOLE
+        return pace * ahead
+
+
+def _results(report: dict[str, Any]) -> Table:
+    accuracy, latency = report["accuracy"], report["latency_ms"]
+    table = Table.grid(padding=(0, 2))
+    for run, title in (
+        ("teacher", "teacher"),
+        ("baseline", "student alone"),
+        ("distilled", "student with CLIP-KD"),
+    ):
+        parameters = report["models"][run]["parameters"]
+        table.add_row(
+            title, f"{100 * accuracy[run]:.1f} % {accuracy['metric']}", f"{parameters / 1e6:.2f} M parameters"
+        )
+    parity = report["parity"]
+    table.add_row(
+        "parity of the export",
+        parity["verdict"],
+        f"max abs {parity['image']['max_abs']:.1g} (image), {parity['text']['max_abs']:.1g} (text)",
+    )
+    for runtime, title in (("torch", "PyTorch"), ("onnx", "ONNX Runtime"), ("triton", "Triton")):
+        one, eight = latency[runtime]["1"], latency[runtime]["8"]
+        table.add_row(
+            title,
+            f"p50 {one['p50']:.2f} ms for 1 image",
+            f"{eight['p50']:.2f} ms for 8, p95 {eight['p95']:.2f}",
+        )
+    table.add_row("time", _minutes(sum(report["seconds"].values())), "")
+    return table
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.1f} min"

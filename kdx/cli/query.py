@@ -1,0 +1,196 @@
+"""`kdx query`: ask a model, served or local, for embeddings, classes and images."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from kdx.core.encoder import FloatArray
+    from kdx.core.preprocess import ImageSource
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+SHOWN = 4  # first numbers of an embedding
+REFUSED_SHOWN = 5
+
+_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+_out = click.option("--out", type=click.Path(path_type=Path), help="Save the embeddings as a .npy file.")
+
+
+@click.group(name="query")
+def command() -> None:
+    """Ask MODEL: a Triton server at grpc://HOST:PORT, an exported model, a checkpoint or a run.
+
+    Example: kdx query text grpc://localhost:8001 "a photo of a dog."
+    """
+
+
+@command.command()
+@click.argument("model")
+@click.argument("texts", nargs=-1, required=True, metavar="TEXT...")
+@_out
+@_json
+def text(model: str, texts: tuple[str, ...], out: Path | None, as_json: bool) -> None:
+    """Embed TEXTs.
+
+    Example: kdx query text grpc://localhost:8001 "a dog" "two cats" --out texts.npy
+    """
+    import kdx
+
+    with kdx.load(model) as encoder:
+        _show(list(texts), encoder.embed_texts(texts), out, as_json)
+
+
+@command.command()
+@click.argument("model")
+@click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
+@_out
+@_json
+def image(model: str, images: tuple[str, ...], out: Path | None, as_json: bool) -> None:
+    """Embed IMAGE files.
+
+    Example: kdx query image grpc://localhost:8001 photo.jpg
+    """
+    import kdx
+
+    with kdx.load(model) as encoder:
+        _show(list(images), encoder.embed_images(images), out, as_json)
+
+
+@command.command()
+@click.argument("model")
+@click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
+@click.option("--label", "labels", multiple=True, help="A class; may be given several times.")
+@click.option(
+    "--labels-from",
+    type=click.Path(path_type=Path),
+    help="File with one class a line, such as a set's classes.txt.",
+)
+@click.option(
+    "--template",
+    "templates",
+    multiple=True,
+    help='Prompt with {} for the class.  [default: "a photo of a {}."]',
+)
+@click.option(
+    "--top", "top_k", type=click.IntRange(1), default=5, show_default=True, help="Classes an image."
+)
+@_json
+def classify(
+    model: str,
+    images: tuple[str, ...],
+    labels: tuple[str, ...],
+    labels_from: Path | None,
+    templates: tuple[str, ...],
+    top_k: int,
+    as_json: bool,
+) -> None:
+    """Say which of the labels fits each IMAGE.
+
+    Example: kdx query classify grpc://localhost:8001 photo.jpg --label cat --label dog
+    """
+    import kdx
+    from kdx.evaluate import classify as classify_here
+    from kdx.serve.client import TritonClient
+
+    names = [*labels, *(_read_labels(labels_from) if labels_from else ())]
+    if not names:
+        raise click.UsageError("give the classes with --label or --labels-from")
+    if "://" in model:
+        with TritonClient(model) as client:
+            found = client.classify(images, names, templates=templates or None, top_k=top_k)
+    else:
+        with kdx.load(model) as encoder:
+            found = classify_here(encoder, images, names, templates=templates or None, top_k=top_k)
+    if as_json:
+        rows = [
+            {"image": name, "top": [{"label": label, "score": score} for label, score in best]}
+            for name, best in zip(images, found, strict=True)
+        ]
+        click.echo(json.dumps(rows, indent=2, ensure_ascii=False))
+        return
+    for name, best in zip(images, found, strict=True):
+        click.echo(f"{name}  " + "   ".join(f"{label} {100 * score:.1f} %" for label, score in best))
+
+
+@command.command()
+@click.argument("model")
+@click.argument("query", metavar="TEXT")
+@click.argument("places", nargs=-1, required=True, metavar="PLACE...", type=click.Path(path_type=Path))
+@click.option("--top", "top_k", type=click.IntRange(1), default=10, show_default=True, help="Images to show.")
+@_json
+def search(model: str, query: str, places: tuple[Path, ...], top_k: int, as_json: bool) -> None:
+    """Find the images nearest to TEXT. A PLACE is an image, a folder of images, or a set (its val split).
+
+    Example: kdx query search grpc://localhost:8001 "a red star" photos
+    """
+    import kdx
+    from kdx.cli.progress import show_progress
+    from kdx.serve.search import ExactSearch
+
+    images = {name: image for place in places for name, image in _images_at(place).items()}
+    with kdx.load(model) as encoder, show_progress("embedding images") as progress:
+        index = ExactSearch(encoder, images, progress=progress)
+        hits = index.find(query, top_k)
+    for name, reason in list(index.refused.items())[:REFUSED_SHOWN]:
+        click.echo(f"left out {name}: {reason}", err=True)
+    if len(index.refused) > REFUSED_SHOWN:
+        click.echo(f"left out {len(index.refused)} images in all", err=True)
+    if as_json:
+        click.echo(json.dumps([{"image": name, "cosine": cosine} for name, cosine in hits], indent=2))
+        return
+    for name, cosine in hits:
+        click.echo(f"{cosine:7.4f}  {name}")
+
+
+def _show(names: list[str], embeddings: FloatArray, out: Path | None, as_json: bool) -> None:
+    if out:
+        import io
+
+        import numpy as np
+
+        from kdx.core.folders import write_atomic
+
+        file = io.BytesIO()
+        np.save(file, embeddings)
+        write_atomic(out, file.getvalue())
+    if as_json:
+        rows = [
+            {"input": name, "embedding": row.tolist()} for name, row in zip(names, embeddings, strict=True)
+        ]
+        click.echo(json.dumps(rows, ensure_ascii=False))
+        return
+    for name, row in zip(names, embeddings, strict=True):
+        numbers = " ".join(f"{number:+.4f}" for number in row[:SHOWN])
+        click.echo(f"[{len(row)}] {numbers} …  {name}")
+    if out:
+        click.echo(f"saved float32 {list(embeddings.shape)} to {out}", err=True)
+
+
+def _read_labels(path: Path) -> list[str]:
+    from kdx.core.errors import DataError
+
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot be read: {error}", where=path, remedy="give a text file in UTF-8") from None
+    return [line.strip() for line in lines if line.strip()]
+
+
+def _images_at(place: Path) -> dict[str, ImageSource]:
+    from kdx.core.errors import DataError
+    from kdx.data.shards import open_split, shard_paths
+
+    if not place.is_dir():
+        if not place.is_file():
+            raise DataError("there is no such file or folder", where=place, remedy="check the path")
+        return {str(place): place}
+    if shard_paths(place, "val"):
+        return {f"{place}:{sample.key}": sample.image for sample in open_split(place, "val")}
+    files = sorted(file for file in place.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
+    if not files:
+        raise DataError("holds no images", where=place, remedy="give images, a folder of them, or a set")
+    return {str(file): file for file in files}

@@ -1,0 +1,144 @@
+"""`kdx serve`: from an exported model to a running Triton."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+
+CHECK_INTERVAL = 10.0  # seconds between two real inferences while a server runs
+
+
+@click.group(name="serve")
+def command() -> None:
+    """Serve an exported model with Triton.
+
+    Example: kdx serve up exported
+    """
+
+
+@command.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def install(as_json: bool) -> None:
+    """Install the Triton binary and its packages under the user's cache folder (about 350 MB, once).
+
+    It is the binary of nvidia-pytriton, for this machine's loopback interface. KDX_CACHE names another folder.
+
+    Example: kdx serve install
+    """
+    from kdx.serve.environment import install_triton
+
+    if not as_json:
+        click.echo("looking for Triton; the first installation downloads about 120 MB", err=True)
+    environment, made = install_triton()
+    if as_json:
+        click.echo(json.dumps({"environment": str(environment), "installed_now": made}))
+        return
+    click.echo(environment)
+    click.echo("installed Triton" if made else "Triton was installed already: reused", err=True)
+
+
+@command.command()
+@click.argument("artefact", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Where the repository goes.")
+@click.option("--overwrite", is_flag=True, help="Replace a repository that lies at OUT.")
+def build(artefact: Path, out: Path, overwrite: bool) -> None:
+    """Write the Triton model repository of the exported model ARTEFACT.
+
+    Example: kdx serve build exported --out repository
+    """
+    from kdx.serve.repository import write_repository
+
+    click.echo(write_repository(artefact, out, overwrite=overwrite))
+    click.echo(f"next: kdx serve up {out}", err=True)
+
+
+@command.command()
+@click.argument("artefact", type=click.Path(path_type=Path))
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8001,
+    show_default=True,
+    help="gRPC port on 127.0.0.1; 0 takes a free one.",
+)
+@click.option("--log", type=click.Path(path_type=Path), help="File for Triton's log. Default: cache folder.")
+def up(artefact: Path, port: int, log: Path | None) -> None:
+    """Start a Triton that serves ARTEFACT, an exported model or a repository, until Ctrl-C.
+
+    The URL is printed when every model has answered a real inference. While it runs, each model is asked
+    every 10 s; if one no longer answers, the server is stopped and kdx exits 5.
+
+    Example: kdx serve up exported --port 8001
+    """
+    import platformdirs
+
+    from kdx.serve.supervisor import TritonServer
+
+    log = log or platformdirs.user_log_path("kdx") / f"triton-{port}.log"
+    stopping = threading.Event()
+    with (
+        _terminable(),
+        _repository(artefact) as repository,
+        TritonServer(repository, log, port=port) as server,
+    ):
+        click.echo(server.url)
+        click.echo(
+            f"ready; log: {log}\n"
+            f'next: kdx query text {server.url} "a photo of a dog."   (Ctrl-C stops the server)',
+            err=True,
+        )
+        while not stopping.wait(CHECK_INTERVAL):
+            server.check()
+
+
+@command.command()
+@click.argument("url")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def check(url: str, as_json: bool) -> None:
+    """Ask each model of the server at URL one real inference; exit 5 if one does not answer.
+
+    Example: kdx serve check grpc://localhost:8001
+    """
+    from contextlib import closing
+
+    from kdx.runtime.triton import TritonConnection
+    from kdx.serve.probe import probe
+
+    with closing(TritonConnection(url)) as connection:
+        milliseconds = probe(connection)
+        version = connection.server_version()
+    if as_json:
+        click.echo(json.dumps({"url": url, "triton": version, "milliseconds": milliseconds}, indent=2))
+        return
+    click.echo(f"Triton {version} answers: " + ", ".join(f"{m} {t:.1f} ms" for m, t in milliseconds.items()))
+
+
+@contextmanager
+def _repository(artefact: Path) -> Iterator[Path]:
+    """The repository at `artefact`, or one made from the exported model there for as long as the server runs."""
+    from kdx.core.folders import read_manifest
+    from kdx.serve.repository import KIND, write_repository
+
+    if artefact.is_dir() and read_manifest(artefact).kind == KIND:
+        yield artefact
+        return
+    with tempfile.TemporaryDirectory(prefix="kdx-serve-") as folder:
+        yield write_repository(artefact, Path(folder) / "repository")
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM ends the block in order, with exit code 0: it is how containers and supervisors stop a server."""
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

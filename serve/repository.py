@@ -1,0 +1,160 @@
+"""The Triton model repository: a sealed folder made from an ExportedModel, whole in itself.
+
+`models/` is what Triton is pointed at; `artefact/` is the exported model; `python/kdx/` holds the few modules that
+the python models import, so that the same folder runs wherever a Triton with the packages of
+server-requirements.txt is.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import kdx
+from kdx.core.digests import file_digest
+from kdx.core.encoder import EncoderSpec
+from kdx.core.errors import GateError
+from kdx.core.folders import MANIFEST, open_sealed, sealed_folder
+from kdx.runtime.exported_model import ExportedModel, open_exported_model
+from kdx.runtime.triton import IMAGE_BATCH, TEXT_BATCH
+
+KIND = "triton-repository"
+MAX_QUEUE = 256  # waiting requests of a model; more are refused at once instead of answered late
+SERVER_CODE = (  # everything that runs in the server
+    "__init__.py",
+    "core/*.py",
+    "runtime/__init__.py",
+    "runtime/exported_model.py",
+    "runtime/onnx.py",
+    "runtime/triton.py",
+    "serve/__init__.py",
+    "serve/triton_models/*.py",
+)
+MODEL = '''"""Triton's entry to kdx.serve.triton_models.{name}, from the copy of kdx in this repository."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "python"))
+
+from kdx.serve.triton_models.{name} import TritonPythonModel
+
+__all__ = ["TritonPythonModel"]
+'''
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A tensor of a model. dims: without the batch axis where the model has one."""
+
+    name: str
+    type: str
+    dims: tuple[int, ...]
+    optional: bool = False
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """One model of the repository. max_batch_size 0: no batch axis, and requests are not joined."""
+
+    name: str
+    max_batch_size: int
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    parameters: dict[str, str]
+
+
+def write_repository(artefact: Path, out: Path, *, overwrite: bool = False) -> Path:
+    """Writes and seals the repository of an exported model. Returns its path.
+
+    Raises DataError if the model is not whole, GateError if its parity gate did not let it pass.
+    """
+    exported = open_exported_model(artefact)
+    _check_parity(exported)
+    inputs = {"exported-model": file_digest(artefact / MANIFEST)}
+    with sealed_folder(out, KIND, overwrite=overwrite, inputs=inputs) as folder:
+        shutil.copytree(artefact, folder / "artefact")
+        _copy_code(folder / "python/kdx")
+        for model in served_models(exported.spec):
+            place = folder / "models" / model.name
+            (place / "1").mkdir(parents=True)
+            (place / "config.pbtxt").write_text(config_text(model), encoding="utf-8")
+            (place / "1/model.py").write_text(MODEL.format(name=model.name), encoding="utf-8")
+    return out
+
+
+def open_repository(path: Path) -> Path:
+    """Checks that a whole repository lies at `path` and returns the folder for --model-repository."""
+    open_sealed(path, KIND)
+    return path / "models"
+
+
+def served_models(spec: EncoderSpec) -> tuple[ServedModel, ...]:
+    """The models of a repository, as in docs/serving.md."""
+    embedding = Tensor("embedding", "TYPE_FP32", (spec.embed_dim,))
+    return (
+        ServedModel(
+            "embed_image",
+            IMAGE_BATCH,
+            (Tensor("image", "TYPE_STRING", (1,)),),
+            (embedding,),
+            {"spec": json.dumps(spec.to_dict())},
+        ),
+        ServedModel("embed_text", TEXT_BATCH, (Tensor("text", "TYPE_STRING", (1,)),), (embedding,), {}),
+        ServedModel(
+            "zero_shot",
+            0,
+            (
+                Tensor("image", "TYPE_STRING", (-1, 1)),
+                Tensor("labels", "TYPE_STRING", (1,)),
+                Tensor("templates", "TYPE_STRING", (1,), optional=True),
+                Tensor("top_k", "TYPE_INT32", (1,), optional=True),
+            ),
+            (Tensor("label", "TYPE_STRING", (-1, -1)), Tensor("score", "TYPE_FP32", (-1, -1))),
+            {"logit_scale": repr(spec.logit_scale)},
+        ),
+    )
+
+
+def config_text(model: ServedModel) -> str:
+    """config.pbtxt, written through Triton's own schema."""
+    from google.protobuf import text_format
+    from tritonclient.grpc import model_config_pb2
+
+    fields: dict[str, Any] = {
+        "name": model.name,
+        "backend": "python",
+        "max_batch_size": model.max_batch_size,
+        "input": [
+            {"name": t.name, "data_type": t.type, "dims": t.dims, "optional": t.optional}
+            for t in model.inputs
+        ],
+        "output": [{"name": t.name, "data_type": t.type, "dims": t.dims} for t in model.outputs],
+        "instance_group": [{"count": 1, "kind": "KIND_CPU"}],
+        "parameters": {key: {"string_value": value} for key, value in model.parameters.items()},
+    }
+    if model.max_batch_size:
+        fields["dynamic_batching"] = {"default_queue_policy": {"max_queue_size": MAX_QUEUE}}
+    return text_format.MessageToString(model_config_pb2.ModelConfig(**fields))
+
+
+def _check_parity(exported: ExportedModel) -> None:
+    verdict = exported.parity().get("verdict")
+    if verdict not in ("PASS", "INCONCLUSIVE"):
+        raise GateError(
+            f"the exported model's parity verdict is {verdict}, so it is not served",
+            where=exported.path / "parity.json",
+            remedy="export it again with `kdx export`",
+        )
+
+
+def _copy_code(target: Path) -> None:
+    package = Path(kdx.__file__).parent
+    for pattern in SERVER_CODE:
+        for file in package.glob(pattern):
+            copy = target / file.relative_to(package)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, copy)

@@ -1,0 +1,220 @@
+"""Starting, watching and stopping one Triton server on this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import re
+import secrets
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import psutil
+
+from kdx.core.errors import SetupError
+from kdx.runtime.triton import TritonConnection
+
+from .environment import Triton, find_triton
+from .probe import probe
+from .repository import open_repository
+
+HOST = "127.0.0.1"
+START_TIMEOUT = 120.0  # seconds until each model has answered once
+EXIT_TIMEOUT = 10  # seconds that Triton gives running requests; less can crash it while models unload
+SHARED_MEMORY = "triton_python_backend_shm_region_"
+RESTRICTED = "shared-memory,model-repository,trace,logging"  # nothing a client of kdx needs
+PR_SET_PDEATHSIG = 1
+
+_libc = ctypes.CDLL(None)
+
+
+class TritonServer:
+    """A Triton on 127.0.0.1 that serves one repository over gRPC, as a context manager.
+
+    Entering starts it and returns when each model has answered a real inference; leaving stops it, whatever
+    happened inside. port 0 takes a free one; `url` says which. log: the file that receives Triton's output.
+
+    Raises SetupError when no Triton is installed, the port is taken, or it does not become ready; DataError
+    when the repository is not whole. Two servers on one machine need two ports.
+    """
+
+    def __init__(
+        self, repository: Path, log: Path, *, port: int = 0, start_timeout: float = START_TIMEOUT
+    ) -> None:
+        self.repository = repository
+        self.log = log
+        self.port = port
+        self._start_timeout = start_timeout
+        self._process: subprocess.Popen[bytes] | None = None
+        self._shared_memory: set[Path] = set()
+
+    @property
+    def url(self) -> str:
+        return f"grpc://{HOST}:{self.port}"
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process else None
+
+    def __enter__(self) -> Self:
+        triton = find_triton()
+        models = open_repository(self.repository)
+        self.source = triton.source
+        self.port = _free_port(self.port)
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        with self.log.open("wb") as log:
+            self._process = subprocess.Popen(
+                _command(triton, models, self.port),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=_variables(triton),
+                start_new_session=True,  # Ctrl-C reaches kdx alone, which then stops the server in order
+                preexec_fn=_end_with_parent,
+            )
+        try:
+            self._wait_until_ready()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def check(self) -> None:
+        """Raises SetupError if the server has ended or a model does not answer."""
+        self._check_running()
+        with contextlib.closing(TritonConnection(self.url)) as connection:
+            probe(connection)
+
+    def stop(self) -> None:
+        """SIGTERM, time to finish, then SIGKILL for what is left, stubs included. Safe to call twice."""
+        process = self._process
+        if process is None:
+            return
+        self._note_shared_memory()
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(EXIT_TIMEOUT + 5)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        for region in self._shared_memory:
+            region.unlink(missing_ok=True)
+        self._process = None
+
+    def _wait_until_ready(self) -> None:
+        deadline = time.monotonic() + self._start_timeout
+        while not _accepts(self.port):  # before that, a gRPC channel would back off for seconds
+            self._check_running()
+            self._check_deadline(deadline)
+            time.sleep(0.05)
+        with contextlib.closing(TritonConnection(self.url)) as connection:
+            while True:
+                self._check_running()
+                try:
+                    probe(connection)
+                    break
+                except SetupError:
+                    self._check_deadline(deadline)
+                    time.sleep(0.2)
+        self._note_shared_memory()
+
+    def _check_running(self) -> None:
+        assert self._process is not None
+        if self._process.poll() is not None:
+            raise SetupError(
+                f"Triton ended: {_reason(self.log)}", where=self.log, remedy="the file holds its whole log"
+            )
+
+    def _check_deadline(self, deadline: float) -> None:
+        if time.monotonic() > deadline:
+            raise SetupError(
+                f"Triton was not ready within {self._start_timeout:.0f} s: {_reason(self.log)}",
+                where=self.log,
+                remedy="the file holds its whole log",
+            )
+
+    def _note_shared_memory(self) -> None:
+        """Regions of the stubs: a killed stub leaves its own behind."""
+        assert self._process is not None
+        with contextlib.suppress(psutil.Error):
+            for stub in psutil.Process(self._process.pid).children(recursive=True):
+                with contextlib.suppress(psutil.Error):
+                    for argument in stub.cmdline():
+                        name = argument.rsplit("/", 1)[-1]
+                        if name.startswith(SHARED_MEMORY):
+                            self._shared_memory.add(Path("/dev/shm") / name)
+
+
+def _command(triton: Triton, models: Path, port: int) -> list[str]:
+    return [
+        str(triton.server),
+        f"--model-repository={models.resolve()}",
+        f"--backend-directory={triton.backends}",
+        f"--grpc-address={HOST}",
+        f"--grpc-port={port}",
+        # gRPC alone: this binary's HTTP front dies of short malformed requests and holds up the stop
+        "--allow-http=false",
+        "--allow-metrics=false",
+        "--allow-gpu-metrics=false",
+        f"--grpc-restricted-protocol={RESTRICTED}:kdx={secrets.token_hex(16)}",
+        "--model-control-mode=none",
+        "--disable-auto-complete-config",
+        f"--exit-timeout-secs={EXIT_TIMEOUT}",
+        "--log-format=ISO8601",
+    ]
+
+
+def _variables(triton: Triton) -> dict[str, str]:
+    """The whole environment of the server: its python3 first in PATH decides on the stubs' packages."""
+    variables = {"PATH": f"{triton.path}:/usr/bin:/bin", "LANG": "C.UTF-8"}
+    if triton.library_path:
+        variables["LD_LIBRARY_PATH"] = triton.library_path
+    return variables
+
+
+def _end_with_parent() -> None:
+    """Run in the child: a kdx that is killed takes its server with it."""
+    _libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _free_port(port: int) -> int:
+    """`port`, or a free one for 0. Triton itself would notice a taken port only after loading all models."""
+    with socket.socket() as probe_socket:
+        probe_socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe_socket.bind((HOST, port))
+            probe_socket.listen()
+        except OSError as error:
+            raise SetupError(
+                f"port {port} cannot be used: {error.strerror}",
+                where=HOST,
+                remedy="choose another port, or 0 for any free one",
+            ) from None
+        return int(probe_socket.getsockname()[1])
+
+
+def _accepts(port: int) -> bool:
+    with socket.socket() as client:
+        client.settimeout(1)
+        return client.connect_ex((HOST, port)) == 0
+
+
+def _reason(log: Path) -> str:
+    """The line of Triton's log that says why it did not start, as far as one can tell."""
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    for pattern in (r"UNAVAILABLE: (?P<why>[^|]+)", r"^error: (?P<why>.+)", r"failed to (?P<why>.+)"):
+        for line in lines:
+            if found := re.search(pattern, line):
+                return found["why"].strip()
+    return lines[-1] if lines else "it wrote no log"

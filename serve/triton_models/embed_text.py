@@ -1,0 +1,34 @@
+"""Triton model `embed_text`: `text` BYTES [B, 1] (UTF-8) → `embedding` FP32 [B, D], unit rows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kdx.core.errors import DataError
+
+from .limits import MAX_TEXT_BYTES
+from .requests import answer_embeddings, open_encoder
+
+
+class TritonPythonModel:
+    """What Triton calls."""
+
+    def initialize(self, args: dict[str, Any]) -> None:
+        self._encoder = open_encoder(args)
+        self._encoder.embed_texts(["warm"])
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        return answer_embeddings(requests, "text", read_text, self._encoder.embed_texts)
+
+    def finalize(self) -> None:
+        self._encoder.close()
+
+
+def read_text(value: bytes) -> str:
+    """Raises DataError for what is too long or not UTF-8."""
+    if len(value) > MAX_TEXT_BYTES:
+        raise DataError(f"a text of {len(value):,} bytes is over the limit of {MAX_TEXT_BYTES:,}")
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        raise DataError("a text is not UTF-8") from None

@@ -1,0 +1,128 @@
+"""Triton model `zero_shot`: which of the labels fits each image.
+
+`image` BYTES [B, 1]; `labels` BYTES [1], a JSON list of strings; `templates` BYTES [1], optional, a JSON list of
+prompts with `{}`; `top_k` INT32 [1], optional → `label` BYTES [B, K], `score` FP32 [B, K], best first. The score is
+the softmax of logit_scale × cosine over all labels.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import triton_python_backend_utils as pb_utils  # pyright: ignore[reportMissingImports]
+
+from kdx.core.encoder import FloatArray
+from kdx.core.errors import DataError
+from kdx.core.prompts import DEFAULT_TEMPLATES, class_vectors, prompt_texts
+from kdx.runtime.triton import IMAGE_BATCH, TEXT_BATCH
+
+from .limits import CACHED_LABEL_SETS, MAX_JSON_BYTES, MAX_PROMPTS
+from .requests import ask, error_response, read_bytes, response
+
+DEFAULT_TOP_K = 5
+
+Prompts = tuple[tuple[str, ...], tuple[str, ...]]  # labels, templates
+
+
+class TritonPythonModel:
+    """What Triton calls. It asks embed_image and embed_text; the vectors of recent label sets are kept."""
+
+    def initialize(self, args: dict[str, Any]) -> None:
+        parameters = json.loads(args["model_config"])["parameters"]
+        self._logit_scale = np.float32(parameters["logit_scale"]["string_value"])
+        self._class_vectors: OrderedDict[Prompts, FloatArray] = OrderedDict()
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        responses: list[Any] = []
+        for request in requests:
+            try:
+                responses.append(response(self._classify(request)))
+            except Exception as error:
+                responses.append(error_response(error))
+        return responses
+
+    def _classify(self, request: Any) -> dict[str, npt.NDArray[Any]]:
+        images = read_bytes(request, "image")
+        if len(images) > IMAGE_BATCH:
+            raise DataError(f"{len(images)} images are over the limit of {IMAGE_BATCH} for one request")
+        prompts = _read_prompts(request)
+        top_k = min(_read_top_k(request), len(prompts[0]))
+        vectors = self._vectors_of(prompts)  # [C, D]
+        embeddings = ask("embed_image", "image", images)  # [B, D]
+        scores = _softmax(self._logit_scale * (embeddings @ vectors.T))  # [B, C]
+        best = np.argsort(-scores, axis=1, kind="stable")[:, :top_k]
+        labels = np.array([label.encode() for label in prompts[0]], dtype=np.object_)
+        return {"label": labels[best], "score": np.take_along_axis(scores, best, axis=1)}
+
+    def _vectors_of(self, prompts: Prompts) -> FloatArray:
+        vectors = self._class_vectors.get(prompts)
+        if vectors is None:
+            labels, templates = prompts
+            texts = [text.encode() for text in prompt_texts(labels, templates)]
+            batches = [
+                ask("embed_text", "text", texts[start : start + TEXT_BATCH])
+                for start in range(0, len(texts), TEXT_BATCH)
+            ]
+            vectors = class_vectors(np.concatenate(batches), len(templates))
+            self._class_vectors[prompts] = vectors
+            if len(self._class_vectors) > CACHED_LABEL_SETS:
+                self._class_vectors.popitem(last=False)
+        self._class_vectors.move_to_end(prompts)
+        return vectors
+
+
+def _read_prompts(request: Any) -> Prompts:
+    labels = _read_strings(request, "labels")
+    if labels is None:
+        raise DataError("the input labels is missing")
+    if len(set(labels)) < len(labels):
+        raise DataError("labels holds a label twice")
+    templates = _read_strings(request, "templates") or DEFAULT_TEMPLATES
+    if not all("{}" in template for template in templates):
+        raise DataError("each of templates must hold {} where the label goes")
+    if len(labels) * len(templates) > MAX_PROMPTS:
+        raise DataError(
+            f"{len(labels)} labels × {len(templates)} templates are over the limit of {MAX_PROMPTS} prompts"
+        )
+    return labels, templates
+
+
+def _read_strings(request: Any, name: str) -> tuple[str, ...] | None:
+    """A JSON list of non-empty strings, or None if the input was not sent. Raises DataError."""
+    if pb_utils.get_input_tensor_by_name(request, name) is None:
+        return None
+    (text,) = read_bytes(request, name)
+    if len(text) > MAX_JSON_BYTES:
+        raise DataError(f"{name} is over the limit of {MAX_JSON_BYTES:,} bytes")
+    try:
+        strings = json.loads(text)
+    except (ValueError, RecursionError):
+        strings = None
+    if not isinstance(strings, list) or not strings or not all(_is_text(string) for string in strings):
+        raise DataError(f'{name} must be a JSON list of non-empty strings, such as ["cat", "dog"]')
+    return tuple(strings)
+
+
+def _is_text(value: object) -> bool:
+    if not isinstance(value, str) or not value.strip():
+        return False
+    return not any("\ud800" <= character <= "\udfff" for character in value)  # JSON can spell lone surrogates
+
+
+def _read_top_k(request: Any) -> int:
+    tensor = pb_utils.get_input_tensor_by_name(request, "top_k")
+    if tensor is None:
+        return DEFAULT_TOP_K
+    top_k = int(tensor.as_numpy().reshape(-1)[0])
+    if top_k < 1:
+        raise DataError(f"top_k = {top_k} is not positive")
+    return top_k
+
+
+def _softmax(logits: FloatArray) -> FloatArray:
+    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return exponentials / exponentials.sum(axis=1, keepdims=True)

@@ -1,0 +1,165 @@
+"""Facts of serve/supervisor.py and repository.py on real servers: starting, failing, stopping."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2  # pyright: ignore[reportMissingTypeStubs]
+
+from kdx.core.errors import DataError, GateError, SetupError
+from kdx.core.folders import sealed_folder
+from kdx.serve.environment import find_triton
+from kdx.serve.repository import KIND, open_repository, write_repository
+from kdx.serve.supervisor import TritonServer
+
+
+@pytest.fixture(scope="module")
+def repository(exported_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_repository(exported_model, tmp_path_factory.mktemp("repository") / "repository")
+
+
+def test_configurations_follow_tritons_schema(repository: Path) -> None:
+    names = set()
+    for file in repository.glob("models/*/config.pbtxt"):
+        config = text_format.Parse(file.read_text(), model_config_pb2.ModelConfig())  # pyright: ignore[reportAttributeAccessIssue]
+        assert config.name == file.parent.name and config.backend == "python"
+        names.add(config.name)
+    assert names == {"embed_image", "embed_text", "zero_shot"}
+
+
+def test_the_servers_code_needs_neither_torch_nor_pydantic(repository: Path) -> None:
+    script = (
+        "import sys; sys.modules.update(dict.fromkeys(['torch', 'pydantic', 'open_clip', 'tritonclient', 'click']))\n"
+        "import kdx.runtime.onnx, kdx.runtime.triton, kdx.core.prompts, kdx.serve.triton_models.limits\n"
+        "print(kdx.__file__)"
+    )
+    python = find_triton().path / "python"
+    done = subprocess.run(
+        [python, "-c", script], cwd=repository / "python", capture_output=True, text=True, check=False
+    )
+    assert done.stdout.strip() == str(repository / "python/kdx/__init__.py"), done.stderr
+
+
+def test_a_changed_repository_is_not_served(repository: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(repository, copy)
+    with (copy / "models/embed_text/1/model.py").open("a") as file:
+        file.write("\nimport os\n")
+    with pytest.raises(DataError, match="changed since it was sealed"):
+        open_repository(copy)
+
+
+def test_a_model_that_failed_its_gate_is_not_served(exported_model: Path, tmp_path: Path) -> None:
+    with sealed_folder(tmp_path / "failed", "exported-model") as folder:
+        for file in exported_model.iterdir():
+            if file.name != "manifest.json":
+                shutil.copy(file, folder)
+        report = json.loads((folder / "parity.json").read_text())
+        (folder / "parity.json").write_text(json.dumps({**report, "verdict": "FAIL"}))
+    with pytest.raises(GateError, match="verdict is FAIL"):
+        write_repository(tmp_path / "failed", tmp_path / "repository")
+    assert not (tmp_path / "repository").exists()
+
+
+def test_a_server_stops_without_leaving_processes_or_shared_memory(repository: Path, tmp_path: Path) -> None:
+    with TritonServer(repository, tmp_path / "log") as server:
+        assert server.pid
+        stubs = psutil.Process(server.pid).children(recursive=True)
+        regions = list(server._shared_memory)
+        assert len(stubs) == len(regions) == 3
+        server.check()
+    assert not any(stub.is_running() for stub in stubs)
+    assert not any(region.exists() for region in regions)
+
+
+def test_a_failure_inside_the_block_stops_the_server(repository: Path, tmp_path: Path) -> None:
+    server = TritonServer(repository, tmp_path / "log")
+    pids: list[int | None] = []
+    with pytest.raises(ZeroDivisionError), server:
+        pids.append(server.pid)
+        raise ZeroDivisionError
+    assert pids[0] and not psutil.pid_exists(pids[0])
+
+
+def test_a_dead_model_is_noticed_and_the_rest_is_stopped(repository: Path, tmp_path: Path) -> None:
+    with TritonServer(repository, tmp_path / "log") as server:
+        assert server.pid
+        stubs = psutil.Process(server.pid).children(recursive=True)
+        regions = list(server._shared_memory)
+        for stub in stubs:
+            stub.kill()
+        with pytest.raises(SetupError, match="failed"):
+            server.check()
+    assert not any(region.exists() for region in regions)
+
+
+def test_a_port_in_use_is_said_before_anything_starts(repository: Path, tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with (
+            pytest.raises(SetupError, match=f"port {port} cannot be used"),
+            TritonServer(repository, tmp_path / "log", port=port),
+        ):
+            pass
+    assert not (tmp_path / "log").exists()
+
+
+def test_a_model_that_does_not_load_is_named_with_the_reason(repository: Path, tmp_path: Path) -> None:
+    with sealed_folder(tmp_path / "broken", KIND) as folder:
+        shutil.copytree(repository, folder, dirs_exist_ok=True)
+        (folder / "manifest.json").unlink()
+        (folder / "models/embed_text/1/model.py").write_text("raise RuntimeError('boom')\n")
+    with (
+        pytest.raises(SetupError, match="boom") as caught,
+        TritonServer(tmp_path / "broken", tmp_path / "log"),
+    ):
+        pass
+    assert caught.value.where == str(tmp_path / "log")
+
+
+def test_without_triton_the_way_to_get_one_is_said(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KDX_CACHE", str(tmp_path / "cache"))
+    with (
+        pytest.raises(SetupError, match="no Triton binary") as caught,
+        TritonServer(repository, tmp_path / "log"),
+    ):
+        pass
+    assert caught.value.remedy == "run `kdx serve install`"
+
+
+@pytest.mark.parametrize(("stop", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0), (signal.SIGKILL, -9)])
+def test_serve_up_ends_its_server_however_it_ends(
+    exported_model: Path, tmp_path: Path, stop: signal.Signals, code: int
+) -> None:
+    command = [sys.executable, "-c", "from kdx.cli import main; main()", "serve", "up", str(exported_model)]
+    with subprocess.Popen(
+        [*command, "--port", "0", "--log", str(tmp_path / "log")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+    ) as serving:
+        assert serving.stdout is not None
+        assert serving.stdout.readline().startswith("grpc://127.0.0.1:")
+        children = psutil.Process(serving.pid).children(recursive=True)
+        assert len(children) == 4
+        serving.send_signal(stop)
+        assert serving.wait(30) == code
+    _, alive = psutil.wait_procs(children, timeout=20)
+    assert not alive
+    if stop != signal.SIGKILL:
+        assert [path.name for path in tmp_path.iterdir()] == ["log"]
