@@ -17,7 +17,9 @@ SHOWN = 4  # first numbers of an embedding
 REFUSED_SHOWN = 5
 
 _json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-_out = click.option("--out", type=click.Path(path_type=Path), help="Save the embeddings as a .npy file.")
+_out = click.option(
+    "--out", type=click.Path(path_type=Path, dir_okay=False), help="Save the embeddings as a .npy file."
+)
 
 
 @click.group(name="query")

@@ -6,7 +6,7 @@ import json
 import signal
 import sys
 import tempfile
-import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -83,7 +83,6 @@ def up(artefact: Path, port: int, log: Path | None) -> None:
     from kdx.serve.supervisor import TritonServer
 
     log = log or platformdirs.user_log_path("kdx") / f"triton-{port}.log"
-    stopping = threading.Event()
     with (
         _terminable(),
         _repository(artefact) as repository,
@@ -95,7 +94,8 @@ def up(artefact: Path, port: int, log: Path | None) -> None:
             f'next: kdx query text {server.url} "a photo of a dog."   (Ctrl-C stops the server)',
             err=True,
         )
-        while not stopping.wait(CHECK_INTERVAL):
+        while True:
+            time.sleep(CHECK_INTERVAL)
             server.check()
 
 

@@ -24,3 +24,12 @@ def class_vectors(text_embeddings: npt.NDArray[np.float32], num_templates: int) 
     means = grouped.mean(axis=1)
     norms = np.linalg.norm(means, axis=-1, keepdims=True)
     return (means / np.maximum(norms, np.finfo(np.float32).tiny)).astype(np.float32)
+
+
+def label_probabilities(
+    images: npt.NDArray[np.float32], vectors: npt.NDArray[np.float32], logit_scale: float
+) -> npt.NDArray[np.float32]:
+    """Softmax of logit_scale × cosine. images: float32 [B, D]; vectors: of the labels, float32 [C, D]. → [B, C]."""
+    logits = np.float32(logit_scale) * (images @ vectors.T)
+    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return exponentials / exponentials.sum(axis=1, keepdims=True)

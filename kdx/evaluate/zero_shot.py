@@ -12,7 +12,7 @@ import numpy.typing as npt
 from kdx.core.encoder import Encoder, FloatArray
 from kdx.core.errors import DataError, UsageError
 from kdx.core.preprocess import ImageSource
-from kdx.core.prompts import DEFAULT_TEMPLATES, class_vectors, prompt_texts
+from kdx.core.prompts import DEFAULT_TEMPLATES, class_vectors, label_probabilities, prompt_texts
 
 from .metrics import Proportion, check_embeddings, share_within, target_ranks
 
@@ -63,9 +63,7 @@ def classify(
     The same as the served model `zero_shot`. Raises UsageError, DataError.
     """
     weights = class_weights(encoder, labels, templates or DEFAULT_TEMPLATES)  # [C, D]
-    logits = encoder.spec.logit_scale * (encoder.embed_images(images) @ weights.T)  # [B, C]
-    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
-    probabilities = exponentials / exponentials.sum(axis=1, keepdims=True)
+    probabilities = label_probabilities(encoder.embed_images(images), weights, encoder.spec.logit_scale)
     best = np.argsort(-probabilities, axis=1, kind="stable")[:, :top_k]
     return [
         [(labels[int(index)], float(row[index])) for index in order]

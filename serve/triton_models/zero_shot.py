@@ -17,7 +17,7 @@ import triton_python_backend_utils as pb_utils  # pyright: ignore[reportMissingI
 
 from kdx.core.encoder import FloatArray
 from kdx.core.errors import DataError
-from kdx.core.prompts import DEFAULT_TEMPLATES, class_vectors, prompt_texts
+from kdx.core.prompts import DEFAULT_TEMPLATES, class_vectors, label_probabilities, prompt_texts
 from kdx.runtime.triton import IMAGE_BATCH, TEXT_BATCH
 
 from .limits import CACHED_LABEL_SETS, MAX_JSON_BYTES, MAX_PROMPTS
@@ -33,7 +33,7 @@ class TritonPythonModel:
 
     def initialize(self, args: dict[str, Any]) -> None:
         parameters = json.loads(args["model_config"])["parameters"]
-        self._logit_scale = np.float32(parameters["logit_scale"]["string_value"])
+        self._logit_scale = float(parameters["logit_scale"]["string_value"])
         self._class_vectors: OrderedDict[Prompts, FloatArray] = OrderedDict()
 
     def execute(self, requests: list[Any]) -> list[Any]:
@@ -53,7 +53,7 @@ class TritonPythonModel:
         top_k = min(_read_top_k(request), len(prompts[0]))
         vectors = self._vectors_of(prompts)  # [C, D]
         embeddings = ask("embed_image", "image", images)  # [B, D]
-        scores = _softmax(self._logit_scale * (embeddings @ vectors.T))  # [B, C]
+        scores = label_probabilities(embeddings, vectors, self._logit_scale)  # [B, C]
         best = np.argsort(-scores, axis=1, kind="stable")[:, :top_k]
         labels = np.array([label.encode() for label in prompts[0]], dtype=np.object_)
         return {"label": labels[best], "score": np.take_along_axis(scores, best, axis=1)}
@@ -121,8 +121,3 @@ def _read_top_k(request: Any) -> int:
     if top_k < 1:
         raise DataError(f"top_k = {top_k} is not positive")
     return top_k
-
-
-def _softmax(logits: FloatArray) -> FloatArray:
-    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return exponentials / exponentials.sum(axis=1, keepdims=True)
