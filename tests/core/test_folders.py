@@ -71,7 +71,7 @@ def test_only_a_folder_of_the_same_kind_is_overwritten(tmp_path: Path) -> None:
     _seal(tmp_path / "a")
     with pytest.raises(UsageError, match="exists already"):
         _seal(tmp_path / "a")
-    with pytest.raises(UsageError, match="is not a other folder"):
+    with pytest.raises(UsageError, match="not a folder of kdx of kind other"):
         _seal(tmp_path / "a", kind="other", overwrite=True)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("dear")
