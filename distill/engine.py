@@ -13,7 +13,6 @@ from pathlib import Path
 
 import tomli_w
 import torch
-import torch.nn.functional as F
 
 from kdx.core.errors import UsageError
 from kdx.core.folders import check_free, sealed_folder
@@ -215,8 +214,7 @@ class _Loop:
         if teacher is None:
             return {}
         with torch.no_grad():
-            image = self.objective.project_image(student.image.detach())
-            return {"teacher_cosine": F.cosine_similarity(image, teacher.image).mean()}
+            return {"teacher_cosine": self.objective.teacher_cosine(student, teacher)}
 
 
 def _build_objective(recipe: Recipe, student_dim: int, cached: TeacherCache | None) -> Objective:

@@ -14,7 +14,7 @@ from kdx.core.errors import UsageError
 from kdx.data.views import ViewConfig
 from kdx.models.architectures import names as architecture_names
 
-from .objective import ObjectiveConfig
+from .objective_config import ObjectiveConfig
 
 RECIPES = files(__package__ or "kdx.distill") / "recipes"
 
