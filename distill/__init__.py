@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .engine import RunResult, open_teacher, train
+    from .engine import RunResult, train
     from .objective import Embeddings, Objective
     from .objective_config import ObjectiveConfig
     from .recipe import Recipe, read_recipe
+    from .teachers import open_teachers
 
 __all__ = [
     "Embeddings",
@@ -16,7 +17,7 @@ __all__ = [
     "ObjectiveConfig",
     "Recipe",
     "RunResult",
-    "open_teacher",
+    "open_teachers",
     "read_recipe",
     "train",
 ]
@@ -27,7 +28,7 @@ _MODULES = {
     "ObjectiveConfig": "objective_config",
     "Recipe": "recipe",
     "RunResult": "engine",
-    "open_teacher": "engine",
+    "open_teachers": "teachers",
     "read_recipe": "recipe",
     "train": "engine",
 }

@@ -13,6 +13,7 @@ from kdx.core.config import Config, override, parse, read_extended
 from kdx.core.errors import UsageError
 from kdx.data.views import ViewConfig
 from kdx.models.architectures import read_architecture
+from kdx.models.masking import check_masking
 
 from .model_config import InheritConfig, ModelConfig
 from .objective_config import ObjectiveConfig
@@ -63,6 +64,17 @@ class Recipe(Config):
     def needs_teacher(self) -> bool:
         """Whether --teacher is needed: to distil from, to inherit from, or both."""
         return self.objective.needs_teacher or (self.inherit is not None and self.inherit.from_teacher)
+
+    @model_validator(mode="after")
+    def _mfd_has_patches_to_hide(self) -> Recipe:
+        if self.objective.masks_patches:
+            try:
+                check_masking(self.student)
+            except UsageError as error:
+                raise ValueError(
+                    f"objective.mfd = {self.objective.mfd:g}: {error.what}; {error.remedy}"
+                ) from None
+        return self
 
     @model_validator(mode="after")
     def _locked_towers_are_inherited(self) -> Recipe:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from kdx.core.errors import UsageError
-from kdx.models.architectures import Architecture, build_model
+from kdx.models.architectures import Architecture, build_model, read_architecture
 from kdx.models.checkpoint import open_checkpoint, read_checkpoint_architecture
 from kdx.models.clip import ClipModel
 from kdx.models.grad_checkpointing import checkpoint_gradients
@@ -15,21 +17,28 @@ from kdx.models.inheritance import inherit
 from kdx.models.locking import lock
 
 from .model_config import InheritConfig
+from .objective_config import DISTILLING
 from .recipe import Recipe
 
 
-def build_student(
-    recipe: Recipe, architecture: Architecture, teacher: Path | None
-) -> tuple[ClipModel, dict[str, str]]:
+def student_architecture(recipe: Recipe) -> Architecture:
+    """That of recipe.student; for a sigmoid objective with SigLIP's initial scale and bias (arXiv 2303.15343)."""
+    architecture = read_architecture(recipe.student)
+    if recipe.objective.contrast == "sigmoid":
+        architecture = {"init_logit_scale": math.log(10), "init_logit_bias": -10.0, **architecture}
+    return architecture
+
+
+def build_student(recipe: Recipe, teachers: Sequence[Path]) -> tuple[ClipModel, dict[str, str]]:
     """The student on the CPU, and the digests of what it was made from, by name.
 
-    architecture: that of recipe.student. teacher: the checkpoint or run of --teacher. Raises UsageError when the
+    teachers: the checkpoints or runs of --teacher; weights come from the first. Raises UsageError when the
     recipe's choices do not fit together, DataError for a damaged checkpoint.
     """
-    model = build_model(architecture, recipe.seed)
+    model = build_model(student_architecture(recipe), recipe.seed)
     inputs: dict[str, str] = {}
     if recipe.inherit is not None:
-        source = open_checkpoint(_source(recipe.inherit, teacher))
+        source = open_checkpoint(_source(recipe.inherit, teachers))
         _inherit(recipe.inherit, model, source.model)
         inputs["inherited"] = source.spec.model_digest
     lock(model, recipe.model.locked)
@@ -38,12 +47,25 @@ def build_student(
     return model, inputs
 
 
-def check_student(recipe: Recipe, architecture: Architecture, teacher: Path | None) -> None:
-    """Raises what `build_student` would raise, without reading or allocating weights: call before long work."""
+def check_student(recipe: Recipe, teachers: Sequence[Path]) -> None:
+    """Raises what `build_student` would raise, without reading or allocating weights: call before long work.
+
+    Raises UsageError too when teachers are given that nothing needs, or none where one is needed.
+    """
+    if teachers and not recipe.needs_teacher:
+        raise UsageError(
+            "the recipe's objective does not use a teacher",
+            remedy=f"leave --teacher out, or set a distilling term: objective.{', '.join(DISTILLING)}",
+        )
+    if recipe.objective.needs_teacher and not teachers:
+        raise UsageError(
+            f"the recipe distils ({', '.join(recipe.objective.methods)}) and needs a teacher",
+            remedy="pass --teacher CHECKPOINT",
+        )
     with torch.device("meta"):
-        model = build_model(architecture)
+        model = build_model(student_architecture(recipe))
         if recipe.inherit is not None:
-            source = read_checkpoint_architecture(_source(recipe.inherit, teacher))
+            source = read_checkpoint_architecture(_source(recipe.inherit, teachers))
             _inherit(recipe.inherit, model, build_model(source))
     if recipe.model.grad_checkpointing:
         checkpoint_gradients(model)
@@ -53,9 +75,9 @@ def _inherit(config: InheritConfig, student: ClipModel, source: ClipModel) -> No
     inherit(student, source, image=config.choice("image"), text=config.choice("text"))
 
 
-def _source(config: InheritConfig, teacher: Path | None) -> Path:
+def _source(config: InheritConfig, teachers: Sequence[Path]) -> Path:
     if not config.from_teacher:
         return Path(config.source)
-    if teacher is None:
+    if not teachers:
         raise UsageError("the recipe's student inherits from the teacher", remedy="pass --teacher CHECKPOINT")
-    return teacher
+    return teachers[0]

@@ -40,6 +40,7 @@ class TeacherCache:
     image: npt.NDArray[np.float16]
     text: npt.NDArray[np.float16]
     logit_scale: float
+    logit_bias: float | None
     reused: bool
 
     @property
@@ -53,10 +54,11 @@ class TeacherCache:
         captions: npt.NDArray[np.int64],
         device: torch.device,
     ) -> Embeddings:
-        """What the teacher says of these pairs: float32 [B, D] twice, and its scale."""
+        """What the teacher says of these pairs: float32 [B, D] twice, its scale and its bias."""
         image = torch.from_numpy(self.image[rows, views]).to(device, torch.float32)
         text = torch.from_numpy(self.text[rows, captions]).to(device, torch.float32)
-        return Embeddings(image, text, torch.tensor(self.logit_scale, device=device))
+        bias = None if self.logit_bias is None else torch.tensor(self.logit_bias, device=device)
+        return Embeddings(image, text, torch.tensor(self.logit_scale, device=device), bias)
 
 
 def fingerprint(spec: EncoderSpec, samples: ShardSet, views: ViewConfig) -> str:
@@ -99,6 +101,7 @@ def open_cache(
         image=np.concatenate([table["image"] for table in tables]),
         text=np.concatenate([_with_captions(table["text"], captions) for table in tables]),
         logit_scale=teacher.spec.logit_scale,
+        logit_bias=teacher.spec.logit_bias or None,  # a specification says 0 where a model has none
         reused=reused,
     )
 

@@ -166,8 +166,9 @@ class _Demo:
     def _train(self, name: str, recipe: str, pairs: str, teacher: str | None = None) -> None:
         import kdx
         from kdx.data.shards import open_split
-        from kdx.distill.engine import open_teacher, train
+        from kdx.distill.engine import train
         from kdx.distill.recipe import read_recipe
+        from kdx.distill.teachers import open_teachers
         from kdx.evaluate import evaluate_dataset
 
         run, data = self.out / name, self.out / pairs
@@ -180,13 +181,12 @@ class _Demo:
             f"Train the {name} model", f"kdx distill {recipe} {' '.join(options)} --out {run}"
         )
         resolved = read_recipe(recipe, settings)
-        cached = None
-        if teacher:
-            with show_progress("teacher cache") as progress:
-                cache = run.with_name(run.name + ".cache")
-                cached = open_teacher(resolved, samples, self.out / teacher, cache, progress=progress)
+        teachers = [self.out / teacher] if teacher else []
+        with show_progress("teacher cache") as progress:
+            cache = run.with_name(run.name + ".cache")
+            caches = open_teachers(resolved, samples, teachers, cache, progress=progress)
         with show_progress("training") as progress:
-            result = train(resolved, samples, run, cached=cached, progress=progress)
+            result = train(resolved, samples, run, caches=caches, teachers=teachers, progress=progress)
         if result.bad_images:
             self.screen.say(f"skipped {result.bad_images} images that do not decode: {run / 'skipped.jsonl'}")
         self.screen.command(

@@ -12,7 +12,13 @@ import click
 @click.argument("recipe", required=False)
 @click.option("--data", type=click.Path(path_type=Path), help="Folder with train-*.tar shards.")
 @click.option("--out", type=click.Path(path_type=Path), help="Where the run is written.")
-@click.option("--teacher", type=click.Path(path_type=Path), help="Checkpoint or run of the teacher.")
+@click.option(
+    "--teacher",
+    "teachers",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    help="Checkpoint or run of the teacher. Repeated: an ensemble.",
+)
 @click.option(
     "--cache",
     type=click.Path(path_type=Path),
@@ -27,7 +33,7 @@ def command(
     recipe: str | None,
     data: Path | None,
     out: Path | None,
-    teacher: Path | None,
+    teachers: tuple[Path, ...],
     cache: Path | None,
     settings: tuple[str, ...],
     overwrite: bool,
@@ -63,7 +69,8 @@ def command(
     from kdx.cli.progress import show_progress
     from kdx.core.folders import check_free
     from kdx.data.shards import open_split
-    from kdx.distill.engine import open_teacher, train
+    from kdx.distill.engine import train
+    from kdx.distill.teachers import open_teachers
     from kdx.models.checkpoint import RUN_KIND
 
     check_free(out, RUN_KIND, overwrite=overwrite)
@@ -71,10 +78,10 @@ def command(
     if cache is None:
         cache = out.with_name(out.name + ".cache")
     with show_progress("teacher cache") as progress:
-        cached = open_teacher(resolved, samples, teacher, cache, progress=progress)
+        caches = open_teachers(resolved, samples, teachers, cache, progress=progress)
     with show_progress("training") as progress:
         result = train(
-            resolved, samples, out, cached=cached, teacher=teacher, overwrite=overwrite, progress=progress
+            resolved, samples, out, caches=caches, teachers=teachers, overwrite=overwrite, progress=progress
         )
     if as_json:
         click.echo(

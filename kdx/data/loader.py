@@ -120,8 +120,12 @@ class Loader:
         self._order: tuple[int, npt.NDArray[np.int64]] = (-1, np.empty(0, dtype=np.int64))
 
     def batches(self, start: int, stop: int) -> Iterator[Batch]:
-        """The batches of steps start … stop − 1, prepared ahead in threads."""
-        with ThreadPoolExecutor(max(1, cpu_count()), thread_name_prefix="kdx-decode") as pool:
+        """The batches of steps start … stop − 1, prepared ahead in threads on half of the cores.
+
+        On two cores a second decoding thread made each step of a small model slower: it takes the core from
+        torch's own threads and the interpreter from the loop.
+        """
+        with ThreadPoolExecutor(max(1, cpu_count() // 2), thread_name_prefix="kdx-decode") as pool:
             ahead: list[Future[Batch]] = []
             for step in range(start, min(start + PREFETCH, stop)):
                 ahead.append(pool.submit(self._make, step, self._rows(step)))

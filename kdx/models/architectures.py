@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 from dataclasses import asdict, dataclass
 from importlib.resources import files
 from typing import Any
@@ -25,6 +26,8 @@ from .clip import ClipModel
 FOLDER = files("kdx.models") / "architectures"
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
+
+INITIAL_LOG_SCALE = math.log(1 / 0.07)
 
 Architecture = dict[str, Any]
 
@@ -72,6 +75,8 @@ def build_model(architecture: str | Architecture, seed: int = 0) -> ClipModel:
             vision_cfg=described["vision_cfg"],
             text_cfg=described["text_cfg"],
             quick_gelu=described.get("quick_gelu", False),
+            init_logit_scale=described.get("init_logit_scale", INITIAL_LOG_SCALE),
+            init_logit_bias=described.get("init_logit_bias"),
         )
         _fit_projection(model)
     return model

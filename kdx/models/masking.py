@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from kdx.core.errors import UsageError
 
+from .architectures import build_model
 from .clip import ClipModel
 
 
@@ -22,6 +23,12 @@ def masking_tower(model: ClipModel) -> nn.Module:
             remedy="set objective.mfd = 0 (fd is the same without a mask), or choose a ViT student",
         )
     return tower
+
+
+def check_masking(architecture: str) -> None:
+    """Raises UsageError for an architecture whose patches cannot be hidden; allocates nothing."""
+    with torch.device("meta"):
+        masking_tower(build_model(architecture))
 
 
 def encode_masked_image(model: ClipModel, pixels: Tensor, ratio: float, generator: torch.Generator) -> Tensor:

@@ -1,20 +1,27 @@
 """Facts of distill/engine.py and distill/teacher_cache.py at toy size."""
 
+import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
+from safetensors.torch import load_file
 
+from kdx.core.encoder import Encoder, EncoderSpec, FloatArray
 from kdx.core.errors import DataError, UsageError
 from kdx.core.folders import open_sealed
 from kdx.core.log import read_metrics
 from kdx.core.preprocess import decode_image, normalize
+from kdx.data.loader import Batch
 from kdx.data.shards import Sample, ShardSet, open_split, write_shards
 from kdx.data.views import key_digest, render_view
-from kdx.distill import Recipe, open_teacher, read_recipe, train
+from kdx.distill import Recipe, loop, open_teachers, read_recipe, train
+from kdx.distill.objective import INITIAL_LOG_SCALE
+from kdx.distill.teacher_cache import open_cache
 from kdx.models.checkpoint import open_checkpoint
 from kdx.runtime.torch import TorchEncoder
 
@@ -66,8 +73,8 @@ def test_the_cache_holds_the_teachers_embeddings_of_each_view_and_caption(
 ) -> None:
     train(_recipe("demo-teacher"), samples, tmp_path / "teacher")
     recipe = _recipe("demo-clip-kd")
-    cached = open_teacher(recipe, samples, tmp_path / "teacher", tmp_path / "cache")
-    assert cached is not None and not cached.reused
+    (cached,) = open_teachers(recipe, samples, [tmp_path / "teacher"], tmp_path / "cache")
+    assert not cached.reused
     assert cached.image.shape == (20, 2, 64) and cached.text.shape == (20, 1, 64)
     with TorchEncoder.open(tmp_path / "teacher") as teacher:
         row, view = 13, 1
@@ -84,8 +91,8 @@ def test_the_cache_holds_the_teachers_embeddings_of_each_view_and_caption(
 def test_distilling_moves_the_student_towards_the_teacher(tmp_path: Path, samples: ShardSet) -> None:
     train(_recipe("demo-teacher"), samples, tmp_path / "teacher")
     recipe = _recipe("demo-clip-kd", "steps=60", "batch_size=20")
-    cached = open_teacher(recipe, samples, tmp_path / "teacher", tmp_path / "cache")
-    train(recipe, samples, tmp_path / "run", cached=cached)
+    caches = open_teachers(recipe, samples, [tmp_path / "teacher"], tmp_path / "cache")
+    train(recipe, samples, tmp_path / "run", caches=caches)
     lines = read_metrics(tmp_path / "run" / "metrics.jsonl")
     assert lines[-1]["teacher_cosine"] > 0.8 > lines[0]["teacher_cosine"]
     assert {"task", "crd", "fd", "icl"} <= lines[-1].keys()
@@ -96,34 +103,151 @@ def test_a_cache_is_reused_only_for_the_same_teacher_views_and_data(
 ) -> None:
     train(_recipe("demo-teacher"), samples, tmp_path / "teacher")
     recipe, teacher, cache = _recipe("demo-clip-kd"), tmp_path / "teacher", tmp_path / "cache"
-    open_teacher(recipe, samples, teacher, cache)
-    again = open_teacher(recipe, samples, teacher, cache)
-    assert again is not None and again.reused
+    open_teachers(recipe, samples, [teacher], cache)
+    (again,) = open_teachers(recipe, samples, [teacher], cache)
+    assert again.reused
     with pytest.raises(UsageError, match="teacher, views or data differ"):
-        open_teacher(_recipe("demo-clip-kd", "views.seed=1"), samples, teacher, cache)
+        open_teachers(_recipe("demo-clip-kd", "views.seed=1"), samples, [teacher], cache)
     file = next(cache.glob("*.safetensors"))
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
     file.write_bytes(content)
     with pytest.raises(DataError, match="changed"):
-        open_teacher(recipe, samples, teacher, cache)
+        open_teachers(recipe, samples, [teacher], cache)
 
 
 def test_a_teacher_is_asked_for_exactly_when_the_objective_needs_one(
     tmp_path: Path, samples: ShardSet
 ) -> None:
     with pytest.raises(UsageError, match="needs a teacher"):
-        open_teacher(_recipe("demo-clip-kd"), samples, None, tmp_path / "cache")
+        open_teachers(_recipe("demo-clip-kd"), samples, [], tmp_path / "cache")
     with pytest.raises(UsageError, match="does not use a teacher"):
-        open_teacher(_recipe(), samples, tmp_path / "teacher", tmp_path / "cache")
+        open_teachers(_recipe(), samples, [tmp_path / "teacher"], tmp_path / "cache")
 
 
 def test_a_loss_that_is_not_finite_names_the_step_and_leaves_no_run(
     tmp_path: Path, samples: ShardSet
 ) -> None:
-    with pytest.raises(UsageError, match="not finite at step"):
+    with pytest.raises(UsageError, match=r"not finite at step \d+: task") as stopped:
         train(_recipe("demo-baseline", "optimizer.lr=1e30", "steps=50"), samples, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+    assert str(tmp_path / "run.stopped") in str(stopped.value.remedy)
+
+
+def test_the_last_good_student_is_kept_when_a_loss_is_not_finite(
+    tmp_path: Path, samples: ShardSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "KEEP_EVERY", 2)
+    step = loop.Loop.step
+
+    def fail_at_five(self: loop.Loop, batch: Batch, pixels: torch.Tensor) -> object:
+        if batch.step == 5:
+            with torch.no_grad():
+                self.model.logit_scale.fill_(float("nan"))
+        return step(self, batch, pixels)
+
+    monkeypatch.setattr(loop.Loop, "step", fail_at_five)
+    recipe = _recipe("demo-baseline", "steps=8")
+    with pytest.raises(UsageError, match="at step 6: task") as stopped:
+        train(recipe, samples, tmp_path / "run")
+    assert "after 4 steps" in str(stopped.value.remedy)
+    kept = _weights(tmp_path / "run.stopped")
+    assert all(torch.isfinite(value).all() for value in kept.values())
+    monkeypatch.setattr(loop.Loop, "step", step)
+    seen: list[dict[str, torch.Tensor]] = []
+    monkeypatch.setattr(
+        loop.Loop,
+        "step",
+        lambda self, *a: (seen.append(loop._copied(self.model.state_dict())), step(self, *a))[1],
+    )
+    train(recipe, samples, tmp_path / "again")
+    learnt = [name for name, _ in open_checkpoint(tmp_path / "again").model.named_parameters()]
+    assert all(torch.equal(kept[name], seen[4][name]) for name in learnt)
+
+
+def test_every_method_trains_a_vit_and_its_objective_is_kept(tmp_path: Path, samples: ShardSet) -> None:
+    train(_recipe("demo-teacher"), samples, tmp_path / "teacher")
+    weights = [
+        f"objective.{name}=1" for name in ("crd", "fd", "mfd", "gd", "icl", "afd", "cross_kd", "affinity")
+    ]
+    recipe = _recipe("demo-baseline", "student=kdx-mini-vit", *weights)
+    caches = open_teachers(recipe, samples, [tmp_path / "teacher"], tmp_path / "cache")
+    train(recipe, samples, tmp_path / "run", caches=caches)
+    (line,) = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    assert {"task", "crd", "fd", "mfd", "gd", "icl", "afd", "cross_kd", "affinity"} <= line.keys()
+    learnt = load_file(tmp_path / "run" / "objective.safetensors")
+    assert {
+        "bridges.0.icl_logit_scale",
+        "bridges.0.afd_logit_scale",
+        "bridges.0.fuse_text.bias",
+    } <= learnt.keys()
+    assert learnt["bridges.0.icl_logit_scale"] != INITIAL_LOG_SCALE
+
+
+def test_a_sigmoid_student_has_a_bias_that_learns(tmp_path: Path, samples: ShardSet) -> None:
+    recipe = _recipe("demo-baseline", "objective.contrast='sigmoid'")
+    train(recipe, samples, tmp_path / "teacher")
+    spec = open_checkpoint(tmp_path / "teacher").spec
+    assert spec.logit_bias != -10 and spec.logit_bias == pytest.approx(-10, abs=0.1)
+    distilled = _recipe("demo-baseline", "objective.contrast='sigmoid'", "objective.crd=1")
+    caches = open_teachers(distilled, samples, [tmp_path / "teacher"], tmp_path / "cache")
+    train(distilled, samples, tmp_path / "run", caches=caches)
+    (line,) = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    assert line["crd"] > 0
+    train(_recipe("demo-teacher"), samples, tmp_path / "softmax")
+    with pytest.raises(UsageError, match="needs a teacher with a logit bias"):
+        open_teachers(distilled, samples, [tmp_path / "softmax"], tmp_path / "other")
+
+
+def test_an_ensemble_has_a_cache_for_each_teacher(tmp_path: Path, samples: ShardSet) -> None:
+    for name, seed in (("one", 0), ("two", 1)):
+        train(_recipe("demo-teacher", f"seed={seed}"), samples, tmp_path / name)
+    recipe = _recipe("demo-clip-kd")
+    teachers = [tmp_path / "one", tmp_path / "two"]
+    caches = open_teachers(recipe, samples, teachers, tmp_path / "run.cache")
+    assert len(caches) == 2 and not np.array_equal(caches[0].image, caches[1].image)
+    assert (tmp_path / "run.cache").is_dir() and (tmp_path / "run.cache.2").is_dir()
+    train(recipe, samples, tmp_path / "run", caches=caches, teachers=teachers)
+    assert {"bridges.0.icl_logit_scale", "bridges.1.icl_logit_scale"} <= load_file(
+        tmp_path / "run" / "objective.safetensors"
+    ).keys()
+
+
+class _Foreign(Encoder):
+    """A teacher of another width and resolution that reads texts as bytes."""
+
+    def __init__(self, spec: EncoderSpec) -> None:
+        self.spec = spec
+        self.preprocess = spec.preprocess()
+        self.seen: list[tuple[int, ...]] = []
+
+    def encode_image(self, pixels: FloatArray) -> FloatArray:
+        self.seen.append(pixels.shape[1:])
+        return self._rows(pixels.mean(axis=(1, 2, 3)))
+
+    def embed_texts(self, texts: Sequence[str], batch_size: int = 64) -> FloatArray:
+        return self._rows(np.array([sum(text.encode()) for text in texts], dtype=np.float32))
+
+    def encode_text(self, tokens: object) -> FloatArray:
+        raise AssertionError("the student's tokens are not the teacher's")
+
+    def _rows(self, numbers: npt.NDArray[np.float32]) -> FloatArray:
+        angles = numbers[:, None] * np.arange(1, 4, dtype=np.float32)
+        rows = np.cos(angles)
+        return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
+def test_a_teacher_sees_through_its_own_resolution_and_tokenizer(tmp_path: Path, samples: ShardSet) -> None:
+    train(_recipe(), samples, tmp_path / "any")
+    spec = dataclasses.replace(open_checkpoint(tmp_path / "any").spec, embed_dim=3, image_size=48)
+    teacher, recipe = _Foreign(spec), _recipe("demo-clip-kd")
+    cache = open_cache(tmp_path / "cache", teacher, samples, recipe.views, max_bad_share=0)
+    assert set(teacher.seen) == {(3, 48, 48)}
+    expected = teacher.embed_texts([samples[7].captions[0]])[0]
+    assert np.abs(cache.text[7, 0] - expected).max() < 1e-3
+    train(recipe, samples, tmp_path / "run", caches=[cache])
+    learnt = load_file(tmp_path / "run" / "objective.safetensors")
+    assert learnt["bridges.0.project_image.weight"].shape == (3, 64)
 
 
 def test_corrupt_images_are_listed_in_the_run(tmp_path: Path, make_samples: MakeSamples) -> None:

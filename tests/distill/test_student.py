@@ -9,7 +9,7 @@ import torch
 from kdx.core.errors import UsageError
 from kdx.core.folders import read_manifest
 from kdx.data.shards import Sample, ShardSet, open_split, write_shards
-from kdx.distill import Recipe, open_teacher, read_recipe, train
+from kdx.distill import Recipe, open_teachers, read_recipe, train
 from kdx.distill.student import build_student
 from kdx.models.architectures import build_model, read_architecture
 from kdx.models.checkpoint import open_checkpoint, save_checkpoint
@@ -50,15 +50,13 @@ def _equal(one: ClipModel, other: ClipModel, *, image: bool) -> bool:
 
 def test_the_towers_named_are_inherited_and_the_others_random(teacher: Path) -> None:
     source, random = open_checkpoint(teacher).model, build_model("kdx-mini", 0)
-    student, inputs = build_student(
-        _recipe('inherit.towers=["text"]'), read_architecture("kdx-mini"), teacher
-    )
+    student, inputs = build_student(_recipe('inherit.towers=["text"]'), [teacher])
     assert _equal(student, source, image=False) and _equal(student, random, image=True)
     assert inputs == {"inherited": open_checkpoint(teacher).spec.model_digest}
 
 
 def test_without_the_table_nothing_is_inherited(teacher: Path) -> None:
-    student, inputs = build_student(_recipe(), read_architecture("kdx-mini"), None)
+    student, inputs = build_student(_recipe(), [])
     assert _equal(student, build_model("kdx-mini", 0), image=True) and inputs == {}
 
 
@@ -78,8 +76,8 @@ def test_a_locked_tower_leaves_training_as_it_was_inherited(
     tmp_path: Path, samples: ShardSet, teacher: Path, locked: str
 ) -> None:
     recipe = _recipe("inherit.towers=['image', 'text']", f"model.lock_{locked}=true")
-    open_teacher(recipe, samples, teacher, tmp_path / "cache")
-    train(recipe, samples, tmp_path / "run", teacher=teacher)
+    open_teachers(recipe, samples, [teacher], tmp_path / "cache")
+    train(recipe, samples, tmp_path / "run", teachers=[teacher])
     student, source = open_checkpoint(tmp_path / "run").model, open_checkpoint(teacher).model
     assert _equal(student, source, image=locked == "image")
     assert not _equal(student, source, image=locked != "image")
@@ -108,7 +106,7 @@ def test_a_student_that_cannot_be_is_refused_before_the_cache_is_made(
 ) -> None:
     recipe = _recipe(*settings, name="demo-clip-kd")
     with pytest.raises(UsageError) as caught:
-        open_teacher(recipe, samples, teacher, tmp_path / "cache")
+        open_teachers(recipe, samples, [teacher], tmp_path / "cache")
     assert what in caught.value.what
     assert not (tmp_path / "cache").exists()
 
@@ -117,7 +115,7 @@ def test_inheriting_from_the_teacher_asks_for_it(tmp_path: Path, samples: ShardS
     recipe = _recipe("inherit.towers=['text']")
     assert recipe.needs_teacher
     with pytest.raises(UsageError, match="inherits from the teacher") as caught:
-        open_teacher(recipe, samples, None, tmp_path / "cache")
+        open_teachers(recipe, samples, [], tmp_path / "cache")
     assert caught.value.remedy == "pass --teacher CHECKPOINT"
 
 
@@ -128,6 +126,7 @@ def test_inheriting_from_the_teacher_asks_for_it(tmp_path: Path, samples: ShardS
         (["model.lock_image=true", "inherit.towers=['text']"], "lock_image would lock random weights"),
         (["model.lock_image=true", "model.lock_text=true"], "leave nothing to learn"),
         (["inherit.towers=['text']", "inherit.image.heads=[0]"], "inherit.image is set, but towers"),
+        (["objective.mfd=2"], "objective.mfd = 2: the image tower ByobNet has no patches to hide"),
         (["inherit.towers=[]"], "inherit.towers"),
         (["inherit.towers=['audio']"], "inherit.towers"),
         (["inherit.text.layer=[0]"], "unknown key inherit.text.layer"),

@@ -1,0 +1,152 @@
+"""The training loop: steps over batches, their numbers, and the last good weights."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import torch
+
+from kdx.core.log import MetricsLog
+from kdx.core.progress import Progress
+from kdx.data.loader import Batch, Loader
+from kdx.data.views import key_digest, philox
+from kdx.models.clip import ClipModel
+from kdx.models.masking import encode_masked_image
+
+from .objective import Embeddings, Objective
+from .optimizer import build_optimizer, learning_rate
+from .recipe import Recipe
+from .teacher_cache import TeacherCache
+
+LOG_EVERY = 10  # steps
+KEEP_EVERY = 50  # steps between copies of the weights
+MAX_LOG_SCALE = 4.6052  # ln 100, CLIP's limit on logit_scale
+MASKS = key_digest("masks of mfd")  # stream of random numbers
+
+
+class NotFinite(ArithmeticError):
+    """The loss of a step (from 1) is not finite. terms: those that are not; none if only their sum is not."""
+
+    def __init__(self, step: int, terms: list[str]) -> None:
+        super().__init__(f"the loss is not finite at step {step}: {', '.join(terms) or 'the sum'}")
+
+
+class Loop:
+    """The steps of one run."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        model: ClipModel,
+        objective: Objective,
+        caches: Sequence[TeacherCache],
+        device: torch.device,
+    ) -> None:
+        self.recipe, self.model, self.objective = recipe, model, objective
+        self.caches, self.device = tuple(caches), device
+        self.optimizer = build_optimizer((model, objective), recipe.optimizer)
+        self._good = (0, _copied(model.state_dict()))
+
+    def run(
+        self,
+        loader: Loader,
+        mean: tuple[float, float, float],
+        std: tuple[float, float, float],
+        metrics: MetricsLog,
+        progress: Progress,
+    ) -> float:
+        """All steps; returns the last logged loss. Raises NotFinite when a loss is not."""
+        self.model.train()
+        scale = torch.tensor(std, device=self.device).mul(255).view(3, 1, 1)
+        shift = torch.tensor(mean, device=self.device).mul(255).view(3, 1, 1)
+        last_loss, waited, since = float("nan"), 0.0, time.monotonic()
+        asked = time.monotonic()
+        for batch in loader.batches(0, self.recipe.steps):
+            waited += time.monotonic() - asked
+            pixels = (
+                torch.from_numpy(batch.pixels).to(self.device).permute(0, 3, 1, 2)
+            )  # [B, 3, S, S], channels last
+            numbers = self.step(batch, (pixels - shift) / scale)
+            done = batch.step + 1
+            if done % LOG_EVERY == 0 or done == self.recipe.steps:
+                now = time.monotonic()
+                written = {name: float(value) for name, value in numbers.items()}
+                last_loss = written["loss"]
+                metrics.write(
+                    step=done,
+                    epoch=done / loader.steps_per_epoch,
+                    **written,
+                    seconds_waiting_share=waited / max(now - since, 1e-9),
+                )
+                waited, since = 0.0, now
+                progress(done, self.recipe.steps, f"loss {last_loss:.3f}")
+            asked = time.monotonic()
+        return last_loss
+
+    def step(self, batch: Batch, pixels: torch.Tensor) -> dict[str, torch.Tensor | float]:
+        """One optimiser step. pixels: float32 [B, 3, S, S], normalised. Returns the numbers to log."""
+        lr = learning_rate(self.recipe.optimizer, batch.step, self.recipe.steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        student = self._student(batch, pixels)
+        teachers = [
+            cache.embeddings(batch.rows, batch.views, batch.captions, self.device) for cache in self.caches
+        ]
+        loss, terms = self.objective(student, teachers)
+        if not torch.isfinite(loss):
+            raise NotFinite(
+                batch.step + 1, [name for name, term in terms.items() if not torch.isfinite(term)]
+            )
+        if batch.step % KEEP_EVERY == 0:
+            self._good = (batch.step, _copied(self.model.state_dict()))
+        self.optimizer.zero_grad()
+        loss.backward()
+        if self.recipe.optimizer.clip_grad_norm is not None:
+            parameters = [*self.model.parameters(), *self.objective.parameters()]
+            torch.nn.utils.clip_grad_norm_(parameters, self.recipe.optimizer.clip_grad_norm)
+        self.optimizer.step()
+        with torch.no_grad():
+            self.model.logit_scale.clamp_(0, MAX_LOG_SCALE)
+        return {
+            "loss": loss.detach(),
+            **{name: term.detach() for name, term in terms.items()},
+            "lr": lr,
+            "logit_scale": student.scale.detach(),
+            **self._teacher_cosine(student, teachers),
+        }
+
+    def restore_last_good(self) -> int:
+        """Puts back the last kept weights that gave a finite loss; returns how many steps had made them."""
+        steps, weights = self._good
+        self.model.load_state_dict(weights)
+        return steps
+
+    def _student(self, batch: Batch, pixels: torch.Tensor) -> Embeddings:
+        tokens = torch.from_numpy(batch.tokens).to(self.device)
+        masked = None
+        if self.recipe.objective.masks_patches:
+            generator = torch.Generator().manual_seed(_mask_seed(self.recipe.seed, batch.step))
+            masked = encode_masked_image(self.model, pixels, self.recipe.objective.mask_ratio, generator)
+        return Embeddings(
+            image=self.model.encode_image(pixels),
+            text=self.model.encode_text(tokens),
+            scale=self.model.logit_scale.exp(),
+            bias=self.model.logit_bias,
+            masked_image=masked,
+        )
+
+    def _teacher_cosine(self, student: Embeddings, teachers: Sequence[Embeddings]) -> dict[str, torch.Tensor]:
+        """How near the student's image embeddings are to the teachers'."""
+        if not teachers:
+            return {}
+        with torch.no_grad():
+            return {"teacher_cosine": self.objective.teacher_cosine(student, teachers)}
+
+
+def _mask_seed(seed: int, step: int) -> int:
+    return int(philox(seed, MASKS, step).integers(2**63))
+
+
+def _copied(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in weights.items()}

@@ -1,0 +1,60 @@
+"""A recipe's teachers: checkpoints whose embeddings are computed once, into one cache each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from kdx.core.encoder import EncoderSpec
+from kdx.core.errors import UsageError
+from kdx.core.progress import Progress, silent
+from kdx.data.shards import ShardSet
+from kdx.runtime.torch import TorchEncoder
+
+from .recipe import Recipe
+from .student import check_student
+from .teacher_cache import TeacherCache, open_cache
+
+
+def open_teachers(
+    recipe: Recipe,
+    samples: ShardSet,
+    teachers: Sequence[Path],
+    cache: Path,
+    *,
+    progress: Progress = silent,
+) -> tuple[TeacherCache, ...]:
+    """The cached embeddings of each teacher, computed and sealed where none lie; none if the recipe does not distil.
+
+    teachers: checkpoints or runs; each sees images and texts through its own preprocessing and tokenizer. cache:
+    folder of the first one's cache; the second's is that with ".2" added, and so on. Raises UsageError when the
+    recipe needs no teacher or one is missing, and for a student that cannot start as the recipe says.
+    """
+    check_student(recipe, teachers)
+    if not recipe.objective.needs_teacher:
+        return ()
+    opened: list[TeacherCache] = []
+    for number, teacher in enumerate(teachers, 1):
+        folder = cache if number == 1 else cache.with_name(f"{cache.name}.{number}")
+        with TorchEncoder.open(teacher) as encoder:
+            _check_form(recipe, encoder.spec, teacher)
+            opened.append(
+                open_cache(
+                    folder,
+                    encoder,
+                    samples,
+                    recipe.views,
+                    max_bad_share=recipe.max_bad_share,
+                    progress=progress,
+                )
+            )
+    return tuple(opened)
+
+
+def _check_form(recipe: Recipe, spec: EncoderSpec, teacher: Path) -> None:
+    if recipe.objective.contrast == "sigmoid" and recipe.objective.crd and not spec.logit_bias:
+        raise UsageError(
+            f'objective.crd = {recipe.objective.crd:g} with contrast = "sigmoid" needs a teacher with a logit bias',
+            where=teacher,
+            remedy="give a SigLIP teacher, or distil with objective.affinity, fd or icl",
+        )
