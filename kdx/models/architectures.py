@@ -65,6 +65,7 @@ def build_model(architecture: str | Architecture, seed: int = 0) -> ClipModel:
             vision_cfg=described["vision_cfg"],
             text_cfg=described["text_cfg"],
             quick_gelu=described.get("quick_gelu", False),
+            init_logit_bias=described.get("init_logit_bias"),
         )
         _fit_projection(model)
     return model
