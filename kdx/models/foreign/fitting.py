@@ -48,7 +48,7 @@ def check_fit(state: State, architecture: Architecture, where: str) -> ClipModel
         raise DataError(
             f"does not hold the weights of {architecture['name']}: {faults}",
             where=where,
-            remedy="get it again if it is damaged, or say what it is with --architecture",
+            remedy="it is damaged, or belongs to another architecture than the one named or found",
         )
     return model
 

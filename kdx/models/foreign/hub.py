@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from kdx.core.errors import DataError, SetupError, UsageError
 from kdx.core.folders import read_json
@@ -115,14 +119,38 @@ def _known_names() -> set[str]:
 
 
 def _download(download: Callable[[], Result], what: str, remedy: str) -> Result:
-    try:
-        result = download()
-    except Exception as error:  # each kind of network failure has a class of its own in another library
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise SetupError(f"cannot be downloaded: {reason[:200]}", where=what, remedy=remedy) from None
+    with _cache_only_without_network() as unreachable:
+        try:
+            result = download()
+        except Exception as error:  # each kind of network failure has a class of its own in another library
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            reason = unreachable or (reason if len(reason) <= 160 else f"{reason[:160]} …")
+            raise SetupError(f"cannot be downloaded: {reason}", where=what, remedy=remedy) from None
     if not result:
         raise SetupError("open_clip names no place to download it from", where=what, remedy=remedy)
     return result
+
+
+@contextlib.contextmanager
+def _cache_only_without_network() -> Generator[str]:
+    """Where the hub's name does not resolve, only the local cache is asked: huggingface_hub would retry for 30 s.
+
+    Yields what is unreachable, or an empty text.
+    """
+    from huggingface_hub import constants
+
+    host = urlsplit(constants.ENDPOINT).hostname or ""
+    try:
+        if not getproxies():
+            socket.getaddrinfo(host, 443)
+    except OSError:
+        before, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True
+        try:
+            yield f"{host} cannot be reached, and there is no copy in the cache"
+        finally:
+            constants.HF_HUB_OFFLINE = before
+    else:
+        yield ""
 
 
 def _elsewhere(repository: str) -> str:

@@ -143,6 +143,7 @@ def _known_or_new(described: Architecture, where: str) -> Identified:
     else:
         kind, size = f"vit-p{vision['patch_size']}", str(vision["layers"])
     name = f"{kind}-{size}x{vision['width']}-{vision['image_size']}"
+    name += "-quickgelu" if described["quick_gelu"] else ""
     heads = f"heads: {HEAD_WIDTH} wide, as no known architecture has these shapes"
     return Identified({"name": name, **described}, (heads, *_assumed(described)))
 

@@ -57,7 +57,10 @@ def test_safetensors_are_read_whatever_their_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("how", ["zip", "legacy", "pickle 2", "pickle 4", "beside good weights"])
-def test_a_pickle_with_code_is_refused_and_its_code_not_run(tmp_path: Path, how: str) -> None:
+def test_a_pickle_with_code_is_refused_and_its_code_not_run(
+    tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")  # torch's switch for trusting everything
     trace, path = tmp_path / "trace", tmp_path / "weights.pt"
     bomb = Executes(trace)
     if how.startswith("pickle"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+from huggingface_hub import constants
 from open_clip import pretrained
 from torch import Tensor
 
@@ -17,6 +19,7 @@ from kdx.core.errors import DataError, SetupError, UsageError
 from kdx.models.architectures import Architecture
 from kdx.models.checkpoint import open_checkpoint
 from kdx.models.clip import ClipModel
+from kdx.models.foreign import hub
 from kdx.models.foreign.hub import fetch
 from kdx.models.foreign.importing import import_checkpoint
 
@@ -72,6 +75,7 @@ def test_what_kdx_cannot_build_is_not_downloaded(
 def test_without_a_network_one_line_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(pretrained, "hf_hub_download", _no_network)
     monkeypatch.setattr(pretrained, "download_pretrained_from_url", _no_network)
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_: [])
     for source, repository in (
         ("ViT-B-32:laion2b_s34b_b79k", "laion/CLIP-ViT-B-32-laion2B-s34B-b79K"),
         ("hf-hub:someone/some-clip", "someone/some-clip"),
@@ -81,6 +85,17 @@ def test_without_a_network_one_line_says_what_to_do(monkeypatch: pytest.MonkeyPa
         assert "\n" not in str(caught.value) and "name resolution" in str(caught.value)
         assert caught.value.remedy and f"hf download {repository} --local-dir DIR" in caught.value.remedy
     assert not (tmp_path / "out").exists()
+
+
+def test_a_hub_that_does_not_resolve_is_not_tried_again_and_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(socket, "getaddrinfo", _no_network)
+    monkeypatch.setattr(hub, "getproxies", dict)
+    with pytest.raises(SetupError, match="cannot be reached, and there is no copy in the cache"):
+        fetch("ViT-B-32:laion2b_s34b_b79k")
+    assert constants.HF_HUB_OFFLINE is False
 
 
 @pytest.fixture

@@ -77,6 +77,7 @@ def test_openais_state_dict_is_half_precision_with_quick_gelu(
     report = import_checkpoint(str(tmp_path / "openai.pt"), tmp_path / "out")
     opened = open_checkpoint(tmp_path / "out")
     assert opened.architecture["quick_gelu"] is True
+    assert opened.spec.name == "vit-p8-2x128-32-quickgelu"
     assert any("OpenAI" in change for change in report.changes)
     assert not any("activation" in assumption for assumption in report.assumptions)
     for ours, theirs in zip(embed(opened.model), embed(model), strict=True):
