@@ -16,6 +16,7 @@ VERBS = {
     "demo": ("demo", "Run the whole chain on this machine, from images to answers."),
     "data": ("data", "Make and inspect image–text shards."),
     "models": ("models", "List architectures and make checkpoints."),
+    "import": ("import_", "Read weights of open_clip, OpenAI, CLIP-KD or Hugging Face."),
     "distill": ("distill", "Train a student from a recipe, with or without a teacher."),
     "export": ("export", "Export a checkpoint behind a parity gate."),
     "serve": ("serve", "Serve an exported model with Triton."),

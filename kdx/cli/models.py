@@ -65,3 +65,27 @@ def init(name: str, seed: int, out: Path, overwrite: bool) -> None:
     model = build_model(architecture, seed)
     save_checkpoint(out, model, architecture, clip_tokenizer(), overwrite=overwrite, seeds={"init": seed})
     click.echo(out)
+
+
+@command.command("save-open-clip")
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Where the folder is written.")
+@click.option("--overwrite", is_flag=True, help="Replace such a folder that lies there.")
+def save_open_clip(checkpoint: Path, out: Path, overwrite: bool) -> None:
+    """Write CHECKPOINT (or a run's student) as a folder that open_clip loads; the inverse of `kdx import`.
+
+    OUT/open_clip_model.safetensors goes into open_clip.create_model(NAME, pretrained=FILE) after
+    open_clip.add_model_config(OUT); open_clip.create_model("local-dir:OUT") needs nothing else.
+
+    Example: kdx models save-open-clip student-run --out student-open-clip
+    """
+    from kdx.core.folders import check_free
+    from kdx.models.checkpoint import open_checkpoint
+    from kdx.models.foreign.open_clip_layout import SEALED_FOR_OTHERS, save_open_clip
+
+    check_free(out, SEALED_FOR_OTHERS, overwrite=overwrite)
+    opened = open_checkpoint(checkpoint)
+    file = save_open_clip(opened, out, overwrite=overwrite)
+    click.echo(file)
+    load = f'open_clip.create_model("{opened.spec.name}", pretrained="{file}")'
+    click.echo(f'next: open_clip.add_model_config("{out}"); {load}', err=True)

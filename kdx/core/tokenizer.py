@@ -130,6 +130,11 @@ class Tokenizer:
         return value_digest({"rules": RULES, "vocab": self._vocab, "merges": self._merges})
 
     @property
+    def vocabulary(self) -> dict[str, int]:
+        """symbol → id; a copy."""
+        return dict(self._vocab)
+
+    @property
     def vocab_size(self) -> int:
         return len(self._vocab)
 

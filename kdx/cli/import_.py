@@ -1,0 +1,49 @@
+"""`kdx import`: from weights of open_clip, OpenAI, CLIP-KD or Hugging Face to a checkpoint."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+
+@click.command(name="import")
+@click.argument("source")
+@click.option(
+    "--out", type=click.Path(path_type=Path), required=True, help="Where the checkpoint is written."
+)
+@click.option("--architecture", help="What the weights belong to, by a name of kdx or open_clip.")
+@click.option(
+    "--quick-gelu",
+    is_flag=True,
+    help="The towers use QuickGELU, as OpenAI's; weights do not show it. OpenAI's own files are recognised.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace a checkpoint that lies at OUT.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def command(
+    source: str, out: Path, architecture: str | None, quick_gelu: bool, overwrite: bool, as_json: bool
+) -> None:
+    """Read the weights of SOURCE and write them as a checkpoint.
+
+    SOURCE is a weight file (.pt, .bin, .safetensors) of open_clip, OpenAI or CLIP-KD, a folder of open_clip or of a
+    Hugging Face CLIPModel, or a published name: NAME:TAG of open_clip, or hf-hub:OWNER/MODEL. Keys and shapes of a
+    file tell its architecture; a file that would run code is not read. The inverse is `kdx models save-open-clip`.
+
+    Example: kdx import ViT_B_16-laion400m_e32.pt --out teacher
+    """
+    from kdx.models.foreign.importing import import_checkpoint
+
+    report = import_checkpoint(
+        source, out, architecture=architecture, quick_gelu=quick_gelu, overwrite=overwrite
+    )
+    if as_json:
+        click.echo(json.dumps(report.to_dict(), indent=2))
+        return
+    click.echo(out)
+    click.echo(f"architecture: {report.architecture}", err=True)
+    for change in report.changes:
+        click.echo(f"  {change}", err=True)
+    for assumption in report.assumptions:
+        click.echo(f"  not in the weights, taken: {assumption}", err=True)
+    click.echo(f"next: kdx eval {out} --data SHARDS", err=True)

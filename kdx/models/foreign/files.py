@@ -1,0 +1,133 @@
+"""Reads the tensors of a weight file, and never runs what the file says.
+
+A `.safetensors` file holds tensors only. torch's files are pickles, which may name any function: they are read by
+torch's weights-only unpickler, which builds tensors and plain containers and refuses all else.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import warnings
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+
+from kdx.core.digests import file_digest
+from kdx.core.errors import DataError
+from kdx.core.folders import read_json
+
+GET_AGAIN = "it is damaged or incomplete; get it again"
+
+
+def read_state_dict(path: Path) -> dict[str, Any]:
+    """The state dict in a weight file: the content itself, or what lies under its key "state_dict".
+
+    The content decides on the format, not the name: safetensors, torch's zip files (mapped, so that an optimizer's
+    state beside the weights takes no memory) and torch's files from before 1.6. Values are tensors, save for stray
+    entries that layouts.py judges. Raises DataError for a pickle with code, TorchScript, or what is no such file.
+    """
+    content = _read(path)
+    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
+        content = content["state_dict"]
+    if not isinstance(content, dict) or not any(
+        isinstance(value, torch.Tensor) for value in content.values()
+    ):
+        found = _list(content) if isinstance(content, dict) else f"a {type(content).__name__}"
+        raise DataError(
+            f"holds no state dict but {found}",
+            where=path,
+            remedy="save the weights with torch.save(model.state_dict(), FILE)",
+        )
+    if unnamed := [key for key in content if not isinstance(key, str)]:
+        raise DataError(f"has keys that are no names: {_list(unnamed)}", where=path, remedy=GET_AGAIN)
+    return content
+
+
+def read_sharded(index: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """The state dict that a Hugging Face index spreads over several files, and their digests by name."""
+    names = read_json(index).get("weight_map")
+    if not isinstance(names, dict) or not names:
+        raise DataError("has no weight_map", where=index, remedy=GET_AGAIN)
+    state: dict[str, Any] = {}
+    digests: dict[str, str] = {}
+    for name in sorted(set(map(str, names.values()))):
+        path = index.parent / name
+        if Path(name).name != name:
+            raise DataError(f"names a file outside its folder: {name}", where=index, remedy="do not use it")
+        state |= read_state_dict(path)
+        digests[name] = file_digest(path)
+    return state, digests
+
+
+def _read(path: Path) -> Any:
+    if not path.is_file():
+        raise DataError("there is no such file", where=path, remedy="check the path")
+    with path.open("rb") as file:
+        start = file.read(64)
+    if start.startswith(b"version https://git-lfs"):
+        raise DataError("is Git LFS's placeholder, not the weights", where=path, remedy="run `git lfs pull`")
+    if start[8:9] == b"{":
+        return _read_safetensors(path)
+    if zipfile.is_zipfile(path):
+        _refuse_torchscript(path)
+        return _read_torch(path, mmap=True)
+    return _read_torch(path, mmap=False)
+
+
+def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        return safetensors.torch.load_file(path)
+    except safetensors.SafetensorError as error:
+        raise DataError(f"is no whole safetensors file: {error}", where=path, remedy=GET_AGAIN) from None
+
+
+def _read_torch(path: Path, *, mmap: bool) -> Any:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch warns of pickles that it then refuses
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    except Exception as error:  # a damaged pickle makes the unpickler raise nearly everything
+        message = str(error)
+    if found := re.search(r"GLOBAL (\S+)", message):
+        raise DataError(
+            f"is a pickle that asks for {found[1]}, which may run code, so it was not read",
+            where=path,
+            remedy="ask its author for a .safetensors file, or for torch.save(model.state_dict(), FILE)",
+        )
+    if "weights_only" in message:  # the rest of this answer tells how to trust the file
+        raise DataError(
+            "is a pickle of more than plain tensors, or damaged, so it was not read",
+            where=path,
+            remedy="ask its author for a .safetensors file; if it is damaged, get it again",
+        )
+    raise DataError(f"cannot be read as weights: {_reason(message)}", where=path, remedy=GET_AGAIN)
+
+
+def _refuse_torchscript(path: Path) -> None:
+    with zipfile.ZipFile(path) as archive:
+        if not any(name.endswith("/constants.pkl") or "/code/" in name for name in archive.namelist()):
+            return
+    raise DataError(
+        "is a TorchScript archive: it holds a program beside the weights, so it was not read",
+        where=path,
+        remedy="import the same weights by name, such as ViT-B-32:openai, or from a Hugging Face folder",
+    )
+
+
+def _reason(message: str) -> str:
+    """The first sentence of torch's answer, which goes on for paragraphs."""
+    first = (message.strip().splitlines() or ["unknown reason"])[0]
+    return first if len(first) <= 160 else f"{first[:160]} …"
+
+
+def _list(keys: Any) -> str:
+    names = [json.dumps(key, default=str) for key in keys]
+    return (
+        ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+        if names
+        else "nothing"
+    )

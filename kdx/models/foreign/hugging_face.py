@@ -1,0 +1,237 @@
+"""Hugging Face's CLIPModel: its config.json as an architecture, its keys as open_clip's.
+
+Defaults and the precedence of `text_config_dict` over `text_config` are those of transformers'
+`configuration_clip.py`; a config.json leaves out what equals them.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kdx.core.errors import DataError
+from kdx.core.folders import read_json
+
+from ..architectures import Architecture
+from ..clip_vocabulary import clip_tokenizer
+from .layouts import State
+
+ACTIVATIONS = {"quick_gelu": True, "gelu": False}  # hidden_act → quick_gelu
+COMMON = {"hidden_act": "quick_gelu", "layer_norm_eps": 1e-5, "num_hidden_layers": 12}
+TEXT = COMMON | {
+    "vocab_size": 49408,
+    "hidden_size": 512,
+    "intermediate_size": 2048,
+    "num_attention_heads": 8,
+    "max_position_embeddings": 77,
+    "eos_token_id": 49407,
+}
+VISION = COMMON | {
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_attention_heads": 12,
+    "num_channels": 3,
+    "image_size": 224,
+    "patch_size": 32,
+}
+LEGACY_END = 2  # transformers pools at the largest id when the config says this (its pull request 24773)
+INTERPOLATIONS = {2: "bilinear", 3: "bicubic"}  # PIL's numbers
+SPECIALS = {"<|startoftext|>": "<start_of_text>", "<|endoftext|>": "<end_of_text>"}  # Hugging Face's → kdx's
+
+TOP = {
+    "logit_scale": "logit_scale",
+    "text_model.embeddings.token_embedding.weight": "token_embedding.weight",
+    "text_model.embeddings.position_embedding.weight": "positional_embedding",
+    "vision_model.embeddings.class_embedding": "visual.class_embedding",
+    "vision_model.embeddings.patch_embedding.weight": "visual.conv1.weight",
+    "vision_model.embeddings.position_embedding.weight": "visual.positional_embedding",
+}
+NORMS = {
+    "text_model.final_layer_norm": "ln_final",
+    "vision_model.pre_layrnorm": "visual.ln_pre",  # spelled so
+    "vision_model.post_layernorm": "visual.ln_post",
+}
+PROJECTIONS = {"text_projection.weight": "text_projection", "visual_projection.weight": "visual.proj"}
+PARTS = {
+    "self_attn.out_proj": "attn.out_proj",
+    "layer_norm1": "ln_1",
+    "layer_norm2": "ln_2",
+    "mlp.fc1": "mlp.c_fc",
+    "mlp.fc2": "mlp.c_proj",
+}
+BLOCK = re.compile(r"(text|vision)_model\.encoder\.layers\.(\d+)\.(.+)\.(weight|bias)")
+QKV = re.compile(r"self_attn\.([qkv])_proj")
+TOWERS = {"text": "transformer.resblocks", "vision": "visual.transformer.resblocks"}
+
+
+def is_clip_folder(folder: Path) -> bool:
+    """Whether a folder's config.json says that it holds a CLIPModel."""
+    path = folder / "config.json"
+    return path.is_file() and read_json(path).get("model_type") == "clip"
+
+
+def read_architecture(folder: Path) -> Architecture:
+    """The architecture that config.json and, where there is one, preprocessor_config.json describe exactly.
+
+    Raises DataError for settings that CLIP's towers in kdx do not have.
+    """
+    path = folder / "config.json"
+    config = read_json(path)
+    text, vision = _section(config, "text", TEXT, path), _section(config, "vision", VISION, path)
+    _check_supported(text, vision, path)
+    architecture: Architecture = {
+        "name": folder.absolute().name,
+        "embed_dim": config.get("projection_dim", 512),
+        "quick_gelu": ACTIVATIONS[text["hidden_act"]],
+        "vision_cfg": _tower(vision)
+        | {
+            "image_size": vision["image_size"],
+            "patch_size": vision["patch_size"],
+            "head_width": vision["hidden_size"] // vision["num_attention_heads"],
+        },
+        "text_cfg": _tower(text)
+        | {
+            "context_length": text["max_position_embeddings"],
+            "vocab_size": text["vocab_size"],
+            "heads": text["num_attention_heads"],
+        },
+    }
+    preprocess = _read_preprocess(folder, vision["image_size"])
+    return architecture | ({"preprocess_cfg": preprocess} if preprocess else {})
+
+
+def to_open_clip(state: State) -> State:
+    """CLIPModel's keys as open_clip's; keys that belong to neither stay, and the check against the model names them.
+
+    The matrices of query, key and value, each [W, W], become one [3W, W] in this order; the projections are
+    transposed: Hugging Face's are linear layers [D, W], open_clip's are multiplied from the right.
+    """
+    renamed: State = {}
+    attention: dict[str, dict[str, Tensor]] = {}
+    for key, value in state.items():
+        if key.endswith("embeddings.position_ids"):  # 0, 1, 2 …, kept by old versions
+            continue
+        if key in PROJECTIONS and isinstance(value, Tensor) and value.ndim == 2:
+            renamed[PROJECTIONS[key]] = value.T
+        elif (found := BLOCK.fullmatch(key)) and (part := QKV.fullmatch(found[3])):
+            joint = f"{TOWERS[found[1]]}.{found[2]}.attn.in_proj_{found[4]}"
+            attention.setdefault(joint, {})[part[1]] = value
+        elif found and found[3] in PARTS:
+            renamed[f"{TOWERS[found[1]]}.{found[2]}.{PARTS[found[3]]}.{found[4]}"] = value
+        else:
+            module, _, kind = key.rpartition(".")
+            renamed[f"{NORMS[module]}.{kind}" if module in NORMS else TOP.get(key, key)] = value
+    for joint, parts in attention.items():
+        renamed |= _join(joint, parts)
+    return renamed
+
+
+def check_vocabulary(folder: Path) -> None:
+    """Raises DataError if the folder brings a vocabulary that is not CLIP's; without one, CLIP's is taken."""
+    for name in ("vocab.json", "tokenizer.json"):
+        path = folder / name
+        if not path.is_file():
+            continue
+        content = read_json(path)
+        vocabulary = content if name == "vocab.json" else content.get("model", {}).get("vocab", {})
+        spelled = {SPECIALS.get(symbol, symbol): number for symbol, number in vocabulary.items()}
+        if spelled != clip_tokenizer().vocabulary:
+            raise DataError(
+                "is not CLIP's vocabulary, so texts would get wrong ids",
+                where=path,
+                remedy="kdx reads models with CLIP's own tokenizer",
+            )
+        return
+
+
+def _section(config: dict[str, Any], tower: str, defaults: dict[str, Any], path: Path) -> dict[str, Any]:
+    given = config.get(f"{tower}_config_dict")
+    given = config.get(f"{tower}_config") if given is None else given
+    section = defaults | {key: value for key, value in (given or {}).items() if key in defaults}
+    for key, default in defaults.items():
+        if not isinstance(section[key], type(default)):
+            raise DataError(f"{tower}_config: {key} = {section[key]!r}", where=path, remedy="check the file")
+    return section
+
+
+def _check_supported(text: dict[str, Any], vision: dict[str, Any], path: Path) -> None:
+    acts = sorted({text["hidden_act"], vision["hidden_act"]})
+    if len(acts) != 1 or acts[0] not in ACTIVATIONS:
+        raise DataError(
+            f"hidden_act is {' and '.join(acts)}; kdx has {' or '.join(ACTIVATIONS)}, the same in both towers",
+            where=path,
+            remedy="no architecture of kdx computes this model",
+        )
+    if vision["num_channels"] != 3:
+        raise DataError(
+            f"its images have {vision['num_channels']} channels", where=path, remedy="kdx reads RGB images"
+        )
+    if text["eos_token_id"] not in (LEGACY_END, text["vocab_size"] - 1):
+        raise DataError(
+            f"eos_token_id is {text['eos_token_id']}, not the last id {text['vocab_size'] - 1}",
+            where=path,
+            remedy="kdx reads models with CLIP's own tokenizer, which ends a text with the last id",
+        )
+
+
+def _tower(section: dict[str, Any]) -> dict[str, Any]:
+    width, mlp_width = section["hidden_size"], section["intermediate_size"]
+    tower = {"width": width, "layers": section["num_hidden_layers"]}
+    if mlp_width != 4 * width:
+        tower["mlp_ratio"] = mlp_ratio(width, mlp_width)
+    if section["layer_norm_eps"] != COMMON["layer_norm_eps"]:
+        tower["norm_kwargs"] = {"eps": section["layer_norm_eps"]}
+    return tower
+
+
+def mlp_ratio(width: int, mlp_width: int) -> float:
+    """The ratio that open_clip's int(width * ratio) turns into mlp_width again."""
+    ratio = mlp_width / width
+    return ratio if int(width * ratio) == mlp_width else math.nextafter(ratio, math.inf)
+
+
+def _join(joint: str, parts: dict[str, Tensor]) -> State:
+    """One tensor of query, key and value; if one is missing, the others under their own names."""
+    if set(parts) == {"q", "k", "v"}:
+        return {joint: torch.cat([parts[part] for part in "qkv"])}
+    return {f"{joint}.{part}": tensor for part, tensor in parts.items()}
+
+
+def _read_preprocess(folder: Path, image_size: int) -> dict[str, Any]:
+    """preprocessor_config.json as `preprocess_cfg`; nothing where there is no such file.
+
+    Raises DataError where kdx cannot prepare images in the way it says.
+    """
+    path = folder / "preprocessor_config.json"
+    if not path.is_file():
+        return {}
+    config = read_json(path)
+    size = config.get("size", image_size)
+    crop = config.get("crop_size", image_size)
+    side = size.get("shortest_edge") if isinstance(size, dict) else size
+    squashed = isinstance(size, dict) and size.get("height") == size.get("width") == image_size
+    cropped = config.get("do_center_crop", True) and crop in (
+        image_size,
+        {"height": image_size, "width": image_size},
+    )
+    interpolation = INTERPOLATIONS.get(config.get("resample", 3))
+    resized = config.get("do_resize", True) and (squashed or (side == image_size and cropped))
+    if interpolation is None or not resized:
+        raise DataError(
+            f"prepares images in a way that kdx does not: size {size}, crop_size {crop},"
+            f" resample {config.get('resample', 3)} for images of {image_size} pixels",
+            where=path,
+            remedy=f"remove the file to take CLIP's way: shorter side to {image_size}, then the middle",
+        )
+    given = {
+        "mean": config.get("image_mean"),
+        "std": config.get("image_std"),
+        "interpolation": interpolation,
+        "resize_mode": "squash" if squashed else "shortest",
+    }
+    return {key: value for key, value in given.items() if value is not None}

@@ -1,0 +1,261 @@
+"""Which architecture a state dict belongs to, seen from its keys and shapes alone.
+
+Shapes show widths, depths, patch and image size. They do not show the number of heads, the activation or how images
+are prepared: a known architecture of the same shapes answers that, or CLIP's custom is taken and said.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kdx.core.errors import DataError
+
+from ..architectures import Architecture, build_model, names
+from .hugging_face import mlp_ratio
+from .known import behaviour, is_resnet, known_architectures
+from .layouts import State
+
+HEAD_WIDTH = 64  # of every CLIP model but open_clip's largest, which are known by name
+SAME_TRUNK = (
+    0.8  # share of equal keys and shapes from which a trunk is the one meant, though the file be damaged
+)
+NAME_IT = "name it with --architecture, if kdx or open_clip has it"
+TEXT_KEYS = ("token_embedding.weight", "positional_embedding", "text_projection")
+
+
+@dataclass(frozen=True)
+class Identified:
+    """architecture: to be checked against the weights. assumptions: what the weights do not show, a line each."""
+
+    architecture: Architecture
+    assumptions: tuple[str, ...]
+
+
+def identify(state: State, where: str, *, quick_gelu: bool) -> Identified:
+    """state: in kdx's layout. quick_gelu: what is known about the activation, which no weight shows.
+
+    Raises DataError when this is no CLIP model, or one of which the sizes cannot be read.
+    """
+    _refuse_others(state, where)
+    text = _text(state, where)
+    embed_dim = _shape(state, "text_projection", 2, where)[1]
+    common = {"embed_dim": embed_dim, "text_cfg": text, "quick_gelu": quick_gelu}
+    if "logit_bias" in state:
+        common["init_logit_bias"] = 0.0
+    if any(key.startswith("visual.trunk.") for key in state):
+        return _known_trunk(state, common, where)
+    tower = _resnet(state, where) if "visual.layer1.0.conv1.weight" in state else _vit(state, where)
+    return _known_or_new({**common, "vision_cfg": tower}, where)
+
+
+def _refuse_others(state: State, where: str) -> None:
+    if any(key.startswith(("text_model.", "vision_model.")) for key in state):
+        raise DataError(
+            "holds a Hugging Face model, whose config.json says what it is",
+            where=where,
+            remedy="give the folder with config.json and the weights",
+        )
+    others = {
+        "transformer.embeddings.": "a Hugging Face text tower",
+        "text_decoder.": "a text decoder (CoCa)",
+        "visual.attn_pool.": "an attention pooler in its image tower (CoCa)",
+        "cls_emb": "a class token in its text tower (CoCa)",
+    }
+    for prefix, what in others.items():
+        if any(key.startswith(prefix) for key in state):
+            raise DataError(
+                f"holds {what}, which kdx cannot build", where=where, remedy="take a model with CLIP's towers"
+            )
+    if missing := [key for key in TEXT_KEYS if key not in state]:
+        found = ", ".join(list(state)[:3])
+        raise DataError(
+            f"is no CLIP model of a known layout: there is no {', no '.join(missing)}; it begins with {found}",
+            where=where,
+            remedy="kdx imports open_clip's, OpenAI's and CLIP-KD's files and Hugging Face CLIPModel folders",
+        )
+
+
+def _text(state: State, where: str) -> dict[str, Any]:
+    context_length, width = _shape(state, "positional_embedding", 2, where)
+    return {
+        "context_length": context_length,
+        "vocab_size": _shape(state, "token_embedding.weight", 2, where)[0],
+        "width": width,
+        "heads": max(1, width // HEAD_WIDTH),
+        **_blocks(state, "transformer.resblocks", width, where),
+    }
+
+
+def _vit(state: State, where: str) -> dict[str, Any]:
+    width, _, patch, _ = _shape(state, "visual.conv1.weight", 4, where)
+    positions = _shape(state, "visual.positional_embedding", 2, where)[0]
+    tower: dict[str, Any] = {
+        "image_size": patch * _side(positions - 1, "visual.positional_embedding", where),
+        "width": width,
+        "patch_size": patch,
+        **_blocks(state, "visual.transformer.resblocks", width, where),
+    }
+    if width % HEAD_WIDTH:
+        tower["head_width"] = width // max(1, width // HEAD_WIDTH)
+    if "visual.ln_pre.weight" not in state:
+        tower["no_ln_pre"] = True
+    return tower
+
+
+def _resnet(state: State, where: str) -> dict[str, Any]:
+    stages = [_count(state, rf"visual\.layer{stage}") for stage in (1, 2, 3, 4)]
+    positions = _shape(state, "visual.attnpool.positional_embedding", 2, where)[0]
+    return {
+        "image_size": 32 * _side(positions - 1, "visual.attnpool.positional_embedding", where),
+        "layers": stages,
+        "width": _shape(state, "visual.layer1.0.conv1.weight", 4, where)[0],
+        "patch_size": None,
+    }
+
+
+def _blocks(state: State, prefix: str, width: int, where: str) -> dict[str, Any]:
+    layers = _count(state, re.escape(prefix))
+    if not layers:
+        raise DataError(f"has no block {prefix}.0", where=where, remedy=NAME_IT)
+    mlp_width = _shape(state, f"{prefix}.{layers - 1}.mlp.c_fc.weight", 2, where)[0]
+    found: dict[str, Any] = {"layers": layers}
+    if mlp_width != 4 * width:
+        found["mlp_ratio"] = mlp_ratio(width, mlp_width)
+    if f"{prefix}.0.ls_1.gamma" in state:
+        found["ls_init_value"] = 1e-4  # overwritten by the weights
+    return found
+
+
+def _known_or_new(described: Architecture, where: str) -> Identified:
+    """The known architecture of these shapes, or a new one with what CLIP's models have in common."""
+    same = [known for known in known_architectures() if _visible(known) == _visible(described)]
+    if same:
+        return _choose(same, described, where)
+    vision = described["vision_cfg"]
+    if is_resnet(described):
+        kind, size = "resnet", "-".join(map(str, vision["layers"]))
+    else:
+        kind, size = f"vit-p{vision['patch_size']}", str(vision["layers"])
+    name = f"{kind}-{size}x{vision['width']}-{vision['image_size']}"
+    name += "-quickgelu" if described["quick_gelu"] else ""
+    heads = f"heads: {HEAD_WIDTH} wide, as no known architecture has these shapes"
+    return Identified({"name": name, **described}, (heads, *_assumed(described)))
+
+
+def _known_trunk(state: State, common: dict[str, Any], where: str) -> Identified:
+    """The timm trunk of a known architecture that shares most keys and shapes with the file.
+
+    kdx's own come first; open_clip's, which take seconds to lay out, only if none of these fits.
+    """
+    visual = {key: value for key, value in state.items() if key.startswith("visual.")}
+    found = {key: tuple(value.shape) for key, value in visual.items() if isinstance(value, Tensor)}
+    timm = [known for known in known_architectures() if known["vision_cfg"].get("timm_model_name")]
+    for group in (
+        [known for known in timm if known["name"] in names()],
+        [
+            known
+            for known in timm
+            if known["name"] not in names() and known["embed_dim"] == common["embed_dim"]
+        ],
+    ):
+        trunks = {_trunk(known): known for known in group}
+        shares = {trunk: _share(found, known, common["embed_dim"]) for trunk, known in trunks.items()}
+        best = max(shares.values(), default=0.0)
+        if best < SAME_TRUNK:
+            continue
+        alike = [known for known in group if shares[_trunk(known)] == best]
+        same = [known for known in alike if _visible(known, trunk=False) == _visible(common, trunk=False)]
+        if same:
+            return _choose(same, common, where)
+        trunk = alike[0]["vision_cfg"]
+        described = {"name": f"clip-{trunk['timm_model_name']}", **common, "vision_cfg": trunk}
+        return Identified(described, tuple(_assumed(described)))
+    raise DataError("has a timm image tower that kdx does not recognise", where=where, remedy=NAME_IT)
+
+
+def _trunk(known: Architecture) -> tuple[str, str | None, str]:
+    tower = known["vision_cfg"]
+    return tower["timm_model_name"], tower.get("timm_proj", "linear"), tower.get("timm_pool", "avg")
+
+
+def _choose(same: list[Architecture], described: Architecture, where: str) -> Identified:
+    """The one of several architectures with equal shapes: the first of kdx's, or the only one of open_clip's."""
+    activated = [known for known in same if bool(known.get("quick_gelu")) == described["quick_gelu"]]
+    chosen = (activated or same)[0]
+    rivals = {known["name"] for known in activated if behaviour(known) != behaviour(chosen)}
+    if rivals and chosen["name"] not in names():
+        raise DataError(
+            f"has the shapes of {chosen['name']} and of {', '.join(sorted(rivals))}",
+            where=where,
+            remedy="say which with --architecture",
+        )
+    if not activated:
+        chosen = {**chosen, "quick_gelu": described["quick_gelu"], "name": f"{chosen['name']}-quickgelu"}
+    if "init_logit_bias" in described:
+        chosen = {**chosen, "init_logit_bias": described["init_logit_bias"]}
+    return Identified(chosen, tuple(_assumed(chosen)))
+
+
+def _assumed(described: Architecture) -> list[str]:
+    lines = ["how images are prepared: OpenAI's mean and std, shorter side by bicubic, then the middle"]
+    if not described.get("quick_gelu"):
+        lines.append("the activation: GELU (--quick-gelu for OpenAI's, DFN's and MetaCLIP's models)")
+    return lines
+
+
+def _visible(described: Architecture, *, trunk: bool = True) -> dict[str, Any]:
+    """What of an architecture its keys and shapes show; without its image tower if `trunk` is not set."""
+    full = behaviour({"vision_cfg": {}, **described})
+    vision, text = full["vision"], full["text"]
+    sizes = ("layers", "width", "image_size", "patch_size", "mlp_width", "no_ln_pre", "timm_model_name")
+    return {
+        "embed_dim": full["embed_dim"],
+        "text": [text[field] for field in ("context_length", "vocab_size", "width", "layers", "mlp_width")],
+        "vision": {field: vision[field] for field in sizes if field in vision} if trunk else None,
+        "scaled": trunk and vision.get("ls_init_value") is not None,
+    }
+
+
+def _share(found: dict[str, tuple[int, ...]], known: Architecture, embed_dim: int) -> float:
+    """Equal keys with equal shapes, by all keys of the file's and the known architecture's image tower."""
+    no_text = {"width": HEAD_WIDTH, "heads": 1, "layers": 1}
+    with torch.device("meta"):
+        model = build_model({**known, "embed_dim": embed_dim, "text_cfg": no_text})
+    expected = model.visual.state_dict(prefix="visual.")
+    shapes = {key: tuple(tensor.shape) for key, tensor in expected.items()}
+    return len(found.items() & shapes.items()) / len(found.keys() | shapes.keys())
+
+
+def _shape(state: State, key: str, ndim: int, where: str) -> tuple[int, ...]:
+    tensor = state.get(key)
+    if not isinstance(tensor, Tensor):
+        raise DataError(f"has no tensor {key}", where=where, remedy="it is incomplete; get it again")
+    if tensor.ndim != ndim or 0 in tensor.shape:
+        raise DataError(
+            f"{key} is {list(tensor.shape)}, with {ndim} dimensions expected",
+            where=where,
+            remedy="it is no CLIP model of a known layout",
+        )
+    return tuple(tensor.shape)
+
+
+def _count(state: State, prefix: str) -> int:
+    """One more than the highest number after the prefix."""
+    numbered = re.compile(rf"{prefix}\.(\d+)\.")
+    count = max((int(found[1]) + 1 for key in state if (found := numbered.match(key))), default=0)
+    return min(count, len(state))  # so that no number in a key decides how much is built
+
+
+def _side(patches: int, key: str, where: str) -> int:
+    side = math.isqrt(max(patches, 0))
+    if not side or side * side != patches:
+        raise DataError(
+            f"{key} has places for {patches} patches, which is no square", where=where, remedy=NAME_IT
+        )
+    return side

@@ -1,0 +1,96 @@
+"""From foreign weights to a Checkpoint."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from kdx.core.errors import DataError, UsageError
+from kdx.core.folders import check_free
+
+from ..architectures import Architecture
+from ..checkpoint import KIND, save_checkpoint
+from ..clip_vocabulary import clip_tokenizer
+from .fitting import fit
+from .identify import Identified, identify
+from .known import find_architecture, named, why_not
+from .layouts import Normalised, normalise
+from .sources import Source, read_source
+
+
+@dataclass(frozen=True)
+class ImportReport:
+    """What was read. changes: what was renamed or dropped; assumptions: what nothing in the source says."""
+
+    path: str
+    source: str
+    architecture: str
+    changes: tuple[str, ...]
+    assumptions: tuple[str, ...]
+    spec: dict[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def import_checkpoint(
+    source: str,
+    out: Path,
+    *,
+    architecture: str | None = None,
+    quick_gelu: bool = False,
+    overwrite: bool = False,
+) -> ImportReport:
+    """Reads foreign weights and seals a Checkpoint at `out`, float32 whatever they are stored in.
+
+    source: a weight file, an open_clip or Hugging Face CLIPModel folder, NAME:TAG or hf-hub:OWNER/MODEL.
+    architecture: a name of kdx or open_clip, where the weights alone shall not decide. quick_gelu: what they cannot
+    show. Nothing of the source is executed. Raises UsageError, DataError (not a CLIP model, keys that do not fit, a
+    pickle with code) or SetupError (no network); nothing is left at `out` then.
+    """
+    check_free(out, KIND, overwrite=overwrite)
+    named_one = find_architecture(architecture) if architecture else None
+    found = read_source(source)
+    if found.architecture and (named_one or quick_gelu):
+        raise UsageError(
+            "says itself what its architecture is",
+            where=source,
+            remedy="leave --architecture and --quick-gelu out",
+        )
+    normalised = normalise(found.state)
+    decided = _decide(found, normalised, named_one, quick_gelu or normalised.from_openai)
+    if reason := why_not(decided.architecture):
+        raise DataError(
+            f"kdx cannot build {decided.architecture['name']}: {reason}",
+            where=found.where,
+            remedy="take a model with CLIP's text tower",
+        )
+    model = fit(normalised.state, decided.architecture, found.where)
+    spec = save_checkpoint(
+        out, model, decided.architecture, clip_tokenizer(), overwrite=overwrite, inputs=found.inputs
+    )
+    return ImportReport(str(out), source, spec.name, normalised.changes, decided.assumptions, spec.to_dict())
+
+
+def _decide(
+    found: Source, normalised: Normalised, named_one: Architecture | None, quick_gelu: bool
+) -> Identified:
+    if found.architecture:
+        return Identified(_as_projected(found.architecture, normalised), ())
+    if named_one is None:
+        return identify(normalised.state, found.where, quick_gelu=quick_gelu)
+    if quick_gelu and not named_one.get("quick_gelu"):
+        named_one = named({**named_one, "name": f"{named_one['name']}-quickgelu", "quick_gelu": True})
+    if "logit_bias" in normalised.state:
+        named_one = {**named_one, "init_logit_bias": 0.0}
+    return Identified(named_one, ())
+
+
+def _as_projected(architecture: Architecture, normalised: Normalised) -> Architecture:
+    """A stated architecture whose trunk ended in the classifier that became the projection."""
+    vision = architecture["vision_cfg"]
+    projects = "visual.head.proj.weight" in normalised.state
+    if not vision.get("timm_model_name") or vision.get("timm_proj", "linear") or not projects:
+        return architecture
+    return named({**architecture, "vision_cfg": {**vision, "timm_pool": "", "timm_proj": "linear"}})

@@ -1,0 +1,137 @@
+"""From the key layouts that CLIP checkpoints come in to the one of kdx: open_clip's, with the text tower on top.
+
+Each step is a function from a state dict to a state dict, and changes nothing where its layout is not met.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+State = dict[str, Any]
+
+WRAPPERS = ("module.", "_orig_mod.")  # DistributedDataParallel, torch.compile
+OPENAI_SIZES = ("input_resolution", "context_length", "vocab_size")
+CLASSIFIER = "visual.trunk.classifier"
+PROJECTION = "visual.head.proj.weight"
+
+
+@dataclass(frozen=True)
+class Normalised:
+    """A state dict in kdx's layout. changes: what had to be done, a line each.
+
+    from_openai: the file carries the sizes that only OpenAI's own files do, so its towers use QuickGELU.
+    """
+
+    state: State
+    changes: tuple[str, ...]
+    from_openai: bool
+
+
+def normalise(state: State) -> Normalised:
+    """Brings any known layout into kdx's. Unknown keys stay as they are: the check against the model names them."""
+    changes = []
+    from_openai = False
+    for step, change in STEPS:
+        after = step(state)
+        if after.keys() != state.keys():
+            changes.append(change)
+            from_openai |= step is drop_openai_sizes
+        state = after
+    return Normalised(shape_scales(state), tuple(changes), from_openai)
+
+
+def strip_wrappers(state: State) -> State:
+    """Removes the prefixes that wrappers put before every key."""
+    for prefix in (*WRAPPERS, *WRAPPERS):  # either may be around the other
+        if state and all(key.startswith(prefix) for key in state):
+            state = {key.removeprefix(prefix): value for key, value in state.items()}
+    return state
+
+
+def lift_text_tower(state: State) -> State:
+    """open_clip's CustomTextCLIP keeps the text tower under `text.`, CLIP at the top level."""
+    lifted = {key.removeprefix("text."): value for key, value in state.items()}
+    return lifted if len(lifted) == len(state) else state  # a key in both places: the check will name it
+
+
+def drop_openai_sizes(state: State) -> State:
+    """OpenAI's files carry three integers as if they were weights."""
+    return {key: value for key, value in state.items() if key not in OPENAI_SIZES}
+
+
+def drop_masks(state: State) -> State:
+    """Old files carry the causal mask, which is computed."""
+    return {key: value for key, value in state.items() if key != "attn_mask"}
+
+
+def rename_old_swin(state: State) -> State:
+    """timm before 0.8 kept a Swin's downsampling at the end of a stage, later ones keep it at the start of the next.
+
+    The names for stages 1 and 2 mean other weights in the two layouts, so all are renamed at once. Only the old one
+    has a `layers.0.downsample`.
+    """
+    stage = re.compile(r"visual\.trunk\.layers\.(\d+)\.downsample\.(.+)")
+    if not any((found := stage.fullmatch(key)) and found[1] == "0" for key in state):
+        return state
+    moved = r"visual.trunk.layers.{}.downsample.{}"
+    return {
+        moved.format(int(found[1]) + 1, found[2]) if (found := stage.fullmatch(key)) else key: value
+        for key, value in state.items()
+    }
+
+
+def drop_swin_buffers(state: State) -> State:
+    """Old files carry a Swin's tables of positions and masks, which are computed."""
+    table = re.compile(r"visual\.trunk\..*(relative_position_index|blocks\.\d+\.attn_mask)")
+    return {key: value for key, value in state.items() if not table.fullmatch(key)}
+
+
+def classifier_to_projection(state: State) -> State:
+    """The inverse of projection_to_classifier: a classifier without bias is a projection."""
+    bias = state.get(f"{CLASSIFIER}.bias")
+    if PROJECTION in state or not isinstance(bias, Tensor) or bias.count_nonzero():
+        return state
+    renamed = {PROJECTION if key == f"{CLASSIFIER}.weight" else key: value for key, value in state.items()}
+    del renamed[f"{CLASSIFIER}.bias"]
+    return renamed
+
+
+def projection_to_classifier(state: State) -> State:
+    """The head projection as the trunk's own classifier with a bias of zero.
+
+    open_clip 3.3 sizes the projection of a MobileNetV3 by `num_features` and then fails in its forward pass; the
+    trunk's own classifier has the right width.
+    """
+    weight = state[PROJECTION]
+    renamed = {f"{CLASSIFIER}.weight" if key == PROJECTION else key: value for key, value in state.items()}
+    return {**renamed, f"{CLASSIFIER}.bias": torch.zeros(weight.shape[0], dtype=weight.dtype)}
+
+
+def shape_scales(state: State) -> State:
+    """The scale and the bias of the logits as scalars; some files keep them as [1]."""
+    return {
+        key: value.reshape(())
+        if key in ("logit_scale", "logit_bias") and isinstance(value, Tensor) and value.numel() == 1
+        else value
+        for key, value in state.items()
+    }
+
+
+STEPS: tuple[tuple[Callable[[State], State], str], ...] = (
+    (
+        strip_wrappers,
+        "removed the prefix that DistributedDataParallel or torch.compile puts before every key",
+    ),
+    (lift_text_tower, "moved the text tower from `text.` to the top level"),
+    (drop_openai_sizes, "dropped OpenAI's input_resolution, context_length and vocab_size"),
+    (drop_masks, "dropped the text tower's mask, which is computed"),
+    (rename_old_swin, "renamed the downsampling of an old timm Swin to the stage where it is now"),
+    (drop_swin_buffers, "dropped a Swin's position tables and masks, which are computed"),
+    (classifier_to_projection, "took the trunk's classifier, which has no bias, for the projection"),
+)

@@ -1,0 +1,61 @@
+"""The inverse of the import: a Checkpoint as open_clip loads it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+
+from kdx.core.digests import file_digest
+from kdx.core.folders import sealed_folder
+
+from ..architectures import preprocess_of
+from ..checkpoint import Checkpoint
+from .known import MODEL_FIELDS
+from .layouts import projection_to_classifier
+from .sources import OPEN_CLIP_CONFIG, SEALED_FOR_OTHERS
+
+WEIGHTS = "open_clip_model.safetensors"
+
+
+def save_open_clip(checkpoint: Checkpoint, out: Path, *, overwrite: bool = False) -> Path:
+    """Seals a folder that open_clip loads without kdx, and returns the path of its weights.
+
+    `open_clip_model.safetensors` is the `pretrained` of `open_clip.create_model(NAME, pretrained=FILE)`, for which
+    `open_clip.add_model_config(FOLDER)` makes NAME known from `NAME.json`; `open_clip_config.json` adds the
+    preprocessing and makes the folder itself loadable as `local-dir:FOLDER`. A MobileNetV3's projection becomes its
+    trunk's classifier. Raises UsageError when `out` exists.
+    """
+    state = checkpoint.model.state_dict()
+    config: dict[str, Any] = {
+        field: checkpoint.architecture[field] for field in MODEL_FIELDS if field in checkpoint.architecture
+    }
+    if _open_clip_missizes_projection(checkpoint):
+        state = projection_to_classifier(state)
+        config["vision_cfg"] = {**config["vision_cfg"], "timm_proj": "", "timm_pool": "avg"}
+    preprocess = preprocess_of(checkpoint.architecture)
+    stated = {
+        "mean": preprocess.mean,
+        "std": preprocess.std,
+        "interpolation": preprocess.interpolation,
+        "resize_mode": preprocess.resize_mode,
+    }
+    inputs = {"checkpoint": file_digest(checkpoint.path / "model.safetensors")}
+    with sealed_folder(out, SEALED_FOR_OTHERS, overwrite=overwrite, inputs=inputs) as folder:
+        safetensors.torch.save_file(state, folder / WEIGHTS, {"format": "pt"})
+        _write_json(folder / OPEN_CLIP_CONFIG, {"model_cfg": config, "preprocess_cfg": stated})
+        _write_json(folder / f"{checkpoint.spec.name}.json", config)
+    return out / WEIGHTS
+
+
+def _open_clip_missizes_projection(checkpoint: Checkpoint) -> bool:
+    """Where kdx had to size the projection itself, open_clip would build another."""
+    trunk = getattr(checkpoint.model.visual, "trunk", None)
+    projection = getattr(getattr(checkpoint.model.visual, "head", None), "proj", None)
+    return projection is not None and projection.in_features != trunk.num_features  # pyright: ignore
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

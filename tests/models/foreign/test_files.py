@@ -1,0 +1,164 @@
+"""Facts of kdx/models/foreign/files.py: what is read, and that nothing is run."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+from torch import nn
+
+from kdx.core.errors import DataError
+from kdx.models.foreign.files import read_sharded, read_state_dict
+
+STATE = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.tensor(1)}
+
+
+class Executes:
+    """Creates a file when it is unpickled by a reader that trusts it."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, (f"touch {self.trace}",)
+
+
+def _same(state: dict[str, Any]) -> bool:
+    return state.keys() == STATE.keys() and all(torch.equal(state[key], STATE[key]) for key in STATE)
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "before torch 1.6"])
+@pytest.mark.parametrize("wrapped", [True, False], ids=["state_dict and others", "bare"])
+def test_torch_files_are_read_whatever_their_name(tmp_path: Path, zipped: bool, wrapped: bool) -> None:
+    path = tmp_path / "weights.bin"
+    optimizer = {"state": {0: {"exp_avg": torch.zeros(3)}}, "param_groups": [{"lr": 1e-3, "params": [0]}]}
+    content = {
+        "epoch": 32,
+        "name": "x",
+        "state_dict": STATE,
+        "optimizer": optimizer,
+        "scaler": {"scale": 1.0},
+    }
+    torch.save(content if wrapped else STATE, path, _use_new_zipfile_serialization=zipped)
+    assert _same(read_state_dict(path))
+
+
+def test_safetensors_are_read_whatever_their_name(tmp_path: Path) -> None:
+    safetensors.torch.save_file(STATE, tmp_path / "weights.pt")
+    assert _same(read_state_dict(tmp_path / "weights.pt"))
+
+
+@pytest.mark.parametrize("how", ["zip", "legacy", "pickle 2", "pickle 4", "beside good weights"])
+def test_a_pickle_with_code_is_refused_and_its_code_not_run(
+    tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")  # torch's switch for trusting everything
+    trace, path = tmp_path / "trace", tmp_path / "weights.pt"
+    bomb = Executes(trace)
+    if how.startswith("pickle"):
+        path.write_bytes(pickle.dumps(bomb, protocol=int(how[-1])))
+    else:
+        content = {"state_dict": STATE, "note": bomb} if how == "beside good weights" else bomb
+        torch.save(content, path, _use_new_zipfile_serialization=how != "legacy")
+    refusal = r"asks for (posix|nt)\.system, which may run code|is a pickle of more than plain tensors"
+    with pytest.raises(DataError, match=refusal) as caught:
+        read_state_dict(path)
+    assert caught.value.remedy and "safetensors" in caught.value.remedy
+    assert not trace.exists()
+    pickle.loads(pickle.dumps(bomb))  # the same code does run where it is trusted
+    assert trace.exists()
+
+
+def test_a_pickled_module_is_refused(tmp_path: Path) -> None:
+    torch.save(nn.Linear(2, 2), tmp_path / "module.pt")
+    with pytest.raises(DataError, match=r"asks for torch\.nn\.modules\.linear\.Linear"):
+        read_state_dict(tmp_path / "module.pt")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_torchscript_is_refused_with_a_way_out(tmp_path: Path) -> None:
+    path = tmp_path / "ViT-B-32.pt"
+    torch.jit.script(nn.Linear(2, 2)).save(path)
+    with pytest.raises(DataError, match="TorchScript archive") as caught:
+        read_state_dict(path)
+    assert caught.value.remedy and "ViT-B-32:openai" in caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [([1, 2], "a list"), ({"epoch": 3, "model": {"a": torch.zeros(1)}}, '"epoch", "model"'), ({}, "nothing")],
+)
+def test_what_holds_no_state_dict_is_refused_with_what_it_holds(
+    tmp_path: Path, content: Any, found: str
+) -> None:
+    torch.save(content, tmp_path / "x.pt")
+    with pytest.raises(DataError, match=f"holds no state dict but {found}"):
+        read_state_dict(tmp_path / "x.pt")
+
+
+def _cut(content: bytes) -> bytes:
+    return content[: len(content) // 2]
+
+
+def _saved(legacy: bool) -> bytes:
+    file = io.BytesIO()
+    torch.save(STATE, file, _use_new_zipfile_serialization=not legacy)
+    return file.getvalue()
+
+
+def _zip() -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("readme.txt", "nothing")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"not weights",
+        _cut(_saved(False)),
+        _cut(_saved(True)),
+        _zip(),
+        _cut(safetensors.torch.save(STATE)),
+    ],
+    ids=["empty", "text", "cut zip", "cut legacy", "another zip", "cut safetensors"],
+)
+def test_damaged_files_are_refused_in_one_line(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "x.pt"
+    path.write_bytes(content)
+    with pytest.raises(DataError) as caught:
+        read_state_dict(path)
+    assert caught.value.where == str(path) and "\n" not in str(caught.value)
+
+
+def test_a_git_lfs_placeholder_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    with pytest.raises(DataError, match="Git LFS") as caught:
+        read_state_dict(path)
+    assert caught.value.remedy == "run `git lfs pull`"
+
+
+def test_shards_are_joined_and_never_looked_for_elsewhere(tmp_path: Path) -> None:
+    for name, key in (("one.safetensors", "a"), ("two.safetensors", "b")):
+        safetensors.torch.save_file({key: STATE[key]}, tmp_path / name)
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": "one.safetensors", "b": "two.safetensors"}}))
+    state, digests = read_sharded(index)
+    assert _same(state) and sorted(digests) == ["one.safetensors", "two.safetensors"]
+    index.write_text(json.dumps({"weight_map": {"a": "../one.safetensors"}}))
+    with pytest.raises(DataError, match="outside its folder"):
+        read_sharded(index)
+    index.write_text(json.dumps({"weight_map": {"a": "three.safetensors"}}))
+    with pytest.raises(DataError, match="there is no such file"):
+        read_sharded(index)

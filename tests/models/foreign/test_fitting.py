@@ -1,0 +1,61 @@
+"""Facts of kdx/models/foreign/fitting.py: nothing but whole weights is taken, and the faults are named."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from kdx.core.errors import DataError
+from kdx.models.architectures import Architecture
+from kdx.models.foreign.fitting import check_fit, fit
+
+FullKeys = Callable[[str | Architecture], dict[str, Tensor]]
+
+
+def _message(state: dict[str, Tensor], architecture: Architecture) -> str:
+    with pytest.raises(DataError) as caught:
+        check_fit(state, architecture, "file.pt")
+    assert "\n" not in str(caught.value) and caught.value.remedy
+    return str(caught.value)
+
+
+def test_missing_surplus_and_misshapen_keys_are_named(small_vit: Architecture, full_keys: FullKeys) -> None:
+    state = full_keys(small_vit)
+    del state["visual.ln_post.bias"], state["transformer.resblocks.1.attn.in_proj_weight"]
+    state["visual.extra"] = torch.zeros(1)
+    state["visual.proj"] = torch.zeros(2, 3)
+    message = _message(state, small_vit)
+    assert message == (
+        "file.pt: does not hold the weights of small: 2 missing (visual.ln_post.bias,"
+        " transformer.resblocks.1.attn.in_proj_weight); 1 surplus (visual.extra);"
+        " 1 misshapen (visual.proj is float [2, 3], not float [128, 48])"
+    )
+
+
+def test_only_the_first_of_many_are_named(small_vit: Architecture, full_keys: FullKeys) -> None:
+    state = {key: value for key, value in full_keys(small_vit).items() if not key.startswith("visual.")}
+    message = _message(state, small_vit)
+    assert "missing (visual.class_embedding, visual.positional_embedding, visual.proj …)" in message
+
+
+def test_quantised_weights_are_not_taken_for_floats(small_vit: Architecture, full_keys: FullKeys) -> None:
+    state = full_keys(small_vit)
+    state["visual.proj"] = torch.zeros(128, 48, dtype=torch.int8)
+    assert "visual.proj is integer [128, 48], not float [128, 48]" in _message(state, small_vit)
+
+
+def test_half_precision_becomes_float32_and_no_memory_is_shared(
+    small_vit: Architecture, full_keys: FullKeys
+) -> None:
+    state = {key: value.bfloat16() for key, value in full_keys(small_vit).items()}
+    weights = fit(state, small_vit, "x").state_dict()
+    assert {value.dtype for value in weights.values()} == {torch.float32}
+    assert len({value.data_ptr() for value in weights.values()}) == len(weights)
+
+
+def test_a_configuration_that_cannot_be_built_is_said(small_vit: Architecture, full_keys: FullKeys) -> None:
+    vision = {"timm_model_name": "no_such_network", "image_size": 32}
+    assert "cannot be built" in _message(full_keys(small_vit), {**small_vit, "vision_cfg": vision})

@@ -1,0 +1,152 @@
+"""Facts of kdx/models/foreign/hub.py, with open_clip's downloads replaced: tests have no network."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+from huggingface_hub import constants
+from open_clip import pretrained
+from torch import Tensor
+
+from kdx.core.errors import DataError, SetupError, UsageError
+from kdx.models.architectures import Architecture
+from kdx.models.checkpoint import open_checkpoint
+from kdx.models.clip import ClipModel
+from kdx.models.foreign import hub
+from kdx.models.foreign.hub import fetch
+from kdx.models.foreign.importing import import_checkpoint
+
+Embed = Callable[[Any], tuple[Tensor, Tensor]]
+
+
+def _no_network(*_: object, **__: object) -> str:
+    raise OSError("[Errno -3] Temporary failure in name resolution\nand more")
+
+
+def test_a_tag_is_downloaded_with_what_its_publisher_states(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict[str, Any]] = []
+    monkeypatch.setattr(pretrained, "download_pretrained", lambda cfg: asked.append(cfg) or "/x/weights.bin")
+    published = fetch("ViT-B-32:laion2b_s34b_b79k")
+    assert published.weights == Path("/x/weights.bin")
+    assert asked[0]["hf_hub"].startswith("laion/")
+    assert published.architecture["name"] == "ViT-B-32"
+    assert published.architecture["preprocess_cfg"]["interpolation"] == "bicubic"
+
+
+def test_the_tag_decides_on_quick_gelu_where_open_clip_only_warns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pretrained, "download_pretrained", lambda cfg: "/x/weights.bin")
+    architecture = fetch("ViT-B/32:openai").architecture
+    assert architecture["quick_gelu"] is True and architecture["name"] == "ViT-B-32-quickgelu"
+
+
+def test_unknown_tags_and_names_are_answered_with_the_nearest() -> None:
+    with pytest.raises(UsageError, match="has no weights") as caught:
+        fetch("ViT-B-32:laion2b_s34b_b79")
+    assert caught.value.remedy == "did you mean ViT-B-32:laion2b_s34b_b79k?"
+    with pytest.raises(UsageError) as caught:
+        fetch("ViT-B-33:openai")
+    assert caught.value.remedy and caught.value.remedy.startswith("did you mean ViT-B-")
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ("ViT-B-16-SigLIP:webli", "vocabulary"),
+        ("coca_ViT-B-32:laion2b_s13b_b90k", "CoCa"),
+        ("xlm-roberta-base-ViT-B-32:laion5b_s13b_b90k", "Hugging Face"),
+        ("MobileCLIP-S1:datacompdr", "causal"),
+    ],
+)
+def test_what_kdx_cannot_build_is_not_downloaded(
+    source: str, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pretrained, "download_pretrained", _no_network)
+    with pytest.raises(DataError, match=reason):
+        fetch(source)
+
+
+def test_without_a_network_one_line_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(pretrained, "hf_hub_download", _no_network)
+    monkeypatch.setattr(pretrained, "download_pretrained_from_url", _no_network)
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_: [])
+    for source, repository in (
+        ("ViT-B-32:laion2b_s34b_b79k", "laion/CLIP-ViT-B-32-laion2B-s34B-b79K"),
+        ("hf-hub:someone/some-clip", "someone/some-clip"),
+    ):
+        with pytest.raises(SetupError, match="cannot be downloaded") as caught:
+            import_checkpoint(source, tmp_path / "out")
+        assert "\n" not in str(caught.value) and "name resolution" in str(caught.value)
+        assert caught.value.remedy and f"hf download {repository} --local-dir DIR" in caught.value.remedy
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_hub_that_does_not_resolve_is_not_tried_again_and_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(socket, "getaddrinfo", _no_network)
+    monkeypatch.setattr(hub, "getproxies", dict)
+    with pytest.raises(SetupError, match="cannot be reached, and there is no copy in the cache"):
+        fetch("ViT-B-32:laion2b_s34b_b79k")
+    assert constants.HF_HUB_OFFLINE is False
+
+
+@pytest.fixture
+def repository(
+    small_vit: Architecture, small_model: ClipModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """An open_clip repository as open_clip's push_to_hf_hub writes it, and a hub that has it."""
+    folder = tmp_path / "some-clip"
+    folder.mkdir()
+    model = {field: small_vit[field] for field in ("embed_dim", "vision_cfg", "text_cfg")}
+    preprocess = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bilinear", "size": [32, 32]}
+    config = {"model_cfg": {**model, "custom_text": True}, "preprocess_cfg": preprocess}
+    (folder / "open_clip_config.json").write_text(json.dumps(config))
+    state = {
+        key if key.startswith(("visual.", "logit_scale")) else f"text.{key}": value
+        for key, value in small_model.state_dict().items()
+    }
+    safetensors.torch.save_file(state, folder / "open_clip_model.safetensors")
+
+    def hf_hub_download(repo_id: str, filename: str, **_: object) -> str:
+        if repo_id != "someone/some-clip" or not (folder / filename).is_file():
+            raise OSError("404")
+        return str(folder / filename)
+
+    monkeypatch.setattr(pretrained, "hf_hub_download", hf_hub_download)
+    return folder
+
+
+def test_a_repository_of_open_clip_is_imported_from_hub_and_folder(
+    repository: Path, small_model: ClipModel, embed: Embed, tmp_path: Path
+) -> None:
+    for number, source in enumerate(("hf-hub:someone/some-clip", str(repository))):
+        report = import_checkpoint(source, tmp_path / str(number))
+        opened = open_checkpoint(tmp_path / str(number))
+        assert report.architecture == "some-clip" and report.assumptions == ()
+        assert opened.spec.mean == (0.5, 0.5, 0.5) and opened.spec.interpolation == "bilinear"
+        for ours, theirs in zip(embed(opened.model), embed(small_model), strict=True):
+            assert torch.equal(ours, theirs)
+
+
+def test_a_stated_architecture_leaves_nothing_to_say(repository: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="says itself"):
+        import_checkpoint(str(repository), tmp_path / "out", quick_gelu=True)
+
+
+def test_a_folder_whose_config_describes_nothing_is_refused(repository: Path, tmp_path: Path) -> None:
+    config = json.loads((repository / "open_clip_config.json").read_text())
+    config["model_cfg"]["vision_cfg"]["colour"] = "blue"
+    (repository / "open_clip_config.json").write_text(json.dumps(config))
+    with pytest.raises(DataError, match="describes no model"):
+        import_checkpoint(str(repository), tmp_path / "out")
+    (repository / "open_clip_config.json").write_text("{}")
+    with pytest.raises(DataError, match="has no model_cfg"):
+        import_checkpoint(str(repository), tmp_path / "out")

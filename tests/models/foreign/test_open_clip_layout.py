@@ -1,0 +1,112 @@
+"""Facts of kdx/models/foreign/open_clip_layout.py: there and back, with open_clip's own loader between."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import pytest
+import torch
+from open_clip import factory
+from torch import Tensor
+
+from kdx.core.errors import UsageError
+from kdx.models.architectures import Architecture, build_model, read_architecture
+from kdx.models.checkpoint import open_checkpoint, save_checkpoint
+from kdx.models.clip_vocabulary import clip_tokenizer
+from kdx.models.foreign.importing import import_checkpoint
+from kdx.models.foreign.open_clip_layout import save_open_clip
+
+Embed = Callable[[Any], tuple[Tensor, Tensor]]
+
+
+@pytest.fixture(autouse=True)
+def _own_registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(factory, "_MODEL_CONFIGS", dict(factory._MODEL_CONFIGS))
+    monkeypatch.setattr(factory, "_MODEL_CONFIG_PATHS", list(factory._MODEL_CONFIG_PATHS))
+
+
+def _with_small_text(name: str, quick_gelu: bool = False) -> Architecture:
+    """An architecture of kdx with its whole image tower and a text tower that costs little."""
+    text = {"context_length": 16, "vocab_size": 49408, "width": 64, "heads": 1, "layers": 2}
+    described = read_architecture(name)
+    return {**described, "name": f"small-{name}", "text_cfg": text, "quick_gelu": quick_gelu}
+
+
+def _checkpoint(path: Path, architecture: Architecture) -> Path:
+    model = build_model(architecture, seed=3)
+    with torch.no_grad():
+        model.logit_scale.fill_(3.0)
+    save_checkpoint(path, model, architecture, clip_tokenizer())
+    return path
+
+
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        _with_small_text("ViT-T-16", quick_gelu=True),
+        _with_small_text("MobileNetV3-S"),
+        _with_small_text("EfficientNet-B0"),
+        _with_small_text("MobileViT-XXS"),
+        {**_with_small_text("ResNet-18"), "init_logit_bias": -10.0},
+    ],
+    ids=lambda described: described["name"],
+)
+def test_outputs_are_equal_in_open_clip_and_after_coming_back(
+    architecture: Architecture, embed: Embed, tmp_path: Path
+) -> None:
+    checkpoint = open_checkpoint(_checkpoint(tmp_path / "there", architecture))
+    weights = save_open_clip(checkpoint, tmp_path / "theirs")
+    expected = embed(checkpoint.model)
+
+    open_clip.add_model_config(tmp_path / "theirs")
+    by_name = open_clip.create_model(architecture["name"], pretrained=str(weights)).eval()
+    by_folder = open_clip.create_model(f"local-dir:{tmp_path / 'theirs'}").eval()
+    import_checkpoint(str(tmp_path / "theirs"), tmp_path / "back")
+    back = open_checkpoint(tmp_path / "back")
+    for model in (by_name, by_folder, back.model):
+        for ours, theirs in zip(embed(model), expected, strict=True):
+            assert torch.allclose(ours, theirs, atol=1e-6)
+    assert back.model.state_dict().keys() == checkpoint.model.state_dict().keys()
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(back.model.state_dict().values(), checkpoint.model.state_dict().values(), strict=True)
+    )
+    assert back.spec.logit_scale == checkpoint.spec.logit_scale == pytest.approx(20.0855, rel=1e-5)
+
+
+def test_the_demos_student_comes_back_under_its_name(mini_checkpoint: Path, tmp_path: Path) -> None:
+    checkpoint = open_checkpoint(mini_checkpoint)
+    weights = save_open_clip(checkpoint, tmp_path / "theirs")
+    for number, source in enumerate((tmp_path / "theirs", weights)):
+        import_checkpoint(str(source), tmp_path / str(number))
+        back = open_checkpoint(tmp_path / str(number))
+        assert back.spec.name == "kdx-mini"
+        assert back.spec.preprocess_digest == checkpoint.spec.preprocess_digest
+
+
+def test_preprocessing_goes_with_the_folder(tmp_path: Path) -> None:
+    preprocess = {
+        "mean": [0.5, 0.4, 0.3],
+        "std": [0.2, 0.2, 0.2],
+        "interpolation": "bilinear",
+        "resize_mode": "squash",
+    }
+    architecture = {**_with_small_text("ResNet-18"), "preprocess_cfg": preprocess}
+    checkpoint = open_checkpoint(_checkpoint(tmp_path / "there", architecture))
+    save_open_clip(checkpoint, tmp_path / "theirs")
+    loaded: Any = open_clip.create_model(f"local-dir:{tmp_path / 'theirs'}")
+    config = loaded.visual.preprocess_cfg
+    assert list(config["mean"]) == preprocess["mean"] and config["resize_mode"] == "squash"
+    import_checkpoint(str(tmp_path / "theirs"), tmp_path / "back")
+    assert open_checkpoint(tmp_path / "back").spec.preprocess_digest == checkpoint.spec.preprocess_digest
+
+
+def test_a_folder_that_lies_there_is_kept(mini_checkpoint: Path, tmp_path: Path) -> None:
+    checkpoint = open_checkpoint(mini_checkpoint)
+    save_open_clip(checkpoint, tmp_path / "theirs")
+    with pytest.raises(UsageError, match="exists already"):
+        save_open_clip(checkpoint, tmp_path / "theirs")
+    save_open_clip(checkpoint, tmp_path / "theirs", overwrite=True)
