@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .engine import RunResult, open_teacher, train
-    from .objective import Embeddings, Objective, ObjectiveConfig
+    from .objective import Embeddings, Objective
+    from .objective_config import ObjectiveConfig
     from .recipe import Recipe, read_recipe
 
 __all__ = [
@@ -23,7 +24,7 @@ __all__ = [
 _MODULES = {
     "Embeddings": "objective",
     "Objective": "objective",
-    "ObjectiveConfig": "objective",
+    "ObjectiveConfig": "objective_config",
     "Recipe": "recipe",
     "RunResult": "engine",
     "open_teacher": "engine",

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import tomli_w
 import torch
-import torch.nn.functional as F
 
 from kdx.core.errors import UsageError
 from kdx.core.folders import check_free, sealed_folder
@@ -21,7 +20,7 @@ from kdx.core.log import MetricsLog
 from kdx.core.progress import Progress, silent
 from kdx.data.loader import Batch, Loader, ViewReader
 from kdx.data.shards import ShardSet
-from kdx.models.architectures import build_model, preprocess_of, read_architecture
+from kdx.models.architectures import preprocess_of, read_architecture
 from kdx.models.checkpoint import RUN_KIND, save_checkpoint
 from kdx.models.clip import ClipModel
 from kdx.models.clip_vocabulary import clip_tokenizer
@@ -30,6 +29,7 @@ from kdx.runtime.torch import TorchEncoder
 from .objective import Embeddings, Objective
 from .optimizer import build_optimizer, learning_rate
 from .recipe import Recipe
+from .student import build_student, check_student
 from .teacher_cache import TeacherCache, open_cache
 
 LOG_EVERY = 10  # steps
@@ -58,10 +58,12 @@ def open_teacher(
 ) -> TeacherCache | None:
     """The cached embeddings of the recipe's teacher; computed and sealed at `cache` if nothing lies there.
 
-    teacher: a checkpoint or run, given exactly when the objective distils. Raises UsageError otherwise.
+    teacher: a checkpoint or run, given exactly when the objective distils or the student inherits from it. Raises
+    UsageError otherwise, and for a student that cannot start as the recipe says.
     """
+    check_student(recipe, read_architecture(recipe.student), teacher)
     if not recipe.objective.needs_teacher:
-        if teacher is not None:
+        if teacher is not None and not recipe.needs_teacher:
             raise UsageError(
                 "the recipe's objective does not use a teacher",
                 remedy="leave --teacher out, or set objective.crd, objective.fd or objective.icl",
@@ -83,26 +85,28 @@ def train(
     out: Path,
     *,
     cached: TeacherCache | None = None,
+    teacher: Path | None = None,
     overwrite: bool = False,
     progress: Progress = silent,
 ) -> RunResult:
     """Trains the recipe's student on `samples` and seals the run at `out`.
 
-    cached: what `open_teacher` returned. Raises UsageError for what cannot be, DataError for bad shards;
-    nothing is left at `out` then.
+    cached: what `open_teacher` returned; teacher: what it was given. Raises UsageError for what cannot be,
+    DataError for bad shards; nothing is left at `out` then.
     """
     started = time.monotonic()
     check_free(out, RUN_KIND, overwrite=overwrite)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     architecture = read_architecture(recipe.student)
-    model = build_model(architecture, recipe.seed).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model, inputs = build_student(recipe, architecture, teacher)
+    model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     objective = _build_objective(recipe, architecture["embed_dim"], cached).to(device)
     preprocess, tokenizer = preprocess_of(architecture), clip_tokenizer()
     reader = ViewReader(samples, preprocess, recipe.views, max_bad_share=recipe.max_bad_share)
     loader = Loader(
         reader, tokenizer, context_length=model.context_length, batch_size=recipe.batch_size, seed=recipe.seed
     )
-    inputs = {"data": samples.digest}
+    inputs["data"] = samples.digest
     seeds = {"recipe": recipe.seed, "views": recipe.views.seed}
     with sealed_folder(out, RUN_KIND, overwrite=overwrite, inputs=inputs, seeds=seeds) as folder:
         (folder / "recipe.toml").write_text(tomli_w.dumps(recipe.model_dump(mode="json", exclude_none=True)))
@@ -215,8 +219,7 @@ class _Loop:
         if teacher is None:
             return {}
         with torch.no_grad():
-            image = self.objective.project_image(student.image.detach())
-            return {"teacher_cosine": F.cosine_similarity(image, teacher.image).mean()}
+            return {"teacher_cosine": self.objective.teacher_cosine(student, teacher)}
 
 
 def _build_objective(recipe: Recipe, student_dim: int, cached: TeacherCache | None) -> Objective:

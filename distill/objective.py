@@ -1,20 +1,18 @@
-"""The objective: from the embeddings of student and teacher to one loss and its named, weighted terms."""
+"""The objective: from the embeddings of student and teachers to one loss and its named, weighted terms."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from kdx.core.config import Config
+from . import compat, losses
+from .objective_config import ObjectiveConfig
 
-from . import losses
-
-DISTILLING = ("crd", "fd", "icl")
 INITIAL_LOG_SCALE = math.log(1 / 0.07)
 
 
@@ -22,83 +20,195 @@ INITIAL_LOG_SCALE = math.log(1 / 0.07)
 class Embeddings:
     """What one model says of a batch. image, text: [B, D], any dtype; scale: [], the multiplier exp(logit_scale).
 
-    A student's rows need not be normalised; a teacher's are of unit norm.
+    bias: [], of a sigmoid model. masked_image: [B, D], of the same images with most patches hidden (MFD); student
+    only. A student's rows need not be normalised; a teacher's are of unit norm.
     """
 
     image: Tensor
     text: Tensor
     scale: Tensor
-
-
-class ObjectiveConfig(Config):
-    """Weights of the terms in the paper's form; 0 leaves a term out.
-
-    The published run (task 1, CRD 1, ICL 1, FD 2000 in the released code) means here task 1, crd ½, icl 1,
-    fd 2000 / D of the teacher.
-    """
-
-    task: float = Field(default=1.0, ge=0, description="CLIP's contrastive loss on the captions")
-    crd: float = Field(default=0.0, ge=0, description="contrastive relational distillation")
-    fd: float = Field(default=0.0, ge=0, description="feature distillation, per summed squared distance")
-    icl: float = Field(default=0.0, ge=0, description="interactive contrastive learning")
-
-    @model_validator(mode="after")
-    def _something_is_learnt(self) -> ObjectiveConfig:
-        if not any((self.task, *(getattr(self, name) for name in DISTILLING))):
-            raise ValueError("all weights are 0, there is nothing to learn")
-        return self
-
-    @property
-    def needs_teacher(self) -> bool:
-        return any(getattr(self, name) for name in DISTILLING)
+    bias: Tensor | None = None
+    masked_image: Tensor | None = None
 
 
 class Objective(nn.Module):
-    """Weighted sum of the configured losses; owns the projections and the learnable scale that they need.
+    """Weighted sum of the configured losses; owns the projections and learnable scales that they need.
 
-    Where student and teacher differ in width, FD and ICL see the student's embedding through
-    Linear(student_dim → teacher_dim) before normalisation; task and CRD see it as it is.
+    teacher_dim: one width for each teacher. Several teachers count as their mean: of probabilities in crd and
+    affinity, of losses in all else. Where student and teacher differ in width, all but task, crd, affinity and afd
+    see the student's embedding through Linear(student_dim → teacher_dim) before normalisation.
     """
 
-    def __init__(self, config: ObjectiveConfig, student_dim: int, teacher_dim: int | None = None) -> None:
+    def __init__(
+        self, config: ObjectiveConfig, student_dim: int, teacher_dim: int | Sequence[int] | None = None
+    ) -> None:
         super().__init__()
-        if config.needs_teacher and teacher_dim is None:
-            raise ValueError("a distilling objective needs the teacher's embedding width")
+        widths = (teacher_dim,) if isinstance(teacher_dim, int) else tuple(teacher_dim or ())
+        if config.needs_teacher and not widths:
+            raise ValueError(
+                f"{', '.join(config.methods)} need the teacher's embedding width: give teacher_dim"
+            )
         self.config = config
-        project = (config.fd or config.icl) and teacher_dim not in (None, student_dim)
-        self.project_image = nn.Linear(student_dim, teacher_dim or 0) if project else nn.Identity()
-        self.project_text = nn.Linear(student_dim, teacher_dim or 0) if project else nn.Identity()
-        self.icl_logit_scale = nn.Parameter(torch.tensor(INITIAL_LOG_SCALE)) if config.icl else None
+        self.bridges = nn.ModuleList(
+            _Bridge(config, student_dim, width) for width in (widths if config.needs_teacher else ())
+        )
 
-    def forward(self, student: Embeddings, teacher: Embeddings | None) -> tuple[Tensor, dict[str, Tensor]]:
-        """Returns (total, weighted terms by name); the terms' sum is the total. Computed in float32 or wider."""
-        config = self.config
-        raw_image, raw_text = _widened(student.image), _widened(student.text)
-        image, text = F.normalize(raw_image, dim=-1), F.normalize(raw_text, dim=-1)  # [B, D]
+    def forward(
+        self, student: Embeddings, teacher: Embeddings | Sequence[Embeddings] | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Returns (total, weighted terms by name); the terms' sum is the total. Computed in float32 or wider.
+
+        Raises ValueError where an embedding that a term needs is not given.
+        """
+        own = _prepared(student, unit=True)
+        teachers = _teachers(teacher) if self.bridges else []
+        if len(teachers) != len(self.bridges):
+            raise ValueError(f"the objective was made for {len(self.bridges)} teachers, {len(teachers)} came")
         terms: dict[str, Tensor] = {}
-        if config.task:
-            terms["task"] = config.task * losses.contrastive(image, text, student.scale)
-        if config.needs_teacher:
-            assert teacher is not None
-            teacher_image, teacher_text = _widened(teacher.image), _widened(teacher.text)  # [B, D teacher]
-            if config.crd:
-                student_logits = student.scale * image @ text.T  # [B, B]
-                teacher_logits = teacher.scale * teacher_image @ teacher_text.T
-                terms["crd"] = config.crd * losses.contrastive_relational(student_logits, teacher_logits)
-            projected_image = F.normalize(self.project_image(raw_image), dim=-1)  # [B, D teacher]
-            projected_text = F.normalize(self.project_text(raw_text), dim=-1)
-            if config.fd:
-                distance = losses.feature(projected_image, teacher_image) + losses.feature(
-                    projected_text, teacher_text
-                )
-                terms["fd"] = config.fd * distance
-            if self.icl_logit_scale is not None:
-                scale = self.icl_logit_scale.exp()
-                terms["icl"] = config.icl * losses.interactive(
-                    projected_image, projected_text, teacher_image, teacher_text, scale
-                )
-        return torch.stack(list(terms.values())).sum(), terms
+        if self.config.task:
+            terms["task"] = self._task(own)
+        if self.bridges:
+            terms |= self._relations(own, teachers)
+            raw = _prepared(student, unit=False)
+            each = [bridge(raw, its) for bridge, its in zip(self.bridges, teachers, strict=True)]
+            terms |= {name: torch.stack([some[name] for some in each]).mean() for name in each[0]}
+        weighted = {name: getattr(self.config, name) * term for name, term in terms.items()}
+        return torch.stack(list(weighted.values())).sum(), weighted
+
+    def teacher_cosine(self, student: Embeddings, teacher: Embeddings | Sequence[Embeddings]) -> Tensor:
+        """Mean cosine of student and teacher embeddings of the same image; the paper's measure of mimicry."""
+        raw = _prepared(student, unit=False).image
+        cosines = [
+            F.cosine_similarity(bridge.project_image(raw), its.image).mean()
+            for bridge, its in zip(self.bridges, _teachers(teacher), strict=True)
+        ]
+        return torch.stack(cosines).mean()
+
+    def _task(self, student: Embeddings) -> Tensor:
+        if self.config.contrast == "sigmoid":
+            return losses.sigmoid(student.image, student.text, student.scale, _bias(student, "student"))
+        return losses.contrastive(student.image, student.text, student.scale)
+
+    def _relations(self, student: Embeddings, teachers: list[Embeddings]) -> dict[str, Tensor]:
+        """crd and affinity, which see all teachers at once."""
+        config = self.config
+        terms: dict[str, Tensor] = {}
+        logits = student.scale * student.image @ student.text.T  # [B, B]
+        if config.crd and config.contrast == "sigmoid":
+            terms["crd"] = losses.sigmoid_relational(
+                logits + _bias(student, "student"),
+                *(_logits(each, each.scale) + _bias(each, "teacher") for each in teachers),
+            )
+        elif config.crd:
+            divergence = losses.contrastive_relational(
+                logits, *(_logits(each, each.scale) for each in teachers)
+            )
+            terms["crd"] = divergence / 2 if config.compat == "clip-kd" else divergence
+        if config.affinity:
+            fixed = config.affinity_scale
+            terms["affinity"] = losses.affinity(
+                logits, *(_logits(each, each.scale if fixed is None else fixed) for each in teachers)
+            )
+        return terms
+
+
+class _Bridge(nn.Module):
+    """The terms between the student and one teacher, unweighted, and their parameters."""
+
+    def __init__(self, config: ObjectiveConfig, student_dim: int, teacher_dim: int) -> None:
+        super().__init__()
+        self.config = config
+        self.raw = config.compat == "clip-kd"  # learnable multipliers are not exponentiated there
+        project = student_dim != teacher_dim and any(
+            (config.fd, config.mfd, config.gd, config.icl, config.cross_kd)
+        )
+        self.project_image = nn.Linear(student_dim, teacher_dim) if project else nn.Identity()
+        self.project_text = nn.Linear(student_dim, teacher_dim) if project else nn.Identity()
+        if config.icl or config.cross_kd:
+            self.icl_logit_scale = nn.Parameter(torch.tensor(INITIAL_LOG_SCALE))
+        if config.afd:
+            self.fuse_image = nn.Linear(student_dim + teacher_dim, student_dim)
+            self.fuse_text = nn.Linear(student_dim + teacher_dim, student_dim)
+            self.afd_logit_scale = nn.Parameter(torch.tensor(INITIAL_LOG_SCALE))
+
+    def forward(self, student: Embeddings, teacher: Embeddings) -> dict[str, Tensor]:
+        """student: rows of any norm; teacher: unit rows."""
+        config = self.config
+        terms: dict[str, Tensor] = {}
+        image = F.normalize(self.project_image(student.image), dim=-1)  # [B, D of the teacher]
+        text = F.normalize(self.project_text(student.text), dim=-1)
+        feature = compat.feature if self.raw else losses.feature
+        if config.fd:
+            terms["fd"] = feature(image, teacher.image) + feature(text, teacher.text)
+        if config.mfd:
+            masked = F.normalize(self.project_image(self._masked(student)), dim=-1)
+            terms["mfd"] = feature(masked, teacher.image) + feature(text, teacher.text)
+        if config.gd:
+            gradient = compat.gradient if self.raw else losses.gradient
+            terms["gd"] = gradient(image, text, student.scale, teacher.image, teacher.text, teacher.scale)
+        if config.icl:
+            terms["icl"] = losses.interactive(
+                image, text, teacher.image, teacher.text, self._multiplier(self.icl_logit_scale)
+            )
+        if config.cross_kd:
+            terms["cross_kd"] = losses.cross_relational(
+                image,
+                text,
+                teacher.image,
+                teacher.text,
+                self._multiplier(self.icl_logit_scale),
+                teacher.scale,
+            )
+        if config.afd:
+            terms["afd"] = self._fused(student, teacher)
+        return terms
+
+    def _masked(self, student: Embeddings) -> Tensor:
+        if not self.config.masks_patches:
+            return student.image
+        if student.masked_image is None:
+            raise ValueError("mfd needs the student's masked_image: encode the images with hidden patches")
+        return student.masked_image
+
+    def _fused(self, student: Embeddings, teacher: Embeddings) -> Tensor:
+        """AFD: the task loss of Linear([student; teacher]), normalised, with a learnable scale of its own."""
+        own_image, own_text = F.normalize(student.image, dim=-1), F.normalize(student.text, dim=-1)
+        image = self.fuse_image(torch.cat((own_image, teacher.image), dim=-1))  # [B, D of the student]
+        text = self.fuse_text(torch.cat((own_text, teacher.text), dim=-1))
+        scale = self._multiplier(self.afd_logit_scale)
+        return losses.contrastive(F.normalize(image, dim=-1), F.normalize(text, dim=-1), scale)
+
+    def _multiplier(self, log_scale: Tensor) -> Tensor:
+        return log_scale if self.raw else log_scale.exp()
+
+
+def _teachers(teacher: Embeddings | Sequence[Embeddings] | None) -> list[Embeddings]:
+    given = () if teacher is None else (teacher,) if isinstance(teacher, Embeddings) else teacher
+    return [_prepared(each, unit=False) for each in given]
+
+
+def _prepared(embeddings: Embeddings, *, unit: bool) -> Embeddings:
+    """In float32 or wider, with rows of unit norm if asked."""
+    image, text = _widened(embeddings.image), _widened(embeddings.text)
+    masked = embeddings.masked_image
+    return Embeddings(
+        image=F.normalize(image, dim=-1) if unit else image,
+        text=F.normalize(text, dim=-1) if unit else text,
+        scale=embeddings.scale,
+        bias=embeddings.bias,
+        masked_image=None if masked is None else _widened(masked),
+    )
 
 
 def _widened(embedding: Tensor) -> Tensor:
     return embedding if embedding.dtype == torch.float64 else embedding.float()
+
+
+def _logits(embeddings: Embeddings, scale: Tensor | float) -> Tensor:
+    return scale * embeddings.image @ embeddings.text.T
+
+
+def _bias(embeddings: Embeddings, whose: str) -> Tensor:
+    if embeddings.bias is None:
+        raise ValueError(f'contrast = "sigmoid" needs the {whose}\'s bias: this {whose} has no logit_bias')
+    return embeddings.bias

@@ -7,14 +7,15 @@ from collections.abc import Iterable
 from importlib.resources import files
 from pathlib import Path
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from kdx.core.config import Config, override, parse, read_extended
 from kdx.core.errors import UsageError
 from kdx.data.views import ViewConfig
-from kdx.models.architectures import names as architecture_names
+from kdx.models.architectures import read_architecture
 
-from .objective import ObjectiveConfig
+from .model_config import InheritConfig, ModelConfig
+from .objective_config import ObjectiveConfig
 
 RECIPES = files(__package__ or "kdx.distill") / "recipes"
 
@@ -34,13 +35,17 @@ class Recipe(Config):
     """One training run. Without a distilling term and a teacher it trains a baseline."""
 
     about: str = ""
-    student: str = Field(description="architecture, see `kdx models`")
+    student: str = Field(
+        description="architecture: see `kdx models`, or a name of open_clip's, or timm:NAME+TEXT"
+    )
     seed: int = Field(default=0, ge=0, lt=2**63, description="decides initial weights, order and captions")
     steps: int = Field(ge=1)
     batch_size: int = Field(default=1024, ge=2, description="pairs a step; each is a negative of the others")
     max_bad_share: float = Field(
         default=0.01, ge=0, lt=1, description="share of undecodable images that is tolerated"
     )
+    model: ModelConfig = ModelConfig()
+    inherit: InheritConfig | None = None
     views: ViewConfig = ViewConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
@@ -48,12 +53,23 @@ class Recipe(Config):
     @field_validator("student")
     @classmethod
     def _student_is_known(cls, name: str) -> str:
-        if name not in architecture_names():
-            close = difflib.get_close_matches(name, architecture_names(), n=1, cutoff=0.4)
-            raise ValueError(
-                f"no such architecture; did you mean {close[0]}?" if close else "no such architecture"
-            )
+        try:
+            read_architecture(name)
+        except UsageError as error:
+            raise ValueError(f"{error.what}; {error.remedy}") from None
         return name
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether --teacher is needed: to distil from, to inherit from, or both."""
+        return self.objective.needs_teacher or (self.inherit is not None and self.inherit.from_teacher)
+
+    @model_validator(mode="after")
+    def _locked_towers_are_inherited(self) -> Recipe:
+        inherited = () if self.inherit is None else self.inherit.towers
+        for tower in sorted(self.model.locked.difference(inherited)):
+            raise ValueError(f"model.lock_{tower} would lock random weights: inherit that tower")
+        return self
 
 
 def recipe_names() -> list[str]:

@@ -50,7 +50,7 @@ def command() -> None:
 def synthetic(out: Path, train: int, val: int, image_size: int, seed: int, overwrite: bool) -> None:
     """Draw a set of shapes with captions into the folder OUT; needs no download.
 
-    Each image has a main shape of one of 24 classes ("striped star"); captions are partial, as on the web.
+    Each image has a main shape of one colour and shape out of 60 ("purple star"); captions are partial, as on the web.
 
     Example: kdx data synthetic shapes --train 20000 --val 2000
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from dataclasses import dataclass, field
@@ -11,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from kdx.cli.demo_query import ask, good_samples
+from kdx.cli.demo_report import Results, write_demo_report
 from kdx.cli.demo_screen import Screen
 from kdx.cli.progress import show_progress
 
 if TYPE_CHECKING:
-    from kdx.bench import ClassifyExample, SearchExample
     from kdx.evaluate import Evaluation
     from kdx.runtime.exported_model import ExportedModel
     from kdx.serve.client import TritonClient
@@ -31,11 +33,7 @@ SEED = 0
 
 EVAL_IMAGES = 2_000
 PARITY_IMAGES = 1_000
-SEARCHED_IMAGES = 1_000
-COMPARED = 64  # images and texts whose served embeddings are compared with those in this process
-TOLERANCE = 1e-5  # on the elements of unit vectors; batches of another size sum in another order
 BENCH_SECONDS = 20.0
-EXAMPLES = 6
 
 
 @click.command(name="demo")
@@ -101,8 +99,6 @@ class _Demo:
     screen: Screen
     scores: dict[str, Evaluation] = field(default_factory=dict)
     setting: dict[str, str | int | float] = field(default_factory=dict)
-    searches: list[SearchExample] = field(default_factory=list)
-    classifications: list[ClassifyExample] = field(default_factory=list)
 
     def run(self) -> dict[str, Any]:
         """All stages. Returns what report.json says. The server is stopped whatever happens."""
@@ -120,25 +116,21 @@ class _Demo:
             self.screen.say(f"CLIP-KD: {gain:+.1f} points for the same student, pairs and steps")
         with self.screen.stage("export"):
             exported = self._export()
-        server = TritonServer(self.out / "repository", self.out / "triton.log")
-        try:
+        with contextlib.ExitStack() as running:
             with self.screen.stage("serve"):
                 self._build_repository()
-                self.screen.command("Serve it", f"kdx serve up {self.out / 'repository'}")
-                server.__enter__()
+                repository = self.out / "repository"
+                self.screen.command("Serve it", f"kdx serve up {repository}")
+                server = running.enter_context(TritonServer(repository, self.out / "triton.log"))
                 self.screen.say(f"ready at {server.url}: each model has answered a real inference")
-            with TritonClient(server.url) as client:
-                with self.screen.stage("query"):
-                    self._query(client, exported)
-                with self.screen.stage("bench"):
-                    latency = self._measure(client)
-                    version = client.connection.server_version()
-        finally:
-            server.stop()
-        triton = {"version": version, "source": server.source}
-        report = self._report(exported, latency, triton)
-        self._write_report(report)
-        return report
+            client = running.enter_context(TritonClient(server.url))
+            with self.screen.stage("query"):
+                answers = ask(client, exported, self.data, self.out, self.screen)
+            with self.screen.stage("bench"):
+                latency = self._measure(client)
+                triton = {"version": client.connection.server_version(), "source": server.source}
+        results = Results(self.setting, self.scores, exported, answers, latency, triton, SEED)
+        return write_demo_report(self.out, results, self.screen)
 
     def _make_data(self) -> None:
         from kdx.data.shards import open_split
@@ -231,64 +223,11 @@ class _Demo:
         self.screen.command("Write the Triton repository", f"kdx serve build {exported} --out {repository}")
         write_repository(exported, repository)
 
-    def _query(self, client: TritonClient, exported: ExportedModel) -> None:
-        """Asks the server and compares its answers with the exported model's in this process."""
-        from kdx.bench import ClassifyExample, SearchExample
-        from kdx.evaluate import classify
-        from kdx.runtime.onnx import OnnxEncoder
-        from kdx.serve.search import ExactSearch
-
-        samples = _good_samples(self.data, SEARCHED_IMAGES)
-        shown = [samples[row * len(samples) // EXAMPLES] for row in range(min(EXAMPLES, len(samples)))]
-        images = [sample.image for sample in samples[:COMPARED]]
-        texts = [sample.captions[0] for sample in samples[:COMPARED]]
-        labels, templates = _labels(self.data, shown)
-        url = "grpc://localhost:8001"
-        place = _write_example(self.out, shown[0].image)
-        quoted = json.dumps(shown[0].captions[0], ensure_ascii=False)
-        self.screen.command("Embed a text", f"kdx query text {url} {quoted}")
-        self.screen.command("Embed an image", f"kdx query image {url} {place}")
-        with OnnxEncoder(exported) as here:
-            differences = {
-                "image": _largest(client.embed_images(images) - here.embed_images(images)),
-                "text": _largest(client.embed_texts(texts) - here.embed_texts(texts)),
-            }
-            options = " ".join(
-                f"--label {json.dumps(label, ensure_ascii=False)}" for label in labels[:EXAMPLES]
-            )
-            self.screen.command("Classify an image", f"kdx query classify {url} {place} {options}")
-            pictures = [sample.image for sample in shown]
-            served = client.classify(pictures, labels, templates=templates)
-            local = classify(here, pictures, labels, templates=templates)
-            differences["classification"] = max(
-                (0.0 if there[0] == here_[0] else 1.0) + abs(there[1] - here_[1])
-                for best, own in zip(served, local, strict=True)
-                for there, here_ in zip(best[:1], own[:1], strict=True)
-            )
-        _check_equal(differences)
-        self.screen.say(
-            "served and in-process answers differ by at most "
-            + ", ".join(f"{value:.1g} ({what})" for what, value in differences.items())
-        )
-        self.classifications = [
-            ClassifyExample(sample.image, best, _truth(sample, labels, templates))
-            for sample, best in zip(shown, served, strict=True)
-        ]
-        self.screen.command("Find images by text", f"kdx query search {url} {quoted} {self.data}")
-        by_name = {sample.key: sample.image for sample in samples}
-        with show_progress("embedding images") as progress:
-            index = ExactSearch(client, by_name, progress=progress)
-        for query in dict.fromkeys(sample.captions[0] for sample in shown):
-            hits = index.find(query, 8)
-            self.searches.append(
-                SearchExample(query, [by_name[name] for name, _ in hits], [cosine for _, cosine in hits])
-            )
-
     def _measure(self, client: TritonClient) -> dict[str, dict[str, dict[str, float]]]:
         import kdx
         from kdx.bench import measure_latency
 
-        images = [sample.image for sample in _good_samples(self.data, 64)]
+        images = [sample.image for sample in good_samples(self.data, 64)]
         names = {
             "torch": self.out / "distilled",
             "onnx": self.out / "exported",
@@ -307,161 +246,9 @@ class _Demo:
                 progress=progress,
             )
 
-    def _report(
-        self,
-        exported: ExportedModel,
-        latency: dict[str, dict[str, dict[str, float]]],
-        triton: dict[str, str],
-    ) -> dict[str, Any]:
-        from kdx.core.provenance import collect_provenance
-        from kdx.distill.recipe import read_recipe
-        from kdx.models.architectures import count_parameters
-
-        self.screen.command("Write the page again", f"kdx bench report {self.out}")
-        student, teacher = read_recipe("demo-baseline").student, read_recipe("demo-teacher").student
-        torch_ms = {
-            "teacher": latency.pop("teacher"),
-            "baseline": latency["torch"],
-            "distilled": latency["torch"],
-        }
-        scores = self.scores
-        return {
-            "title": "kdx demo",
-            "summary": _summary(scores),
-            "setting": self.setting
-            | {
-                "steps": f"{read_recipe('demo-teacher').steps} (teacher), {read_recipe('demo-baseline').steps} "
-                "(students)",
-                "objective of CLIP-KD": "task + CRD + ICL + FD with the published weights",
-            },
-            "accuracy": {
-                "metric": scores["teacher"].metric,
-                "protocol": _protocol(scores["teacher"]),
-                **{run: score.score for run, score in scores.items()},
-                "intervals": {run: _interval(score) for run, score in scores.items()},
-            },
-            "models": {
-                run: {
-                    "architecture": teacher if run == "teacher" else student,
-                    "parameters": count_parameters(teacher if run == "teacher" else student).total_params,
-                    "latency_ms": torch_ms[run]["1"]["p50"],
-                }
-                for run in scores
-            },
-            "parity": exported.parity(),
-            "latency_ms": latency,
-            "triton": triton,
-            "seconds": {name: round(seconds, 2) for name, seconds in self.screen.seconds.items()},
-            "commands": [{"title": title, "command": text} for title, text in self.screen.commands],
-            "provenance": collect_provenance(
-                inputs={"student": exported.spec.model_digest}, seeds={"data": SEED, "recipe": SEED}
-            ),
-        }
-
-    def _write_report(self, report: dict[str, Any]) -> None:
-        from kdx.bench import write_report
-        from kdx.core.log import read_metrics
-
-        curves = {
-            run: [(line["step"], line["task"]) for line in read_metrics(self.out / run / "metrics.jsonl")]
-            for run in self.scores
-        }
-        write_report(
-            report, self.out, curves=curves, searches=self.searches, classifications=self.classifications
-        )
-
 
 def _fitting_batch(recipe: str, pairs: int) -> tuple[str, ...]:
     """Settings for a set that is smaller than the recipe's batch."""
     from kdx.distill.recipe import read_recipe
 
     return () if pairs >= read_recipe(recipe).batch_size else (f"batch_size={pairs}",)
-
-
-def _good_samples(folder: Path, count: int) -> list[Any]:
-    """At most `count` evenly spaced samples of the val split whose image decodes."""
-    from kdx.core.errors import DataError
-    from kdx.core.preprocess import decode_image
-    from kdx.data.shards import open_split
-
-    samples = open_split(folder, "val")
-    count = min(count, len(samples))
-    good: list[Any] = []
-    for row in range(count):
-        sample = samples[row * len(samples) // count]
-        try:
-            decode_image(sample.image)
-        except DataError:
-            continue
-        good.append(sample)
-    return good
-
-
-def _labels(folder: Path, shown: list[Any]) -> tuple[list[str], list[str]]:
-    """Classes and prompts of the set; where it names no classes, the captions of the shown images compete."""
-    from kdx.core.prompts import DEFAULT_TEMPLATES
-    from kdx.data.shards import read_classes, read_templates
-
-    classes = read_classes(folder)
-    if classes:
-        return classes, read_templates(folder) or list(DEFAULT_TEMPLATES)
-    return list(dict.fromkeys(sample.captions[0] for sample in shown)), ["{}"]
-
-
-def _truth(sample: Any, labels: list[str], templates: list[str]) -> str | None:
-    if templates == ["{}"]:
-        return sample.captions[0]
-    return None if sample.label is None else labels[sample.label]
-
-
-def _write_example(out: Path, image: bytes) -> Path:
-    """One image as a file, so that the printed commands can be typed."""
-    import io
-
-    from PIL import Image
-
-    from kdx.core.folders import write_atomic
-
-    suffix = (Image.open(io.BytesIO(image)).format or "bin").lower().replace("jpeg", "jpg")
-    path = out / f"example.{suffix}"
-    write_atomic(path, image)
-    return path
-
-
-def _largest(differences: Any) -> float:
-    return float(abs(differences).max())
-
-
-def _check_equal(differences: dict[str, float]) -> None:
-    from kdx.core.errors import GateError
-
-    for what, difference in differences.items():
-        if not difference <= TOLERANCE:
-            raise GateError(
-                f"the server's {what} answers differ from those in this process by {difference:.2g}",
-                remedy="report it with the output of `kdx doctor --json`",
-            )
-
-
-def _summary(scores: dict[str, Evaluation]) -> str:
-    baseline, distilled = scores["baseline"].score, scores["distilled"].score
-    return (
-        f"The same student, pairs and steps: {100 * baseline:.1f} % alone, {100 * distilled:.1f} % with CLIP-KD "
-        f"({100 * (distilled - baseline):+.1f} points). Then exported, served and queried."
-    )
-
-
-def _protocol(score: Evaluation) -> str:
-    part = score.zero_shot or score.retrieval
-    assert part is not None  # evaluate_dataset raises otherwise
-    return part.protocol
-
-
-def _interval(score: Evaluation) -> tuple[float, float]:
-    if score.zero_shot:
-        return score.zero_shot.top1.interval
-    assert score.retrieval is not None
-    lower, upper = zip(
-        score.retrieval.image_to_text[1].interval, score.retrieval.text_to_image[1].interval, strict=True
-    )
-    return sum(lower) / 2, sum(upper) / 2

@@ -37,7 +37,8 @@ def command(
 ) -> None:
     """Train the student of RECIPE (a shipped name or a TOML file) and seal the run at OUT.
 
-    A recipe that distils takes a teacher; the teacher's embeddings are computed once and kept in a cache.
+    A recipe that distils or inherits weights takes a teacher; what distilling needs of it, its embeddings, is
+    computed once and kept in a cache.
 
     Example: kdx distill demo-clip-kd --data shards --teacher teacher-run --out student-run
     """
@@ -72,7 +73,9 @@ def command(
     with show_progress("teacher cache") as progress:
         cached = open_teacher(resolved, samples, teacher, cache, progress=progress)
     with show_progress("training") as progress:
-        result = train(resolved, samples, out, cached=cached, overwrite=overwrite, progress=progress)
+        result = train(
+            resolved, samples, out, cached=cached, teacher=teacher, overwrite=overwrite, progress=progress
+        )
     if as_json:
         click.echo(
             json.dumps({**result.__dict__, "path": str(out), "student": str(result.student)}, indent=2)

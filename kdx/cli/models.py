@@ -12,7 +12,11 @@ import click
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @click.pass_context
 def command(ctx: click.Context, as_json: bool) -> None:
-    """List architectures with their parameter counts.
+    """List the shipped architectures with their parameter counts.
+
+    Others work by name as well, in `kdx models init` and as a recipe's student: a plain CLIP of open_clip
+    (ViT-B-32, RN50x4, convnext_base …), and timm:NAME+TEXT, a timm trunk beside the text tower T, B or L
+    (timm:efficientnet_b1+T).
 
     Example: kdx models --json
     """

@@ -86,7 +86,7 @@ def check_free(path: Path, kind: str, *, overwrite: bool = False) -> None:
         raise UsageError("exists already", where=path, remedy="choose another path, or pass --overwrite")
     if not path.is_dir() or path.is_symlink() or (any(path.iterdir()) and _kind_of(path) != kind):
         raise UsageError(
-            f"is not a {kind} folder of kdx, so it will not be overwritten",
+            f"is not a folder of kdx of kind {kind}, so it will not be overwritten",
             where=path,
             remedy="choose another path",
         )
@@ -103,7 +103,7 @@ def open_sealed(path: Path, kind: str, *, verify_large: bool = False) -> Manifes
     manifest = read_manifest(path)
     if manifest.kind != kind:
         raise DataError(
-            f"is a {manifest.kind}, not a {kind}", where=path, remedy=f"give the path of a {kind}"
+            f"is of kind {manifest.kind}, not {kind}", where=path, remedy=f"give the path of a {kind}"
         )
     if manifest.schema != SCHEMA:
         raise DataError(

@@ -1,8 +1,8 @@
 """Scenes of the synthetic set: coloured, textured shapes in relations before a background, and their captions.
 
-A scene has one main object; its class is texture and shape ("striped star"). Other objects are smaller, or hold
+A scene has one main object; its class is colour and shape ("purple star"). Other objects are smaller, or hold
 the main one. Captions come from a grammar and are partial, as text on the web is: most name the shape, many the
-texture or the colour, some a neighbour or the surroundings, a few only those.
+colour, some the texture, a neighbour or the surroundings, a few only those.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ OTHER_SHAPES = (*SHAPES, "moon", "leaf", "drop", "cloud", "ring", "cross")
 HOLDERS = ("circle", "square", "heart", "flower", "cloud")  # roomy enough to hold a main object
 TEXTURES = ("plain", "striped", "dotted", "checkered")
 COLOURS = ("red", "orange", "yellow", "green", "turquoise", "blue", "purple", "pink", "white", "brown")
-CLASSES = tuple(f"{texture} {shape}" for shape in SHAPES for texture in TEXTURES)
+CLASSES = tuple(f"{colour} {shape}" for shape in SHAPES for colour in COLOURS)
 TEMPLATES = ("a {}", "a picture of a {}", "a drawing of a {}", "there is a {}")
 
 # background → how captions speak of it
@@ -92,12 +92,12 @@ class Scene:
 
     @property
     def label(self) -> int:
-        return CLASSES.index(f"{self.main.texture} {self.main.shape}")
+        return CLASSES.index(f"{self.main.colour} {self.main.shape}")
 
 
 def random_scene(random: Random) -> Scene:
     """A scene of a uniformly drawn class."""
-    count = random.choices((0, 1, 2), weights=(35, 50, 15))[0]
+    count = random.choices((0, 1, 2), weights=(55, 40, 5))[0]
     relations = random.sample(list(RELATIONS), count)
     if set(relations) in (
         {"left", "right"},
@@ -120,7 +120,7 @@ def write_caption(scene: Scene, random: Random) -> str:
     if chance < 0.03:
         return f"{random.choice(('a quiet picture', 'shapes', 'something pretty'))} {surroundings}"
     text = _main_and_others(scene, random)
-    if random.random() < 0.3:
+    if random.random() < 0.15:
         text = f"{text} {surroundings}"
     if chance < 0.25:
         return random.choice(OPENINGS).format(text)
@@ -130,7 +130,7 @@ def write_caption(scene: Scene, random: Random) -> str:
 
 
 def _random_main(random: Random, relations: list[str]) -> Object:
-    radius = random.uniform(0.17, 0.2) if "inside" in relations else random.uniform(0.21, 0.3)
+    radius = random.uniform(0.2, 0.23) if "inside" in relations else random.uniform(0.28, 0.38)
     room = [OFFSETS[relation] for relation in relations if relation != "inside"]
     shift = 0.11 + 0.2 * (0.3 - radius)
     return Object(
@@ -168,11 +168,11 @@ def _keep(centre: float, radius: float) -> float:
 
 
 def _main_and_others(scene: Scene, random: Random) -> str:
-    main = _noun_phrase(scene.main, random, texture_share=0.8)
-    if not scene.others or random.random() < 0.3:
+    main = _noun_phrase(scene.main, random, texture_share=0.35)
+    if not scene.others or random.random() < 0.5:
         return main
     relation, other = random.choice(scene.others)
-    neighbour = _noun_phrase(other, random, texture_share=0.4)
+    neighbour = _noun_phrase(other, random, texture_share=0.2)
     forward, backward = RELATIONS[relation]
     form = random.random()
     if form < 0.6:
@@ -184,7 +184,7 @@ def _main_and_others(scene: Scene, random: Random) -> str:
 
 def _noun_phrase(thing: Object, random: Random, texture_share: float) -> str:
     shape = _or_synonym(thing.shape, SHAPE_WORDS, random)
-    colour = thing.colour if random.random() < 0.6 else ""
+    colour = thing.colour if random.random() < 0.8 else ""
     names_texture = random.random() < texture_share * (0.7 if thing.texture == "plain" else 1)
     texture = _or_synonym(thing.texture, TEXTURE_WORDS, random) if names_texture else ""
     size = random.choice(("big", "large") if thing.radius > 0.18 else ("small", "little", "tiny"))

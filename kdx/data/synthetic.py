@@ -1,4 +1,4 @@
-"""A made image–text set: drawn scenes, captions from a grammar, a zero-shot task of 24 classes."""
+"""A made image–text set: drawn scenes, captions from a grammar, a zero-shot task of 60 classes."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def write_synthetic(
     progress: Progress = silent,
     overwrite: bool = False,
 ) -> None:
-    """Draws a set: train-*.tar, val-*.tar, templates.txt and classes.txt (24 classes, such as "striped star").
+    """Draws a set: train-*.tar, val-*.tar, templates.txt and classes.txt (60 classes, such as "purple star").
 
     image_size: side in pixels. The same arguments give the same bytes on any number of processes (with the same
     Pillow). It draws in as many processes as there are cores and starts them afresh, so a script calls it under

@@ -21,7 +21,7 @@ from .metrics import Proportion, check_embeddings, share_within, target_ranks
 class ZeroShotResult:
     """top5 is None where there are no more than five classes. mean_per_class: recall of each class, averaged.
 
-    protocol: what the score was taken on, such as "1,000 images, 24 classes, 4 templates".
+    protocol: what the score was taken on, such as "1,000 images, 60 classes, 4 templates".
     """
 
     top1: Proportion

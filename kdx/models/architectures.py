@@ -1,12 +1,13 @@
 """Architectures are data: one JSON file each in open_clip's layout, found by name.
 
 Besides open_clip's keys (embed_dim, vision_cfg, text_cfg, quick_gelu) a file may hold `preprocess_cfg`
-(mean, std, interpolation, resize_mode) and `about`, a line for `kdx models`.
+(mean, std, interpolation, resize_mode) and `about`, a line for `kdx models`. Names that have no file are looked
+up in open_clip and timm (borrowed.py).
 """
 
 from __future__ import annotations
 
-import difflib
+import functools
 import json
 from dataclasses import asdict, dataclass
 from importlib.resources import files
@@ -18,6 +19,7 @@ from kdx.core.errors import UsageError
 from kdx.core.preprocess import Preprocess
 
 from . import mini as _registers_trunks  # noqa: F401
+from .borrowed import TIMM_PREFIX, open_clip_architecture, timm_architecture
 from .clip import ClipModel
 
 FOLDER = files("kdx.models") / "architectures"
@@ -41,18 +43,23 @@ class ParameterCounts:
 
 
 def names() -> list[str]:
-    """All known architectures, in alphabetical order."""
+    """The shipped architectures, in alphabetical order."""
     return sorted(file.name.removesuffix(".json") for file in FOLDER.iterdir() if file.name.endswith(".json"))
 
 
 def read_architecture(name: str) -> Architecture:
-    """The description of a named architecture. Raises UsageError with the nearest known name."""
-    if name not in names():
-        close = difflib.get_close_matches(name, names(), n=1, cutoff=0.4)
-        remedy = f"did you mean {close[0]}?" if close else "see `kdx models`"
-        raise UsageError(f"there is no architecture {name!r}", remedy=remedy)
-    text = (FOLDER / f"{name}.json").read_text(encoding="utf-8")
-    return {"name": name, **json.loads(text)}
+    """The description of a named architecture: a shipped one, else open_clip's, or `timm:NAME+TEXT`.
+
+    Raises UsageError with the nearest known name, or saying why that model cannot be built as a ClipModel.
+    """
+    if name in names():
+        text = (FOLDER / f"{name}.json").read_text(encoding="utf-8")
+        return {"name": name, **json.loads(text)}
+    if name.startswith(TIMM_PREFIX):
+        architecture = timm_architecture(name)
+        _check_projection_fits(architecture["name"])
+        return architecture
+    return open_clip_architecture(name, names())
 
 
 def build_model(architecture: str | Architecture, seed: int = 0) -> ClipModel:
@@ -84,6 +91,25 @@ def count_parameters(name: str) -> ParameterCounts:
     image = sum(p.numel() for p in model.visual.parameters())
     total = sum(p.numel() for p in model.parameters())
     return ParameterCounts(name, image, total - image, total)
+
+
+@functools.cache
+def _check_projection_fits(name: str) -> None:
+    """Raises UsageError if a timm trunk does not put out one vector an image, of the width that it declares.
+
+    A forward pass on torch's meta device, which allocates and computes nothing.
+    """
+    architecture = timm_architecture(name)
+    size = architecture["vision_cfg"]["image_size"]
+    try:
+        with torch.device("meta"), torch.no_grad():
+            image = build_model(architecture).eval().encode_image(torch.zeros(2, 3, size, size))
+        if image.shape == (2, architecture["embed_dim"]):
+            return
+        reason = f"its output is {list(image.shape)}"
+    except Exception as error:  # timm's trunks raise whatever their own code stumbles over
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    raise UsageError(f"{name} cannot be an image tower: {reason}", remedy="choose another trunk")
 
 
 def _fit_projection(model: ClipModel) -> None:

@@ -80,6 +80,13 @@ def open_checkpoint(path: Path) -> Checkpoint:
     return Checkpoint(path, model.eval(), spec, tokenizer, architecture)
 
 
+def read_checkpoint_architecture(path: Path) -> Architecture:
+    """The architecture of a Checkpoint folder or finished run, without its weights. Raises DataError."""
+    path = resolve_run(path)
+    open_sealed(path, KIND)
+    return read_json(path / "config.json")["architecture"]
+
+
 def resolve_run(path: Path) -> Path:
     """A run's folder stands for its student."""
     if (path / MANIFEST).exists() and read_manifest(path).kind == RUN_KIND:

@@ -10,7 +10,20 @@ from .torchvision_ops import ensure_torchvision_imports
 ensure_torchvision_imports()
 
 from open_clip.model import CLIP  # noqa: E402
-from open_clip.transformer import text_global_pool  # noqa: E402
+from open_clip.transformer import VisionTransformer, text_global_pool  # noqa: E402
+
+__all__ = [
+    "TOWERS",
+    "ClipModel",
+    "VisionTransformer",
+]  # open_clip's is imported from here, after the mending above
+
+
+# the children and parameters of a ClipModel that make up its towers; the logit scale belongs to neither
+TOWERS = {
+    "image": ("visual",),
+    "text": ("token_embedding", "positional_embedding", "transformer", "ln_final", "text_projection"),
+}
 
 
 class ClipModel(CLIP):
@@ -33,6 +46,15 @@ class ClipModel(CLIP):
     vocab_size: int
     logit_scale: nn.Parameter
     logit_bias: nn.Parameter | None
+    locked: frozenset[str] = frozenset()  # towers that stay in evaluation mode (locking.py)
+
+    def train(self, mode: bool = True) -> ClipModel:
+        super().train(mode)
+        for tower in self.locked:
+            for name, child in self.named_children():
+                if name in TOWERS[tower]:
+                    child.eval()
+        return self
 
     def encode_text(self, text: Tensor, normalize: bool = False) -> Tensor:
         """text: int [B, L], ended by end-of-text and padded with 0. Returns [B, D]; unit rows if `normalize`."""

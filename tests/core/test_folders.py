@@ -50,7 +50,7 @@ def test_damage_is_named_and_refused(tmp_path: Path, damage, what: str) -> None:
 
 def test_another_kind_or_schema_is_refused(tmp_path: Path) -> None:
     _seal(tmp_path / "a")
-    with pytest.raises(DataError, match="is a thing, not a checkpoint"):
+    with pytest.raises(DataError, match="is of kind thing, not checkpoint"):
         open_sealed(tmp_path / "a", "checkpoint")
     manifest = json.loads((tmp_path / "a" / MANIFEST).read_text())
     (tmp_path / "a" / MANIFEST).write_text(json.dumps({**manifest, "schema": 99}))
@@ -71,7 +71,7 @@ def test_only_a_folder_of_the_same_kind_is_overwritten(tmp_path: Path) -> None:
     _seal(tmp_path / "a")
     with pytest.raises(UsageError, match="exists already"):
         _seal(tmp_path / "a")
-    with pytest.raises(UsageError, match="is not a other folder"):
+    with pytest.raises(UsageError, match="not a folder of kdx of kind other"):
         _seal(tmp_path / "a", kind="other", overwrite=True)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("dear")

@@ -29,14 +29,30 @@ def test_parameter_counts_are_the_published_ones(name: str) -> None:
     assert counts.total_params == sum(PUBLISHED[name])
 
 
-@pytest.mark.parametrize("name", ["MobileNetV3-S", "ResNet-18", "kdx-mini", "kdx-mini-teacher"])
-def test_a_forward_pass_gives_embeddings_of_the_declared_width(name: str) -> None:
+@pytest.mark.parametrize("name", names())
+def test_both_towers_put_out_the_declared_width(name: str) -> None:
+    """On torch's meta device, which checks every shape of the forward pass and computes nothing."""
     architecture = read_architecture(name)
     size = architecture["vision_cfg"]["image_size"]
-    model = build_model(name).eval()
-    with torch.no_grad():
+    with torch.device("meta"), torch.no_grad():
+        model = build_model(name).eval()
         image = model.encode_image(torch.zeros(2, 3, size, size))
+        text = model.encode_text(torch.zeros(2, 9, dtype=torch.long))
+    assert image.shape == text.shape == (2, architecture["embed_dim"])
+
+
+SMALL = ["ViT-T-16", "ResNet-18", "MobileViT-XXS", "Swin-T", "MobileNetV3-S", "EfficientNet-B0", "kdx-mini"]
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_forward_pass_tells_images_apart(name: str) -> None:
+    architecture = read_architecture(name)
+    size = architecture["vision_cfg"]["image_size"]
+    pixels = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        image = build_model(name).eval().encode_image(pixels)
     assert image.shape == (2, architecture["embed_dim"])
+    assert torch.isfinite(image).all() and not torch.equal(image[0], image[1])
 
 
 def test_weights_depend_on_the_seed_alone() -> None:

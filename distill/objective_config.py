@@ -1,0 +1,74 @@
+"""Which losses are summed with which weights. No torch here: recipes are read and listed without it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from kdx.core.config import Config
+
+DISTILLING = ("crd", "fd", "mfd", "gd", "icl", "afd", "cross_kd", "affinity")
+
+
+class ObjectiveConfig(Config):
+    """Weights of the terms; 0 leaves a term out.
+
+    compat = "paper": losses in the form of arXiv 2307.12732. The published run (CRD 1, ICL 1, FD 2000 in the
+    released code) means there crd ½, icl 1, fd 2000 / D of the teacher; gd 1e8 means 1e8 / (B² · D).
+    compat = "clip-kd": exactly what the released code computes, with its weights as published.
+    """
+
+    task: float = Field(default=1.0, ge=0, description="contrastive loss on the captions")
+    crd: float = Field(default=0.0, ge=0, description="contrastive relational distillation")
+    fd: float = Field(default=0.0, ge=0, description="feature distillation")
+    mfd: float = Field(default=0.0, ge=0, description="masked feature distillation, ViT students only")
+    gd: float = Field(default=0.0, ge=0, description="gradient distillation")
+    icl: float = Field(default=0.0, ge=0, description="interactive contrastive learning")
+    afd: float = Field(default=0.0, ge=0, description="augmented feature distillation")
+    cross_kd: float = Field(default=0.0, ge=0, description="KL from the teacher to ICL's distributions")
+    affinity: float = Field(
+        default=0.0,
+        ge=0,
+        description="soft cross-entropy: open_clip's distiller, TinyCLIP's affinity mimicking",
+    )
+    affinity_scale: float | None = Field(
+        default=None, gt=0, description="the teacher's multiplier in affinity; TinyCLIP: 50. Unset: its own"
+    )
+    mask_ratio: float = Field(
+        default=0.75, gt=0, lt=1, description="share of patches that MFD hides from the student"
+    )
+    contrast: Literal["softmax", "sigmoid"] = Field(
+        default="softmax", description="form of task and crd: CLIP's, or SigLIP's with a bias"
+    )
+    compat: Literal["paper", "clip-kd"] = "paper"
+
+    @property
+    def needs_teacher(self) -> bool:
+        return bool(self.methods)
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """The distilling terms that are on."""
+        return tuple(name for name in DISTILLING if getattr(self, name))
+
+    @property
+    def masks_patches(self) -> bool:
+        """Whether the student encodes a masked image as well; in the released code the mask has no effect."""
+        return bool(self.mfd) and self.compat == "paper"
+
+    @model_validator(mode="after")
+    def _something_is_learnt(self) -> ObjectiveConfig:
+        if not self.task and not self.methods:
+            raise ValueError("all weights are 0, there is nothing to learn: set task or a distilling term")
+        return self
+
+    @model_validator(mode="after")
+    def _forms_go_together(self) -> ObjectiveConfig:
+        if self.contrast == "sigmoid" and self.compat == "clip-kd":
+            raise ValueError('contrast = "sigmoid" is not in the released code: leave compat = "paper"')
+        if self.contrast == "sigmoid" and self.gd:
+            raise ValueError(f'gd = {self.gd:g} is of the softmax loss: set gd = 0 or contrast = "softmax"')
+        if self.affinity_scale is not None and not self.affinity:
+            raise ValueError(f"affinity_scale = {self.affinity_scale:g} has no use while affinity = 0")
+        return self

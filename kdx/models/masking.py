@@ -1,0 +1,65 @@
+"""Image embeddings from a part of the patches, for masked feature distillation (arXiv 2307.12732, MFD)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from kdx.core.errors import UsageError
+
+from .clip import ClipModel
+
+
+def masking_tower(model: ClipModel) -> nn.Module:
+    """The part of the image tower whose patches can be hidden. Raises UsageError if it has none.
+
+    That is open_clip's ViT, or timm's with a class token; both keep the place for a patch dropout.
+    """
+    tower = getattr(model.visual, "trunk", model.visual)
+    if _slot(tower) is None:
+        raise UsageError(
+            f"the image tower {type(tower).__name__} has no patches to hide, mfd needs a ViT",
+            remedy="set objective.mfd = 0 (fd is the same without a mask), or choose a ViT student",
+        )
+    return tower
+
+
+def encode_masked_image(model: ClipModel, pixels: Tensor, ratio: float, generator: torch.Generator) -> Tensor:
+    """pixels: float [B, 3, S, S], normalised. Returns [B, D], not normalised.
+
+    Each image shows the tower its class token and round((1 − ratio) · patches) patches, at least one, which the
+    generator (on the CPU) draws; hidden patches are left out, as in FLIP (arXiv 2212.00794), so this costs
+    less than a full pass.
+    """
+    tower = masking_tower(model)
+    slot = _slot(tower)
+    assert slot is not None
+    usual = getattr(tower, slot)
+    setattr(tower, slot, _KeptPatches(ratio, generator))
+    try:
+        return model.encode_image(pixels)
+    finally:
+        setattr(tower, slot, usual)
+
+
+class _KeptPatches(nn.Module):
+    """[B, 1 + N, W] → [B, 1 + kept, W]: the class token and a random part of the patches, another in each row."""
+
+    def __init__(self, ratio: float, generator: torch.Generator) -> None:
+        super().__init__()
+        self.ratio, self.generator = ratio, generator
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, count = x.shape[0], x.shape[1] - 1
+        kept = max(1, round((1 - self.ratio) * count))
+        order = torch.rand(batch, count, generator=self.generator).argsort(dim=-1)[:, :kept]
+        index = torch.cat((torch.zeros(batch, 1, dtype=torch.long), 1 + order), dim=-1).to(x.device)
+        return x.gather(1, index.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
+
+
+def _slot(tower: nn.Module) -> str | None:
+    """The name of the tower's patch dropout, where its input is a class token and then patches."""
+    for name, class_token in (("patch_dropout", "class_embedding"), ("patch_drop", "cls_token")):
+        if hasattr(tower, name) and getattr(tower, class_token, None) is not None:
+            return name
+    return None
