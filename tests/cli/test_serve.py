@@ -37,7 +37,7 @@ def test_a_checkpoint_is_not_served_and_what_is_needed_is_said(
     options = ("--out", tmp_path / "out") if verb == "build" else ("--log", tmp_path / "log", "--port", 0)
     assert _run(verb, mini_checkpoint, *options) == 4
     shown = capsys.readouterr()
-    assert "is a checkpoint, not a exported-model" in shown.err and "remedy: " in shown.err
+    assert "is of kind checkpoint, not exported-model" in shown.err and "remedy: " in shown.err
     assert not shown.out and list(tmp_path.iterdir()) == []
 
 

@@ -43,7 +43,7 @@ def test_without_one_of_its_files_it_does_not_open(exported_model: Path, tmp_pat
 
 
 def test_a_checkpoint_is_not_an_exported_model(mini_checkpoint: Path) -> None:
-    with pytest.raises(DataError, match="is a checkpoint, not a exported-model"):
+    with pytest.raises(DataError, match="is of kind checkpoint, not exported-model"):
         open_exported_model(mini_checkpoint)
 
 

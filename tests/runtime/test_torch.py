@@ -69,7 +69,7 @@ def test_an_image_that_does_not_decode_is_bad_data(
 
 
 def test_a_folder_that_is_no_checkpoint_is_bad_data(exported_model: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="not a checkpoint"):
+    with pytest.raises(DataError, match="is of kind exported-model, not checkpoint"):
         TorchEncoder.open(exported_model)
     with pytest.raises(DataError, match="no checkpoint folder here"):
         TorchEncoder.open(tmp_path / "nowhere")

@@ -82,6 +82,6 @@ def test_an_old_repository_is_replaced_only_when_asked(
     with pytest.raises(UsageError, match="exists already"):
         write_repository(exported_model, tmp_path / "repository")
     write_repository(exported_model, tmp_path / "repository", overwrite=True)
-    with pytest.raises(UsageError, match="is not a triton-repository"):
+    with pytest.raises(UsageError, match="is not a folder of kdx of kind triton-repository"):
         write_repository(exported_model, exported_model, overwrite=True)
     open_exported_model(exported_model)
