@@ -52,8 +52,10 @@ class EncoderSpec:
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> EncoderSpec:
         """Inverse of to_dict after a round trip through JSON. Raises DataError on missing or surplus keys."""
-        triples: dict[str, Any] = {name: tuple(fields[name]) for name in ("mean", "std") if name in fields}
         try:
+            triples: dict[str, Any] = {
+                name: tuple(fields[name]) for name in ("mean", "std") if name in fields
+            }
             return cls(**{**fields, **triples})
         except TypeError as error:
             raise DataError(

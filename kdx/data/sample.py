@@ -73,7 +73,8 @@ def encode_members(sample: Sample) -> Iterator[tuple[str, bytes]]:
         raise DataError(
             "a key must be a relative path whose last part has no dot", where=sample.key, remedy=remedy
         )
-    if not sample.captions or not all(text.strip() for text in sample.captions):
+    # a byte order mark is no text: it is taken away when the caption is read
+    if not sample.captions or not all(text.removeprefix("\ufeff").strip() for text in sample.captions):
         raise DataError("has an empty caption or none", where=sample.key, remedy=remedy)
     if sample.label is not None and not is_index(str(sample.label)):
         raise DataError(f"has the label {sample.label}", where=sample.key, remedy="labels count from 0")

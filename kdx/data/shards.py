@@ -20,7 +20,7 @@ from typing import overload
 from kdx.core.digests import file_digest, value_digest
 from kdx.core.errors import DataError, SetupError, UsageError
 
-from .drafts import MAX_TEXT, Draft, read_drafts
+from .drafts import IMAGE_EXTENSIONS, MAX_IMAGE, MAX_TEXT, Draft, read_drafts
 from .sample import (
     BadSample,
     Sample,
@@ -315,11 +315,22 @@ def _write_tar(path: Path, samples: Iterable[Sample]) -> int:
                     )
                 keys.add(sample.key)
                 for extension, content in encode_members(sample):
+                    _check_size(sample.key, extension, len(content))
                     _add(archive, f"{sample.key}.{extension}", content)
                 count += 1
         file.flush()
         os.fsync(file.fileno())
     return count
+
+
+def _check_size(key: str, extension: str, size: int) -> None:
+    limit = MAX_IMAGE if extension in IMAGE_EXTENSIONS else MAX_TEXT
+    if size > limit:
+        raise DataError(
+            f"its .{extension} is larger than {limit} bytes",
+            where=key,
+            remedy="correct the sample, or leave it out",
+        )
 
 
 def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:

@@ -49,12 +49,14 @@ class TarFile:
         return cls(path.absolute(), status.st_size, status.st_mtime_ns)
 
     def read(self, offset: int, size: int) -> bytes:
-        """Raises DataError if the file is gone or has changed since it was indexed."""
+        """Raises DataError if the file has changed since it was indexed, or is gone and no longer open."""
         try:
-            content = os.pread(_open(self).number, size, offset)
+            descriptor = _open(self)
+            content = os.pread(descriptor.number, size, offset)
+            status = os.fstat(descriptor.number)  # afterwards: a change while it was read counts too
         except OSError as error:
             raise DataError(f"cannot be read: {error.strerror}", where=self.path, remedy=DAMAGED) from None
-        if len(content) != size:
+        if len(content) != size or (status.st_size, status.st_mtime_ns) != (self.size, self.modified_ns):
             raise _changed(self)
         return content
 
@@ -103,11 +105,7 @@ class _Descriptor:
 
 @functools.lru_cache(maxsize=OPEN_FILES)
 def _open(tar: TarFile) -> _Descriptor:
-    descriptor = _Descriptor(tar.path)
-    status = os.fstat(descriptor.number)
-    if (status.st_size, status.st_mtime_ns) != (tar.size, tar.modified_ns):
-        raise _changed(tar)
-    return descriptor
+    return _Descriptor(tar.path)
 
 
 def _changed(tar: TarFile) -> DataError:

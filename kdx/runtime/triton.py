@@ -190,4 +190,5 @@ def _translate(error: Any, url: str, asked: str) -> KdxError:
         return SetupError(f"{asked} is overloaded: {message}", where=url, remedy="try again later")
     if "UNAVAILABLE" in status:
         return SetupError("no Triton server answers here", where=url, remedy="start one with `kdx serve up`")
-    return SetupError(f"{asked} failed: {message.splitlines()[0]}", where=url, remedy="see the server's log")
+    reason = (message or status or "no reason given").splitlines()[0]
+    return SetupError(f"{asked} failed: {reason}", where=url, remedy="see the server's log")

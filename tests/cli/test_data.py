@@ -1,0 +1,124 @@
+"""Facts of `kdx data`: sets are made, cut and described, and what cannot be is said with its exit code."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from kdx.cli import main
+from kdx.data.scene import CLASSES
+from kdx.data.shards import Sample, open_split, write_shards
+
+MakeSamples = Callable[..., list[Sample]]
+
+
+def _run(*args: object) -> int:
+    with pytest.raises(SystemExit) as stopped:
+        main(["data", *map(str, args)])
+    assert isinstance(stopped.value.code, int)
+    return stopped.value.code
+
+
+def _synthetic(out: Path, *options: object) -> int:
+    return _run("synthetic", out, "--train", 6, "--val", 3, "--image-size", 16, *options)
+
+
+def test_a_drawn_set_is_described_as_text_and_as_json(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "shapes"
+    assert _synthetic(out, "--seed", 5) == 0
+    shown = capsys.readouterr()
+    assert shown.out == f"{out}\n" and f"next: kdx data info {out}" in shown.err
+    assert _run("info", out) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "train: 6 samples in 1 shards, 6 labelled"
+    assert lines[1].startswith("  6 captions, ") and lines[1].endswith("images 16x16")
+    assert lines[2] == "val: 3 samples in 1 shards, 3 labelled"
+    assert lines[-1].startswith(f"classes: {len(CLASSES)} ({CLASSES[0]}, ")
+    assert _run("info", out, "--json") == 0
+    described = json.loads(capsys.readouterr().out)
+    assert described["folder"] == str(out) and described["classes"] == list(CLASSES)
+    assert {name: split["samples"] for name, split in described["splits"].items()} == {"train": 6, "val": 3}
+
+
+def test_a_set_is_replaced_only_with_overwrite(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _synthetic(tmp_path / "a") == 0
+    before = (tmp_path / "a" / "train-00000.tar").read_bytes()
+    assert _synthetic(tmp_path / "a", "--seed", 1) == 2
+    assert "remedy: choose another path, or pass --overwrite" in capsys.readouterr().err
+    assert (tmp_path / "a" / "train-00000.tar").read_bytes() == before
+    assert _synthetic(tmp_path / "a", "--seed", 1, "--overwrite") == 0
+    assert (tmp_path / "a" / "train-00000.tar").read_bytes() != before
+
+
+def test_a_subset_says_how_many_captions_are_wrong(
+    tmp_path: Path, make_samples: MakeSamples, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_shards(tmp_path / "all", "train", make_samples(20))
+    out = tmp_path / "few"
+    assert _run("subset", tmp_path / "all", out, "--pairs", 15, "--wrong-captions", 0.5) == 0
+    right = {sample.key: sample.captions for sample in open_split(tmp_path / "all", "train")}
+    wrong = sum(sample.captions != right[sample.key] for sample in open_split(out, "train"))
+    shown = capsys.readouterr()
+    assert shown.out == f"{out}\n" and 0 < wrong < 15
+    assert shown.err == f"15 samples, {wrong} of them with another sample's caption\n"
+
+
+def test_bad_samples_are_named_with_their_number(
+    tmp_path: Path, make_samples: MakeSamples, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_shards(tmp_path, "train", make_samples(6))
+    (tmp_path / "classes.txt").write_text("cat\ndog\n")  # labels are 0, 1, 2
+    assert _run("info", tmp_path) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "train: 4 samples in 1 shards, 4 labelled"
+    assert lines[2:5] == [
+        "  2 skipped: 2 × .cls is 2, there are only 2 classes",
+        "    s0002: .cls is 2, there are only 2 classes",
+        "    s0005: .cls is 2, there are only 2 classes",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "what"),
+    [
+        (("synthetic", "OUT", "--train", "0"), 2, "'--train'"),
+        (("synthetic", "OUT", "--val", "-1"), 2, "'--val'"),
+        (("synthetic", "OUT", "--image-size", "8"), 2, "'--image-size'"),
+        (("synthetic", "OUT", "--seed", "-1"), 2, "'--seed'"),
+        (("synthetic",), 2, "Missing argument 'OUT'"),
+        (("subset", "SET", "OUT"), 2, "'--pairs'"),
+        (("subset", "SET", "OUT", "--pairs", "5"), 2, "5 pairs of a set that has 4"),
+        (("subset", "SET", "OUT", "--pairs", "2", "--wrong-captions", "1"), 2, "'--wrong-captions'"),
+        (("subset", "SET", "SET", "--pairs", "2"), 2, "holds a set already"),
+        (("subset", "OUT", "OUT2", "--pairs", "2"), 4, "there are no train shards"),
+        (("info", "OUT"), 4, "there are no train shards"),
+        (("shards",), 2, "No such command"),
+    ],
+)
+def test_what_cannot_be_is_said_and_nothing_is_made(
+    tmp_path: Path,
+    make_samples: MakeSamples,
+    capsys: pytest.CaptureFixture[str],
+    args: tuple[str, ...],
+    code: int,
+    what: str,
+) -> None:
+    write_shards(tmp_path / "SET", "train", make_samples(4))
+    paths = {name: str(tmp_path / name) for name in ("SET", "OUT", "OUT2")}
+    assert _run(*(paths.get(arg, arg) for arg in args)) == code
+    shown = capsys.readouterr()
+    assert shown.err.startswith("error: ") and what in shown.err and not shown.out
+    assert [entry.name for entry in tmp_path.iterdir()] == ["SET"]
+
+
+def test_a_damaged_shard_is_bad_data_by_name(
+    tmp_path: Path, make_samples: MakeSamples, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_shards(tmp_path, "val", make_samples(4))
+    shard = tmp_path / "val-00000.tar"
+    shard.write_bytes(shard.read_bytes()[:3000])
+    assert _run("info", tmp_path) == 4
+    assert f"error: {shard}: " in capsys.readouterr().err

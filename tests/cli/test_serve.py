@@ -1,0 +1,99 @@
+"""Facts of `kdx serve` without a server; tests/serve/test_supervisor.py starts and ends a real one."""
+
+import shutil
+import socket
+from pathlib import Path
+
+import pytest
+
+from kdx.cli import main
+from kdx.serve.repository import open_repository
+
+
+def _run(*args: object) -> int:
+    with pytest.raises(SystemExit) as stopped:
+        main(["serve", *map(str, args)])
+    assert isinstance(stopped.value.code, int)
+    return stopped.value.code
+
+
+def test_build_writes_a_repository_and_names_the_next_step(
+    exported_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "repository"
+    assert _run("build", exported_model, "--out", out) == 0
+    shown = capsys.readouterr()
+    assert shown.out == f"{out}\n" and f"next: kdx serve up {out}" in shown.err
+    assert open_repository(out).is_dir()
+    assert _run("build", exported_model, "--out", out) == 2
+    assert "exists already" in capsys.readouterr().err
+    assert _run("build", exported_model, "--out", out, "--overwrite") == 0
+
+
+@pytest.mark.parametrize("verb", ["build", "up"])
+def test_a_checkpoint_is_not_served_and_what_is_needed_is_said(
+    verb: str, mini_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ("--out", tmp_path / "out") if verb == "build" else ("--log", tmp_path / "log", "--port", 0)
+    assert _run(verb, mini_checkpoint, *options) == 4
+    shown = capsys.readouterr()
+    assert "is of kind checkpoint, not exported-model" in shown.err and "remedy: " in shown.err
+    assert not shown.out and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("verb", ["build", "up"])
+def test_a_path_where_nothing_lies_is_bad_data(
+    verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ("--out", tmp_path / "out") if verb == "build" else ("--log", tmp_path / "log")
+    assert _run(verb, tmp_path / "nowhere", *options) == 4
+    assert f"error: {tmp_path / 'nowhere'}: " in capsys.readouterr().err
+
+
+def test_a_damaged_repository_is_not_served(
+    exported_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _run("build", exported_model, "--out", tmp_path / "repository") == 0
+    shutil.rmtree(tmp_path / "repository" / "models" / "zero_shot")
+    assert _run("up", tmp_path / "repository", "--log", tmp_path / "log", "--port", 0) == 4
+    assert "file is missing" in capsys.readouterr().err
+    assert not (tmp_path / "log").exists()
+
+
+def test_up_without_triton_says_how_to_get_one(
+    exported_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("KDX_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    assert _run("up", exported_model, "--log", tmp_path / "log", "--port", 0) == 5
+    assert "remedy: run `kdx serve install`" in capsys.readouterr().err
+    assert not list(tmp_path.glob("kdx-serve-*"))  # the repository that it made for itself
+
+
+@pytest.mark.parametrize("json", [(), ("--json",)])
+def test_checking_a_port_where_nobody_answers_exits_5(
+    capsys: pytest.CaptureFixture[str], json: tuple[str, ...]
+) -> None:
+    with socket.socket() as bound:  # bound, so that nobody else listens there, and not listening
+        bound.bind(("127.0.0.1", 0))
+        url = f"grpc://127.0.0.1:{bound.getsockname()[1]}"
+        assert _run("check", url, *json) == 5
+    shown = capsys.readouterr()
+    assert f"error: {url}: no Triton server answers here" in shown.err and not shown.out
+
+
+@pytest.mark.parametrize(
+    ("args", "what"),
+    [
+        (("check", "http://localhost:8000"), "is not the URL of a Triton server"),
+        (("check",), "Missing argument 'URL'"),
+        (("build", "exported"), "'--out'"),
+        (("up", "exported", "--port", "70000"), "'--port'"),
+        (("stop",), "No such command"),
+    ],
+)
+def test_wrong_arguments_are_usage_errors(
+    args: tuple[str, ...], what: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _run(*args) == 2
+    assert what in capsys.readouterr().err

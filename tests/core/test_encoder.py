@@ -1,0 +1,109 @@
+"""Facts of kdx/core/encoder.py: batching and the specification, with an encoder that can be followed by hand."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from kdx.core.encoder import Encoder, EncoderSpec, FloatArray, IntArray
+from kdx.core.errors import DataError
+from kdx.models.clip_vocabulary import clip_tokenizer
+
+SPEC = EncoderSpec(
+    name="by hand",
+    embed_dim=2,
+    image_size=8,
+    mean=(0.5, 0.5, 0.5),
+    std=(0.25, 0.25, 0.25),
+    interpolation="bicubic",
+    resize_mode="squash",
+    context_length=16,
+    vocab_size=49408,
+    logit_scale=100.0,
+    logit_bias=0.0,
+    model_digest="m",
+    preprocess_digest="p",
+    tokenizer_digest="t",
+)
+
+
+class _Encoder(Encoder):
+    """An image's vector is its mean pixel, a text's the number of its tokens."""
+
+    def __init__(self) -> None:
+        self.spec = SPEC
+        self.preprocess = SPEC.preprocess()
+        self.tokenizer = clip_tokenizer()
+        self.shapes: list[tuple[int, ...]] = []
+        self.closed = 0
+
+    def encode_image(self, pixels: FloatArray) -> FloatArray:
+        self.shapes.append(pixels.shape)
+        return np.stack([pixels.mean(axis=(1, 2, 3)), np.ones(len(pixels), np.float32)], axis=1)
+
+    def encode_text(self, tokens: IntArray) -> FloatArray:
+        self.shapes.append(tokens.shape)
+        lengths = (tokens > 0).sum(axis=1)
+        return np.stack([lengths, np.ones(len(tokens))], axis=1).astype(np.float32)
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+def test_images_are_encoded_in_batches_in_their_order(make_photo: Callable[..., bytes]) -> None:
+    encoder = _Encoder()
+    photos = [make_photo(seed) for seed in range(7)]
+    embeddings = encoder.embed_images(iter(photos), batch_size=3)  # any iterable
+    assert encoder.shapes == [(3, 3, 8, 8), (3, 3, 8, 8), (1, 3, 8, 8)]
+    expected = [encoder.preprocess(photo).mean() for photo in photos]
+    assert embeddings[:, 0] == pytest.approx(expected, abs=1e-6)
+
+
+def test_texts_come_back_in_their_order_and_short_ones_are_not_padded_to_long_ones() -> None:
+    encoder = _Encoder()
+    words = [5, 1, 3, 1, 40, 2]
+    embeddings = encoder.embed_texts(["cat " * count for count in words], batch_size=2)
+    assert embeddings[:, 0].tolist() == [7, 3, 5, 3, 16, 4]  # start and end, at most the context length
+    assert encoder.shapes == [(2, 3), (2, 5), (2, 16)]
+
+
+def test_nothing_gives_no_rows_of_the_right_width() -> None:
+    encoder = _Encoder()
+    for empty in (encoder.embed_images([]), encoder.embed_texts([])):
+        assert empty.shape == (0, 2) and empty.dtype == np.float32
+
+
+def test_a_bad_image_among_good_ones_is_bad_data(make_photo: Callable[..., bytes]) -> None:
+    with pytest.raises(DataError):
+        _Encoder().embed_images([make_photo(0), b"no image"])
+
+
+def test_leaving_the_block_closes_the_encoder() -> None:
+    with _Encoder() as encoder:
+        assert not encoder.closed
+    assert encoder.closed == 1
+
+
+def test_a_specification_survives_json() -> None:
+    assert EncoderSpec.from_dict(json.loads(json.dumps(SPEC.to_dict()))) == SPEC
+    assert SPEC.preprocess() == replace(SPEC, name="other").preprocess()
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {**SPEC.to_dict(), "more": 1},
+        {key: value for key, value in SPEC.to_dict().items() if key != "std"},
+        {**SPEC.to_dict(), "mean": 0.5},
+        None,
+        [],
+        "text",
+    ],
+)
+def test_a_specification_that_does_not_fit_is_bad_data(fields: Any) -> None:
+    with pytest.raises(DataError, match="specification does not fit"):
+        EncoderSpec.from_dict(fields)

@@ -1,0 +1,386 @@
+"""Facts of kdx/data/shards.py and its parts: what is written reads back, and what is bad is named."""
+
+import gzip
+import json
+import os
+import tarfile
+import tempfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings, strategies as st
+
+from kdx.core.errors import DataError, UsageError
+from kdx.data.shards import (
+    Sample,
+    open_split,
+    read_classes,
+    read_templates,
+    shard_paths,
+    write_shards,
+)
+
+MakeSamples = Callable[..., list[Sample]]
+MakePhoto = Callable[..., bytes]
+WriteTar = Callable[[Path, list[tuple[str, bytes]]], None]
+
+JPEG = b"\xff\xd8\xff, a file that is never decoded"
+
+
+def _good(count: int) -> list[tuple[str, bytes]]:
+    """Members of `count` samples that are as they should be."""
+    return [
+        member for n in range(count) for member in ((f"good{n}.jpg", JPEG), (f"good{n}.txt", b"a good one"))
+    ]
+
+
+def _names(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in folder.iterdir())
+
+
+# Written and read back
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_samples_of_several_shards_read_back_equal(tmp_path: Path, make_photo: MakePhoto, kind: str) -> None:
+    captions = [("one",), ("first", "second", "third"), ("naïve 🙂 你好",)]
+    samples = [
+        Sample(f"a/b{n:02d}", make_photo(n, kind=kind), captions[n % 3], None if n % 4 == 3 else n % 4)
+        for n in range(10)
+    ]
+    assert write_shards(tmp_path, "train", samples, samples_per_shard=4) == 10
+    assert _names(tmp_path) == [f"train-{n:05d}.tar" for n in range(3)]
+    opened = open_split(tmp_path, "train")
+    assert list(opened) == samples
+    assert [opened[-1], *opened[2:4]] == [samples[-1], *samples[2:4]]
+    assert opened.keys == [sample.key for sample in samples]
+    assert [opened.captions(n) for n in range(10)] == [sample.captions for sample in samples]
+    assert [opened.label(n) for n in range(10)] == [sample.label for sample in samples]
+    assert [shard.rows for shard in opened.shards] == [range(4), range(4, 8), range(8, 10)]
+    assert opened.skipped == [] and opened.classes is None
+
+
+@pytest.mark.parametrize(("kind", "extension"), [("JPEG", "jpg"), ("PNG", "png"), ("WEBP", "webp")])
+def test_members_are_named_by_what_they_hold(
+    tmp_path: Path, make_photo: MakePhoto, kind: str, extension: str
+) -> None:
+    write_shards(tmp_path, "val", [Sample("a/b", make_photo(0, kind=kind), ("x", "y"), 7)])
+    with tarfile.open(tmp_path / "val-00000.tar") as archive:
+        content = {member.name: archive.extractfile(member).read() for member in archive}  # type: ignore[union-attr]
+    assert content["a/b.txt"] == b"x" and content["a/b.cls"] == b"7"
+    assert json.loads(content["a/b.json"]) == {"captions": ["x", "y"]}
+    assert content.keys() == {"a/b.txt", "a/b.cls", "a/b.json", f"a/b.{extension}"}
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_any_sample_reads_back_or_is_refused_when_it_is_written(data: st.DataObject) -> None:
+    captions = tuple(data.draw(st.lists(st.text(max_size=8) | st.just("\ufeff"), max_size=3)))
+    sample = Sample(data.draw(st.text(max_size=6)), JPEG, captions, data.draw(st.none() | st.integers(0, 99)))
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            write_shards(Path(folder), "train", [sample])
+        except DataError:
+            assert _names(Path(folder)) == []
+            return
+        (read,) = open_split(Path(folder), "train")
+    assert (read.key, read.image, read.label) == (sample.key, sample.image, sample.label)
+    assert [text.strip("\ufeff \n") for text in read.captions] == [
+        text.strip().strip("\ufeff \n") for text in captions
+    ]
+
+
+def test_equal_samples_give_equal_bytes_and_digests(tmp_path: Path, make_samples: MakeSamples) -> None:
+    for name, count in (("one", 5), ("two", 5), ("three", 4)):
+        write_shards(tmp_path / name, "train", make_samples(count))
+    shards = [(tmp_path / name / "train-00000.tar").read_bytes() for name in ("one", "two", "three")]
+    assert shards[0] == shards[1] != shards[2]
+    one, two, three = (open_split(tmp_path / name, "train").digest for name in ("one", "two", "three"))
+    assert one == two != three
+
+
+def test_threads_read_the_same_samples(tmp_path: Path, make_samples: MakeSamples) -> None:
+    samples = make_samples(40)
+    write_shards(tmp_path, "train", samples, samples_per_shard=9)
+    opened = open_split(tmp_path, "train")
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(opened.__getitem__, range(40))) == samples
+
+
+# Refused when written
+
+
+@pytest.mark.parametrize(
+    ("sample", "what"),
+    [
+        (Sample("a.b", JPEG, ("x",), None), "last part has no dot"),
+        (Sample("../a", JPEG, ("x",), None), "relative path"),
+        (Sample("/a", JPEG, ("x",), None), "relative path"),
+        (Sample("k" * 300, JPEG, ("x",), None), "does not fit a tar header"),
+        (Sample("a", JPEG, (), None), "empty caption or none"),
+        (Sample("a", JPEG, ("x", " \n"), None), "empty caption or none"),
+        (Sample("a", JPEG, ("\ufeff",), None), "empty caption or none"),
+        (Sample("a", JPEG, ("\ud800",), None), "not Unicode"),
+        (Sample("a", JPEG, ("x" * (2**20 + 1),), None), r"its \.txt is larger"),
+        (Sample("a", JPEG, ("x",) * 2**18, None), r"its \.json is larger"),
+        (Sample("a", JPEG, ("x",), -1), "has the label -1"),
+        (Sample("a", JPEG, ("x",), 10**9), "has the label"),
+        (Sample("a", b"GIF89a", ("x",), None), "neither JPEG, PNG nor WebP"),
+        (Sample("good", JPEG, ("x",), None), "the key occurs twice"),
+    ],
+)
+def test_a_sample_that_could_not_be_read_back_is_refused_and_nothing_is_left(
+    tmp_path: Path, sample: Sample, what: str
+) -> None:
+    good = Sample("good", JPEG, ("x",), 0)
+    with pytest.raises(DataError, match=what):
+        write_shards(tmp_path, "train", [good, sample])
+    assert _names(tmp_path) == []
+
+
+def test_an_error_between_shards_leaves_none(tmp_path: Path, make_samples: MakeSamples) -> None:
+    def failing() -> Iterator[Sample]:
+        yield from make_samples(5)
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        write_shards(tmp_path, "train", failing(), samples_per_shard=2)
+    assert _names(tmp_path) == []
+
+
+@pytest.mark.parametrize("there", ["val", "test"])
+def test_a_split_that_is_there_is_not_written_over(
+    tmp_path: Path, make_samples: MakeSamples, there: str
+) -> None:
+    (tmp_path / f"{there}-00000.tar").write_bytes(b"precious")
+    with pytest.raises(UsageError, match="holds val shards already"):
+        write_shards(tmp_path, "val", make_samples(1))
+    assert (tmp_path / f"{there}-00000.tar").read_bytes() == b"precious"
+
+
+# Shards of other tools
+
+
+def test_a_sample_is_all_members_with_its_key_in_any_order(tmp_path: Path, write_tar: WriteTar) -> None:
+    write_tar(
+        tmp_path / "train-0.tar",
+        [
+            ("./a/one.txt", b"\xef\xbb\xbf one \r\n"),
+            ("two.JPG", JPEG),
+            ("a/one.webp", JPEG + b"1"),
+            ("two.json", b'{"captions": [" x ", "y"], "url": "here"}'),
+            ("a/one.json", b'{"url": "there"}'),  # says nothing about captions
+            ("two.embedding.npy", b"other tools' business"),
+            ("README", b"no extension"),
+            ("two.cls", b" 3\n"),
+        ],
+    )
+    assert list(open_split(tmp_path, "train")) == [
+        Sample("a/one", JPEG + b"1", ("one",), None),
+        Sample("two", JPEG, ("x", "y"), 3),
+    ]
+
+
+def test_a_key_that_an_earlier_shard_has_gets_its_shards_name(tmp_path: Path, write_tar: WriteTar) -> None:
+    for number in range(3):
+        write_tar(tmp_path / f"train-{number}.tar", [("a.jpg", JPEG), ("a.txt", b"%d" % number)])
+    opened = open_split(tmp_path, "train")
+    assert opened.keys == ["a", "train-1/a", "train-2/a"]
+    assert [sample.captions for sample in opened] == [("0",), ("1",), ("2",)]
+
+
+def test_a_key_that_occurs_again_in_its_shard_is_one_bad_sample(tmp_path: Path, write_tar: WriteTar) -> None:
+    again = [("a.jpg", JPEG), ("a.txt", b"one"), ("a.jpg", JPEG), ("a.txt", b"two")]
+    write_tar(tmp_path / "train-0.tar", _good(9) + again)
+    opened = open_split(tmp_path, "train")
+    assert len(opened) == 9 and opened.skipped == [("a", "more than one image")]
+
+
+@pytest.mark.parametrize(
+    ("members", "reason"),
+    [
+        ({"jpg": JPEG}, "no caption (.txt)"),
+        ({"jpg": JPEG, "txt": b" \n"}, "the caption is empty"),
+        ({"jpg": JPEG, "txt": b"caf\xe9"}, "the caption is not UTF-8"),
+        ({"jpg": JPEG, "txt": b"x" * (2**20 + 1)}, "its .txt is larger than 1048576 bytes"),
+        ({"jpg": JPEG, "txt": b"x", "TXT": b"y"}, "more than one .txt"),
+        ({"txt": b"x"}, "no image (jpg, jpeg, png, webp)"),
+        ({"gif": JPEG, "txt": b"x"}, "no image (jpg, jpeg, png, webp)"),
+        ({"jpg": JPEG, "png": JPEG, "txt": b"x"}, "more than one image"),
+        ({"jpg": b"", "txt": b"x"}, "the image has 0 bytes"),
+        ({"jpg": JPEG, "txt": b"x", "json": b"{"}, "its .json does not parse"),
+        ({"jpg": JPEG, "txt": b"x", "json": b"[" * 100_000}, "its .json does not parse"),
+        ({"jpg": JPEG, "json": b'{"captions": "x"}'}, "`captions` in its .json is not a list of strings"),
+        ({"jpg": JPEG, "json": b'{"captions": []}'}, "`captions` in its .json is not a list of strings"),
+        ({"jpg": JPEG, "json": b'{"captions": ["x", " "]}'}, "a caption in its .json is empty"),
+        ({"jpg": JPEG, "txt": b"x", "cls": b"\xff"}, ".cls is not UTF-8"),
+        ({"jpg": JPEG, "txt": b"x", "cls": b"3"}, ".cls is 3, there are only 3 classes"),
+        ({"jpg": JPEG, "txt": b"x", "cls": b"cow"}, ".cls is 'cow', neither an integer nor a known class"),
+        ({"jpg": JPEG, "txt": b"x", "cls": b"-1"}, ".cls is '-1', neither an integer nor a known class"),
+    ],
+)
+def test_a_bad_sample_is_skipped_and_named_with_its_reason(
+    tmp_path: Path, write_tar: WriteTar, members: dict[str, bytes], reason: str
+) -> None:
+    (tmp_path / "classes.txt").write_text("cat\ndog\nfish\n")
+    good = _good(12)
+    bad = [(f"bad.{extension}", content) for extension, content in members.items()]
+    write_tar(tmp_path / "train-0.tar", good[:10] + bad + good[10:])
+    opened = open_split(tmp_path, "train")
+    assert opened.skipped == [("bad", reason)]
+    assert opened.keys == [f"good{n}" for n in range(12)]
+    assert opened.shards[0].rows == range(12)
+
+
+def test_too_many_bad_samples_are_an_error_that_names_some(tmp_path: Path, write_tar: WriteTar) -> None:
+    bad = [(f"bad{n}.jpg", JPEG) for n in range(5)]
+    write_tar(tmp_path / "train-0.tar", _good(5) + bad)
+    with pytest.raises(
+        DataError, match=r"only 5 of 10 train samples are good \(bad0: no caption .*bad2.*…\)"
+    ):
+        open_split(tmp_path, "train")
+    assert len(open_split(tmp_path, "train", min_good_share=0.5)) == 5
+
+
+def test_shards_without_samples_are_an_error(tmp_path: Path, write_tar: WriteTar) -> None:
+    write_tar(tmp_path / "train-0.tar", [("README", b"hello")])
+    with pytest.raises(DataError, match="hold no samples"):
+        open_split(tmp_path, "train")
+
+
+# Damaged tars
+
+
+def test_a_tar_cut_anywhere_is_refused(tmp_path: Path, write_tar: WriteTar) -> None:
+    path = tmp_path / "train-0.tar"
+    write_tar(path, _good(2))
+    whole = path.read_bytes()
+    end = 4 * (512 + 512)  # header and content of four members, then zero blocks
+    for cut in range(0, end + 512, 128):
+        path.write_bytes(whole[:cut])
+        with pytest.raises(DataError, match=r"not a whole tar file|truncated or damaged"):
+            open_split(tmp_path, "train")
+    path.write_bytes(whole[: end + 512])
+    assert len(open_split(tmp_path, "train")) == 2
+
+
+@pytest.mark.parametrize("header", [1, 2, 3])
+def test_a_damaged_header_is_not_taken_for_the_end(tmp_path: Path, write_tar: WriteTar, header: int) -> None:
+    path = tmp_path / "train-0.tar"
+    write_tar(path, _good(2))
+    content = bytearray(path.read_bytes())
+    content[header * 1024 + 3] ^= 1  # a letter of the member's name
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"train-0\.tar.*damaged at byte"):
+        open_split(tmp_path, "train")
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", gzip.compress(b"x" * 2000), b"\x00" * 100])
+def test_what_is_no_tar_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "train-0.tar").write_bytes(content)
+    with pytest.raises(DataError, match=r"train-0\.tar") as caught:
+        open_split(tmp_path, "train")
+    assert caught.value.remedy
+
+
+@pytest.mark.parametrize("same_size", [True, False])
+def test_a_shard_that_changes_after_it_was_opened_is_noticed(
+    tmp_path: Path, make_samples: MakeSamples, same_size: bool
+) -> None:
+    write_shards(tmp_path, "train", make_samples(3))
+    opened = open_split(tmp_path, "train")
+    path = tmp_path / "train-00000.tar"
+    size, modified = path.stat().st_size, path.stat().st_mtime_ns
+    with path.open("r+b") as file:
+        file.write(b"\x00" * (size if same_size else size + 512))
+    os.utime(path, ns=(modified, modified + 1))
+    with pytest.raises(DataError, match="changed since it was opened"):
+        opened[1]
+
+
+# Splits, classes, templates
+
+
+def test_the_val_split_may_be_called_test(tmp_path: Path, make_samples: MakeSamples) -> None:
+    write_shards(tmp_path, "val", make_samples(2))
+    (tmp_path / "val-00000.tar").rename(tmp_path / "test-00000.tar")
+    assert len(open_split(tmp_path, "val")) == 2
+    write_shards(tmp_path / "more", "val", make_samples(3))
+    (tmp_path / "more" / "val-00000.tar").rename(tmp_path / "val-00000.tar")
+    assert shard_paths(tmp_path, "val") == [tmp_path / "val-00000.tar"]
+
+
+def test_without_shards_the_names_to_give_are_said(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="there are no train shards") as caught:
+        open_split(tmp_path, "train")
+    assert caught.value.remedy == "name the shards train-00000.tar, train-00001.tar …"
+    (tmp_path / "train-00000.tar.gz").write_bytes(b"")
+    with pytest.raises(DataError) as caught:
+        open_split(tmp_path, "train")
+    assert "unpack train-00000.tar.gz" in str(caught.value.remedy)
+    with pytest.raises(DataError) as caught:
+        open_split(tmp_path / "nowhere", "train")
+    assert "no such folder" in str(caught.value.remedy)
+
+
+def test_an_unknown_split_is_a_usage_error(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="'valid'"):
+        open_split(tmp_path, "valid")
+
+
+def test_class_names_in_the_shards_are_numbered_alike_in_all_splits(
+    tmp_path: Path, write_tar: WriteTar
+) -> None:
+    for split, names in (("train", ("dog", "cat")), ("val", ("bird", "dog"))):
+        members = [
+            (f"{n}.{e}", content)
+            for n, name in enumerate(names)
+            for e, content in (("jpg", JPEG), ("txt", b"x"), ("cls", name.encode()))
+        ]
+        write_tar(tmp_path / f"{split}-0.tar", members)
+    train, val = open_split(tmp_path, "train"), open_split(tmp_path, "val")
+    assert train.classes == val.classes == read_classes(tmp_path) == ["bird", "cat", "dog"]
+    assert [sample.label for sample in train] == [2, 1] and [sample.label for sample in val] == [0, 2]
+
+
+def test_a_name_of_classes_txt_counts_before_its_number(tmp_path: Path, write_tar: WriteTar) -> None:
+    (tmp_path / "classes.txt").write_text("2\n1\n0\n")
+    write_tar(tmp_path / "train-0.tar", [("a.jpg", JPEG), ("a.txt", b"x"), ("a.cls", b"2")])
+    assert open_split(tmp_path, "train").label(0) == 0
+
+
+def test_labels_that_are_integers_have_no_names_of_their_own(
+    tmp_path: Path, make_samples: MakeSamples
+) -> None:
+    write_shards(tmp_path, "train", make_samples(6))
+    assert read_classes(tmp_path) is None
+    (tmp_path / "classes.txt").write_bytes(b"\xef\xbb\xbfcat\r\ndog\r\nfish\r\n")
+    assert open_split(tmp_path, "train").classes == ["cat", "dog", "fish"]
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (b"cat\ndog\ncat\n", "names a class twice"),
+        (b"cat\n\ndog\n", "has an empty line"),
+        (b"", "has an empty line"),
+        (b"caf\xe9\n", "cannot be read"),
+    ],
+)
+def test_malformed_classes_are_refused_by_file(tmp_path: Path, content: bytes, what: str) -> None:
+    (tmp_path / "classes.txt").write_bytes(content)
+    with pytest.raises(DataError, match=rf"classes\.txt: {what}"):
+        read_classes(tmp_path)
+
+
+def test_templates_are_lines_with_one_place_for_the_class(tmp_path: Path) -> None:
+    assert read_templates(tmp_path) is None
+    path = tmp_path / "templates.txt"
+    path.write_text("a {}\na photo of a {}.\n")
+    assert read_templates(tmp_path) == ["a {}", "a photo of a {}."]
+    for wrong in ("a photo", "{} and {}", "a {0}", "a {} {"):
+        path.write_text(f"a {{}}\n{wrong}\n")
+        with pytest.raises(DataError, match="must hold one"):
+            read_templates(tmp_path)

@@ -1,0 +1,61 @@
+"""Facts of kdx/runtime/exported_model.py: only a whole exported model of a known format opens."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kdx.core.errors import DataError
+from kdx.core.folders import sealed_folder
+from kdx.models.checkpoint import open_checkpoint
+from kdx.runtime.exported_model import KIND, open_exported_model
+
+
+def _reseal(source: Path, path: Path, config: dict[str, Any]) -> Path:
+    """A copy with another config.json, sealed again."""
+    with sealed_folder(path, KIND) as folder:
+        for file in source.iterdir():
+            if file.name not in ("manifest.json", "config.json"):
+                shutil.copy(file, folder)
+        (folder / "config.json").write_text(json.dumps(config))
+    return path
+
+
+def test_it_names_its_files_and_what_the_model_is(exported_model: Path, mini_checkpoint: Path) -> None:
+    model = open_exported_model(exported_model)
+    assert model.format == "onnx"
+    assert model.spec == open_checkpoint(mini_checkpoint).spec
+    for file in (model.image_encoder, model.text_encoder, model.tokenizer):
+        assert file.is_file() and file.name in model.manifest.digest
+    assert model.parity()["verdict"] in ("PASS", "INCONCLUSIVE")
+
+
+@pytest.mark.parametrize(
+    "name", ["image_encoder.onnx", "text_encoder.onnx", "tokenizer.json", "config.json", "parity.json"]
+)
+def test_without_one_of_its_files_it_does_not_open(exported_model: Path, tmp_path: Path, name: str) -> None:
+    shutil.copytree(exported_model, tmp_path / "copy")
+    (tmp_path / "copy" / name).unlink()
+    with pytest.raises(DataError, match=f"{name}: file is missing"):
+        open_exported_model(tmp_path / "copy")
+
+
+def test_a_checkpoint_is_not_an_exported_model(mini_checkpoint: Path) -> None:
+    with pytest.raises(DataError, match="is of kind checkpoint, not exported-model"):
+        open_exported_model(mini_checkpoint)
+
+
+def test_a_config_of_another_kdx_is_refused(exported_model: Path, tmp_path: Path) -> None:
+    config = json.loads((exported_model / "config.json").read_text())
+    for number, (wrong, what) in enumerate(
+        (
+            ({**config, "format": "tensorrt"}, "has the format 'tensorrt', this kdx knows onnx"),
+            ({"spec": config["spec"]}, "lacks the key 'format'"),
+            ({"format": "onnx"}, "lacks the key 'spec'"),
+            ({**config, "spec": {**config["spec"], "more": 1}}, "specification does not fit"),
+        )
+    ):
+        with pytest.raises(DataError, match=what):
+            open_exported_model(_reseal(exported_model, tmp_path / str(number), wrong))

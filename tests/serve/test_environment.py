@@ -1,0 +1,157 @@
+"""Facts of serve/environment.py: where Triton is looked for, and what is said when it is not there."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from kdx.cli.serve import command
+from kdx.core.errors import SetupError
+from kdx.serve import environment
+from kdx.serve.environment import COMPLETE, REQUIREMENTS, find_triton, install_triton
+
+ask_interpreter = environment._interpreter_facts  # the real one
+
+PYTHON: dict[str, Any] = {
+    "executable": "/opt/python3.11",
+    "version": "3.11",
+    "library": "libpython3.11.so.1.0",
+    "loads": False,
+    "libdir": "/opt/lib",
+}
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache folder, and one interpreter on the machine."""
+    monkeypatch.setenv("KDX_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(environment, "_interpreter_facts", lambda executable: PYTHON)
+    return tmp_path / "cache"
+
+
+def _commands(monkeypatch: pytest.MonkeyPatch, *, fail_at: int | None = None) -> list[list[str]]:
+    """Instead of running commands, make the files that they would make."""
+    commands: list[list[str]] = []
+
+    def run(command: list[str], failure: str) -> None:
+        commands.append(command)
+        if len(commands) == fail_at:
+            raise SetupError(failure)
+        if "venv" in command:
+            triton = Path(command[-1]) / "lib/python3.11/site-packages/pytriton/tritonserver"
+            for name in (
+                "backends/python/libtriton_python.so",
+                "backends/python/triton_python_backend_utils.py",
+                "python_backend_stubs/3.11/triton_python_backend_stub",
+            ):
+                (triton / name).parent.mkdir(parents=True, exist_ok=True)
+                (triton / name).write_text(name)
+
+    monkeypatch.setattr(environment, "_run", run)
+    return commands
+
+
+def test_without_triton_it_is_said_how_to_get_one(cache: Path) -> None:
+    with pytest.raises(SetupError, match="no Triton binary is installed") as caught:
+        find_triton()
+    assert caught.value.remedy == "run `kdx serve install`"
+    assert caught.value.where is not None and Path(caught.value.where).parent == cache
+
+
+def test_an_installation_is_made_once_and_found(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commands = _commands(monkeypatch)
+    folder, made = install_triton()
+    assert made and folder.parent == cache
+    assert [command[0] for command in commands] == ["/opt/python3.11", str(folder / "bin/python")]
+    assert commands[1][-2:] == ["-r", str(REQUIREMENTS)] and "--no-deps" in commands[1]
+    assert install_triton() == (folder, False) and len(commands) == 2
+    triton = find_triton()
+    assert triton.server == folder / "lib/python3.11/site-packages/pytriton/tritonserver/bin/tritonserver"
+    assert triton.path == folder / "bin" and triton.library_path == "/opt/lib"
+    assert {file.name for file in (triton.backends / "python").iterdir()} == {
+        "libtriton_python.so",
+        "triton_python_backend_utils.py",
+        "triton_python_backend_stub",
+    }
+    assert f"nvidia-pytriton=={triton.source.split()[-1]}" in REQUIREMENTS.read_text()
+
+
+@pytest.mark.parametrize("step", [1, 2])
+def test_an_interrupted_installation_is_not_taken_for_a_whole_one(
+    monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    _commands(monkeypatch, fail_at=step)
+    with pytest.raises(SetupError):
+        install_triton()
+    with pytest.raises(SetupError, match="no Triton binary"):
+        find_triton()
+    _commands(monkeypatch)
+    assert install_triton()[1] and find_triton()
+
+
+def test_a_wheel_without_the_stub_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environment, "_interpreter_facts", lambda executable: {**PYTHON, "version": "3.12"})
+    _commands(monkeypatch)  # makes a stub for 3.11 alone
+    with pytest.raises(SetupError, match="lacks a part of the python backend"):
+        install_triton()
+    with pytest.raises(SetupError, match="no Triton binary"):
+        find_triton()
+
+
+def test_other_requirements_and_pythons_have_their_own_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders = {environment._environment_folder(version) for version in ("3.11", "3.12", "3.11")}
+    (tmp_path / "requirements.txt").write_text("nvidia-pytriton==0.0\n")
+    monkeypatch.setattr(environment, "REQUIREMENTS", tmp_path / "requirements.txt")
+    assert len({*folders, environment._environment_folder("3.11")}) == 3
+
+
+def test_the_first_interpreter_that_the_stub_can_use_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    known: dict[str, Any] = {
+        sys.executable: {**PYTHON, "version": "3.13", "executable": "too new"},
+        "python3.11": {**PYTHON, "libdir": None, "executable": "static"},
+        "python3.12": {**PYTHON, "libdir": None, "loads": True, "version": "3.12", "executable": "good"},
+    }
+    monkeypatch.setattr(environment, "_interpreter_facts", known.get)
+    assert environment._choose_python()["executable"] == "good"
+    del known["python3.12"]
+    with pytest.raises(SetupError, match=r"needs libpython3\.11\.so\.1\.0") as caught:
+        environment._choose_python()
+    assert "apt install libpython3.11" in str(caught.value.remedy)
+    del known["python3.11"]
+    with pytest.raises(SetupError, match=r"needs Python 3\.11 or 3\.12"):
+        environment._choose_python()
+
+
+def test_every_requirement_is_pinned() -> None:
+    lines = [line for line in REQUIREMENTS.read_text().splitlines() if line and not line.startswith("#")]
+    assert lines and all(line.count("==") == 1 for line in lines)
+
+
+def test_a_failing_command_is_told_by_its_last_line() -> None:
+    with pytest.raises(SetupError, match=r"it fails: no route to host$") as caught:
+        environment._run(["sh", "-c", "echo trying; echo no route to host >&2; exit 3"], "it fails")
+    assert "network" in str(caught.value.remedy)
+    with pytest.raises(SetupError, match="it fails: exit code 3"):
+        environment._run(["sh", "-c", "exit 3"], "it fails")
+
+
+def test_the_command_says_whether_it_installed(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _commands(monkeypatch)
+    for now in (True, False):
+        result = CliRunner().invoke(command, ["install", "--json"], catch_exceptions=False)
+        answer = json.loads(result.stdout)
+        assert answer["installed_now"] is now and (Path(answer["environment"]) / COMPLETE).is_file()
+
+
+def test_an_interpreter_that_does_not_run_is_passed_over(tmp_path: Path) -> None:
+    facts = ask_interpreter(sys.executable)
+    assert facts is not None and facts["version"] == ".".join(map(str, sys.version_info[:2]))
+    assert ask_interpreter(str(tmp_path / "nowhere")) is None
+    (tmp_path / "broken").write_text("#!/bin/sh\nexit 1\n")
+    (tmp_path / "broken").chmod(0o755)
+    assert ask_interpreter(str(tmp_path / "broken")) is None
