@@ -103,7 +103,9 @@ def open_sealed(path: Path, kind: str, *, verify_large: bool = False) -> Manifes
     manifest = read_manifest(path)
     if manifest.kind != kind:
         raise DataError(
-            f"is of kind {manifest.kind}, not {kind}", where=path, remedy=f"give the path of a {kind}"
+            f"is of kind {manifest.kind}, not {kind}",
+            where=path,
+            remedy=f"give the path of a folder of kind {kind}",
         )
     if manifest.schema != SCHEMA:
         raise DataError(
