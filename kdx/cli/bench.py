@@ -1,9 +1,10 @@
-"""`kdx bench`: latency of models side by side, and the report's page."""
+"""`kdx bench`: latency of models side by side, methods compared, and the report's page."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -13,7 +14,7 @@ NUM_IMAGES = 64  # different images that take turns
 
 @click.group(name="bench")
 def command() -> None:
-    """Measure latency and write reports."""
+    """Measure latency, compare methods and write reports."""
 
 
 @command.command()
@@ -92,6 +93,90 @@ def report(folder: Path) -> None:
     from kdx.bench import render_report
 
     click.echo(render_report(folder))
+
+
+@command.command()
+@click.argument("recipe")
+@click.option("--pairs", type=click.Path(path_type=Path), required=True, help="Shards to train on.")
+@click.option(
+    "--data", type=click.Path(path_type=Path), required=True, help="Shards whose val split is evaluated."
+)
+@click.option(
+    "--teacher", type=click.Path(path_type=Path), required=True, help="Checkpoint or run of the teacher."
+)
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Where runs and methods.json go.")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a key of the recipe.")
+@click.option(
+    "--seeds", type=click.IntRange(min=1), default=3, show_default=True, help="Runs of each method."
+)
+@click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Runs at a time.")
+@click.option("--limit", type=click.IntRange(min=1), help="Evaluate at most this many images.")
+@click.option("--overwrite", is_flag=True, help="Replace a comparison that lies at OUT.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def methods(
+    recipe: str,
+    pairs: Path,
+    data: Path,
+    teacher: Path,
+    out: Path,
+    settings: tuple[str, ...],
+    seeds: int,
+    jobs: int,
+    limit: int | None,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """Train RECIPE's student alone and with every distillation method, and compare.
+
+    RECIPE is a baseline, a recipe without a distilling term. Methods have the published weights.
+
+    Example: kdx bench methods demo-baseline --pairs few --data shards --teacher teacher-run --out compared
+    """
+    from kdx.bench.methods import compare_methods
+    from kdx.cli.progress import show_progress
+
+    with show_progress("runs") as progress:
+        document = compare_methods(
+            recipe,
+            pairs,
+            data,
+            teacher,
+            out,
+            settings=settings,
+            seeds=seeds,
+            jobs=jobs,
+            limit=limit,
+            overwrite=overwrite,
+            progress=progress,
+        )
+    click.echo(json.dumps(document, indent=2) if as_json else _comparison(document))
+
+
+def _comparison(document: dict[str, Any]) -> str:
+    """A Markdown table."""
+    baseline = document["methods"]["baseline"]["mean"]
+    lines = [
+        f"| method | {document['metric']} | std | gain | cosine to the teacher | seconds |",
+        "|---|---|---|---|---|---|",
+        f"| teacher | {100 * document['teacher']:.1f} % | | | 1 | |",
+    ]
+    for name, row in document["methods"].items():
+        if row["mean"] is None:
+            lines.append(f"| {name} | failed | | | | |")
+            continue
+        gain = "" if baseline is None or name == "baseline" else f"{100 * (row['mean'] - baseline):+.1f}"
+        std = "" if row["std"] is None else f"{100 * row['std']:.1f}"
+        cosine = "" if row["teacher_cosine"] is None else f"{row['teacher_cosine']:.2f}"
+        lines.append(
+            f"| {name} | {100 * row['mean']:.1f} % | {std} | {gain} | {cosine} | {row['seconds']:.0f} |"
+        )
+    lines += [f"\nleft out: {name}: {why}" for name, why in document["left_out"].items()]
+    lines += [
+        f"\nfailed: {run['method']}, seed {run['seed']}: {run['error']}"
+        for run in document["runs"]
+        if run["error"]
+    ]
+    return "\n".join(lines)
 
 
 def _some_images(data: Path, split: str) -> list[bytes]:

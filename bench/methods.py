@@ -1,0 +1,249 @@
+"""Which method helps: one student with each objective in turn, on the same pairs, steps, views and seeds.
+
+A folder of kind `methods` holds `methods.json` and `runs/METHOD-SEED/`, the trained runs.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import statistics
+from collections.abc import Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import kdx
+from kdx.core.encoder import FloatArray
+from kdx.core.errors import KdxError, UsageError
+from kdx.core.folders import check_free, sealed_folder
+from kdx.core.log import read_metrics
+from kdx.core.progress import Progress, silent
+from kdx.core.provenance import collect_provenance, cpu_count
+from kdx.data.shards import open_split
+from kdx.distill import open_teachers, read_recipe, train
+from kdx.evaluate import evaluate_dataset
+
+KIND = "methods"
+BASELINE = "baseline"
+COSINE_IMAGES = 1_000  # held-out images on which student and teacher are compared
+
+
+@dataclass(frozen=True)
+class Task:
+    """One training run: a method at a seed. settings: of the recipe, as `--set` takes them."""
+
+    method: str
+    seed: int
+    settings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What all tasks of a comparison share."""
+
+    recipe: str
+    pairs: Path
+    data: Path
+    teacher: Path
+    cache: Path
+    runs: Path
+    limit: int | None
+    threads: int
+    teacher_images: FloatArray  # [n, D], of evenly spaced held-out images
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one run scored. teacher_cosine: mean over held-out images; None where the widths differ.
+
+    error: why the run failed, in place of the numbers.
+    """
+
+    method: str
+    seed: int
+    score: float | None
+    teacher_cosine: float | None
+    seconds: float | None
+    terms: dict[str, float]
+    error: str | None = None
+
+
+def method_settings(teacher_dim: int) -> dict[str, tuple[str, ...]]:
+    """The objective of each method with the published strength (see ObjectiveConfig), as settings of a recipe.
+
+    Each beside the task loss, as the single-method runs of arXiv 2307.12732. GD stands twice: as the released code
+    computes it with its weight 1e8, and in the paper's form, whose squared gradients are κ⁴ times larger, with a
+    weight near 1 / (4 κ²) at the initial κ = 1 / 0.07, so that the term begins near 1.
+    """
+    fd = 2000 / teacher_dim
+    return {
+        BASELINE: (),
+        "crd": ("objective.crd=0.5",),
+        "fd": (f"objective.fd={fd}",),
+        "mfd": (f"objective.mfd={fd}",),
+        "gd": ("objective.gd=1e-3",),
+        "gd-released": ("objective.gd=1e8", "objective.compat='clip-kd'"),
+        "icl": ("objective.icl=1",),
+        "afd": ("objective.afd=1",),
+        "cross-kd": ("objective.cross_kd=1",),
+        "open-clip": ("objective.affinity=1",),
+        "tinyclip": ("objective.affinity=1", "objective.affinity_scale=50"),
+        "clip-kd": ("objective.crd=0.5", "objective.icl=1", f"objective.fd={fd}"),
+    }
+
+
+def compare_methods(
+    recipe: str,
+    pairs: Path,
+    data: Path,
+    teacher: Path,
+    out: Path,
+    *,
+    settings: Sequence[str] = (),
+    seeds: int = 3,
+    jobs: int = 1,
+    limit: int | None = None,
+    overwrite: bool = False,
+    progress: Progress = silent,
+) -> dict[str, Any]:
+    """Trains the recipe's student with each method and seed, evaluates all, and seals the folder `out`.
+
+    recipe: one without a distilling term; settings: on top of it. pairs: what is trained on; data: whose val
+    split is evaluated, at most `limit` images. seeds: 0 … seeds − 1. jobs: runs at a time. A method that the
+    student cannot do is left out, a run that fails is recorded with its error. Returns what methods.json says.
+    Raises UsageError.
+    """
+    check_free(out, KIND, overwrite=overwrite)
+    if read_recipe(recipe, settings).objective.needs_teacher:
+        raise UsageError(
+            "this recipe distils, the comparison needs its baseline",
+            where=recipe,
+            remedy="give one without a method",
+        )
+    with sealed_folder(out, KIND, overwrite=overwrite) as folder:
+        with kdx.load(teacher) as encoder:
+            teacher_score = evaluate_dataset(encoder, data, limit=limit)
+            job = Job(
+                recipe=recipe,
+                pairs=pairs,
+                data=data,
+                teacher=teacher,
+                cache=folder / "teacher.cache",
+                runs=folder / "runs",
+                limit=limit,
+                threads=max(1, cpu_count() // jobs),
+                teacher_images=encoder.embed_images(_held_out(data)),
+            )
+            methods = method_settings(encoder.spec.embed_dim)
+        job.runs.mkdir()
+        tasks, left_out = _tasks(recipe, settings, methods, seeds)
+        samples = open_split(pairs, "train")
+        shared = read_recipe(recipe, [*settings, "objective.crd=1"])
+        open_teachers(shared, samples, [teacher], job.cache)  # once, before many runs ask for it
+        rows = _run_all(job, tasks, jobs, progress)
+        document = {
+            "recipe": read_recipe(recipe, settings).model_dump(mode="json", exclude_none=True),
+            "pairs": len(samples),
+            "metric": teacher_score.metric,
+            "num_images": teacher_score.num_images,
+            "teacher": teacher_score.score,
+            "methods": {
+                name: _summary(name, methods[name], rows) for name in methods if name not in left_out
+            },
+            "left_out": left_out,
+            "runs": [asdict(row) for row in rows],
+            "provenance": collect_provenance(inputs={"pairs": samples.digest}),
+        }
+        (folder / "methods.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    return document
+
+
+def _tasks(
+    recipe: str, settings: Sequence[str], methods: dict[str, tuple[str, ...]], seeds: int
+) -> tuple[list[Task], dict[str, str]]:
+    """All runs, seed by seed, and why a method is left out, by its name."""
+    left_out: dict[str, str] = {}
+    for name, objective in methods.items():
+        try:
+            read_recipe(recipe, [*settings, *objective])
+        except UsageError as error:
+            left_out[name] = error.what
+    tasks = [
+        Task(name, seed, (*settings, *objective, f"seed={seed}"))
+        for seed in range(seeds)
+        for name, objective in methods.items()
+        if name not in left_out
+    ]
+    return tasks, left_out
+
+
+def _run_all(job: Job, tasks: list[Task], jobs: int, progress: Progress) -> list[Row]:
+    """Rows in the order of the tasks."""
+    spawn = multiprocessing.get_context("spawn")  # a fork would share the GPU's context
+    with ProcessPoolExecutor(jobs, mp_context=spawn) as pool:
+        pending: dict[Future[Row], int] = {pool.submit(_run, job, task): i for i, task in enumerate(tasks)}
+        rows: dict[int, Row] = {}
+        for done in as_completed(pending):
+            rows[pending[done]] = done.result()
+            progress(len(rows), len(tasks), tasks[pending[done]].method)
+    return [rows[number] for number in range(len(tasks))]
+
+
+def _run(job: Job, task: Task) -> Row:
+    import torch
+
+    torch.set_num_threads(job.threads)
+    recipe = read_recipe(job.recipe, task.settings)
+    run = job.runs / f"{task.method}-{task.seed}"
+    try:
+        samples = open_split(job.pairs, "train")
+        teachers = [job.teacher] if recipe.needs_teacher else []
+        caches = open_teachers(recipe, samples, teachers, job.cache)
+        result = train(recipe, samples, run, caches=caches, teachers=teachers)
+        with kdx.load(run) as student:
+            score = evaluate_dataset(student, job.data, limit=job.limit).score
+            images = student.embed_images(_held_out(job.data))
+    except KdxError as error:
+        return Row(task.method, task.seed, None, None, None, {}, error.what)
+    last = read_metrics(run / "metrics.jsonl")[-1]
+    return Row(
+        method=task.method,
+        seed=task.seed,
+        score=score,
+        teacher_cosine=_mean_cosine(images, job.teacher_images),
+        seconds=result.seconds,
+        terms={name: last[name] for name in ("task", *recipe.objective.methods) if name in last},
+    )
+
+
+def _mean_cosine(student: FloatArray, teacher: FloatArray) -> float | None:
+    if student.shape != teacher.shape:
+        return None
+    return float(np.sum(student * teacher, axis=-1).mean())
+
+
+def _held_out(data: Path) -> list[bytes]:
+    """At most COSINE_IMAGES evenly spaced images of the val split."""
+    samples = open_split(data, "val")
+    count = min(COSINE_IMAGES, len(samples))
+    return [samples[row * len(samples) // count].image for row in range(count)]
+
+
+def _summary(method: str, settings: tuple[str, ...], rows: list[Row]) -> dict[str, Any]:
+    """Mean and sample standard deviation over the seeds that ended."""
+    ended = [row for row in rows if row.method == method and row.score is not None]
+    scores = [row.score for row in ended if row.score is not None]
+    cosines = [row.teacher_cosine for row in ended if row.teacher_cosine is not None]
+    seconds = [row.seconds for row in ended if row.seconds is not None]
+    return {
+        "settings": list(settings),
+        "num_seeds": len(scores),
+        "mean": statistics.mean(scores) if scores else None,
+        "std": statistics.stdev(scores) if len(scores) > 1 else None,
+        "teacher_cosine": statistics.mean(cosines) if cosines else None,
+        "seconds": statistics.mean(seconds) if seconds else None,
+    }

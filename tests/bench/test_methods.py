@@ -1,0 +1,75 @@
+"""Facts of bench/methods.py and `kdx bench methods` at toy size."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from kdx.bench import methods
+from kdx.cli.bench import command
+from kdx.core.errors import UsageError
+from kdx.core.folders import open_sealed
+from kdx.data.shards import Sample, write_shards
+from kdx.distill import read_recipe
+from kdx.models.architectures import build_model, read_architecture
+from kdx.models.checkpoint import save_checkpoint
+from kdx.models.clip_vocabulary import clip_tokenizer
+
+TOY = ["--set", "steps=2", "--set", "batch_size=8", "--set", "views.num_views=1"]
+
+
+@pytest.fixture
+def job(tmp_path: Path, make_samples: Callable[..., list[Sample]]) -> list[str]:
+    samples = make_samples(30)
+    write_shards(tmp_path / "data", "train", samples[:20])
+    write_shards(tmp_path / "data", "val", samples[20:])
+    (tmp_path / "data" / "classes.txt").write_text("cat\ndog\nfish\n")
+    architecture = read_architecture("kdx-mini")
+    save_checkpoint(tmp_path / "teacher", build_model(architecture, 1), architecture, clip_tokenizer())
+    paths = {"--pairs": "data", "--data": "data", "--teacher": "teacher", "--out": "out"}
+    return [part for option, name in paths.items() for part in (option, str(tmp_path / name))]
+
+
+def test_methods_are_compared_over_seeds_and_failures_recorded(
+    tmp_path: Path, job: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = {
+        "baseline": (),
+        "fd": ("objective.fd=1",),
+        "mfd": ("objective.mfd=1",),
+        "burst": ("optimizer.lr=1e30", "optimizer.warmup_steps=0", "steps=20"),
+    }
+    monkeypatch.setattr(methods, "method_settings", lambda dim: few)
+    result = CliRunner().invoke(command, ["methods", "demo-baseline", *job, *TOY, "--seeds", "2"])
+    assert result.exit_code == 0, result.output
+    open_sealed(tmp_path / "out", methods.KIND)
+    document = json.loads((tmp_path / "out" / "methods.json").read_text())
+    assert list(document["methods"]) == ["baseline", "fd", "burst"]
+    assert "no patches to hide" in document["left_out"]["mfd"]
+    assert [(run["method"], run["seed"]) for run in document["runs"]] == [
+        (name, seed) for seed in (0, 1) for name in ("baseline", "fd", "burst")
+    ]
+    scores = [run["score"] for run in document["runs"] if run["method"] == "fd"]
+    row = document["methods"]["fd"]
+    assert row["num_seeds"] == 2 and row["mean"] == pytest.approx(sum(scores) / 2)
+    assert -1 <= row["teacher_cosine"] <= 1 and row["settings"] == ["objective.fd=1"]
+    assert document["methods"]["burst"]["mean"] is None
+    assert all("not finite" in run["error"] for run in document["runs"] if run["method"] == "burst")
+    assert (tmp_path / "out" / "runs" / "fd-1" / "student").is_dir()
+    assert document["metric"] == "zero_shot_top1" and 0 <= document["teacher"] <= 1
+    assert "| fd |" in result.output and "left out: mfd" in result.output and "failed: burst" in result.output
+
+
+def test_a_recipe_that_distils_is_no_baseline(job: list[str]) -> None:
+    result = CliRunner().invoke(command, ["methods", "demo-clip-kd", *job])
+    assert isinstance(result.exception, UsageError) and "baseline" in str(result.exception)
+
+
+def test_every_method_is_a_valid_recipe_of_a_vit() -> None:
+    settings = methods.method_settings(64)
+    assert read_recipe("demo-baseline", settings["fd"]).objective.fd == pytest.approx(31.25)
+    for name, objective in settings.items():
+        recipe = read_recipe("demo-baseline", ["student=kdx-mini-vit", *objective])
+        assert recipe.objective.needs_teacher == (name != "baseline")
