@@ -133,8 +133,8 @@ def test_skipped_images_are_counted_and_their_list_is_named(
         ),
         (("demo-baseline", "--set", "optimizer.lrr=1"), 2, "unknown key", "did you mean optimizer.lr?"),
         (("demo-baseline", "--set", "steps"), 2, "--set steps: expected key=value", "for example"),
-        (("demo-baseline", "--set", "steps=0"), 2, "steps = 0", "correct steps"),
-        (("demo-baseline", "--set", "student=kdx-mni"), 2, "did you mean kdx-mini?", "correct student"),
+        (("demo-baseline", "--set", "steps=0"), 2, "steps = 0", "set steps to 1 or more"),
+        (("demo-baseline", "--set", "student=kdx-mni"), 2, "student = 'kdx-mni'", "did you mean kdx-mini?"),
         (("demo-clip-kd", "--data", "DATA", "--out", "OUT"), 2, "needs a teacher", "--teacher CHECKPOINT"),
         (
             ("demo-baseline", "--data", "DATA", "--out", "OUT", "--teacher", "NONE"),
