@@ -89,10 +89,11 @@ def preprocess_of(architecture: Architecture) -> Preprocess:
     return Preprocess(image_size=architecture["vision_cfg"]["image_size"], **settings)
 
 
-def count_parameters(name: str) -> ParameterCounts:
+def count_parameters(architecture: str | Architecture) -> ParameterCounts:
     """Counts without allocating weights."""
+    name = architecture if isinstance(architecture, str) else architecture["name"]
     with torch.device("meta"):
-        model = build_model(name)
+        model = build_model(architecture)
     image = sum(p.numel() for p in model.visual.parameters())
     total = sum(p.numel() for p in model.parameters())
     return ParameterCounts(name, image, total - image, total)
