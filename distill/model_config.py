@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from kdx.core.config import Config
-from kdx.models.inheritance import TowerChoice
+from kdx.models.tower_choice import TowerChoice
 
 Tower = Literal["image", "text"]
 FROM_TEACHER = "teacher"

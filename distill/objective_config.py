@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from kdx.core.config import Config
+from kdx.core.errors import UsageError
 
 DISTILLING = ("crd", "fd", "mfd", "gd", "icl", "afd", "cross_kd", "affinity")
 
@@ -60,15 +61,27 @@ class ObjectiveConfig(Config):
     @model_validator(mode="after")
     def _something_is_learnt(self) -> ObjectiveConfig:
         if not self.task and not self.methods:
-            raise ValueError("all weights are 0, there is nothing to learn: set task or a distilling term")
+            raise UsageError(
+                "objective.task = 0 and no distilling term: there is nothing to learn",
+                remedy=f"set objective.task, or one of {', '.join(DISTILLING)}",
+            )
         return self
 
     @model_validator(mode="after")
     def _forms_go_together(self) -> ObjectiveConfig:
         if self.contrast == "sigmoid" and self.compat == "clip-kd":
-            raise ValueError('contrast = "sigmoid" is not in the released code: leave compat = "paper"')
+            raise UsageError(
+                'objective.contrast = "sigmoid" is not in the released code, objective.compat = "clip-kd"',
+                remedy='set objective.compat = "paper"',
+            )
         if self.contrast == "sigmoid" and self.gd:
-            raise ValueError(f'gd = {self.gd:g} is of the softmax loss: set gd = 0 or contrast = "softmax"')
+            raise UsageError(
+                f'objective.gd = {self.gd:g} is of the softmax loss, objective.contrast = "sigmoid"',
+                remedy='set objective.gd = 0, or objective.contrast = "softmax"',
+            )
         if self.affinity_scale is not None and not self.affinity:
-            raise ValueError(f"affinity_scale = {self.affinity_scale:g} has no use while affinity = 0")
+            raise UsageError(
+                f"objective.affinity_scale = {self.affinity_scale:g} has no use while objective.affinity = 0",
+                remedy="set objective.affinity, or leave affinity_scale out",
+            )
         return self

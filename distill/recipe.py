@@ -1,24 +1,28 @@
-"""Recipes: a training run as TOML, with `extends`; the shipped ones are package data and found by name."""
+"""Recipes: a training run as TOML, with `extends`; the shipped ones are package data and found by name.
+
+torch is imported only to check what is not known without it: a student that kdx does not ship, MFD on one whose
+patches are not plain. So the shipped recipes are listed in an instant.
+"""
 
 from __future__ import annotations
 
 import difflib
+import functools
 from collections.abc import Iterable
 from importlib.resources import files
 from pathlib import Path
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from kdx.core.config import Config, override, parse, read_extended
 from kdx.core.errors import UsageError
 from kdx.data.views import ViewConfig
-from kdx.models.architectures import read_architecture
-from kdx.models.masking import check_masking
+from kdx.models.shipped import names, read_shipped
 
 from .model_config import InheritConfig, ModelConfig
 from .objective_config import ObjectiveConfig
 
-RECIPES = files(__package__ or "kdx.distill") / "recipes"
+RECIPES = Path(str(files(__package__ or "kdx.distill"))) / "recipes"
 
 
 class OptimizerConfig(Config):
@@ -32,6 +36,22 @@ class OptimizerConfig(Config):
     clip_grad_norm: float | None = Field(default=None, gt=0)
 
 
+class PublishedConfig(Config):
+    """What the source of a recipe reports of its run: nothing that kdx measured, and nothing that trains.
+
+    A recipe that extends this one keeps it as what it may be compared with.
+    """
+
+    source: str = Field(description="where the numbers stand")
+    train_data: str | None = None
+    train_pairs: int | None = Field(default=None, ge=1)
+    teacher_data: str | None = None
+    teacher_imagenet_top1: float | None = Field(default=None, ge=0, le=100, description="zero-shot, in %")
+    imagenet_top1: float | None = Field(
+        default=None, ge=0, le=100, description="the student's, zero-shot, in %; none was published if unset"
+    )
+
+
 class Recipe(Config):
     """One training run. Without a distilling term and a teacher it trains a baseline."""
 
@@ -39,9 +59,13 @@ class Recipe(Config):
     student: str = Field(
         description="architecture: see `kdx models`, or a name of open_clip's, or timm:NAME+TEXT"
     )
+    teacher: str | None = Field(
+        default=None,
+        description="architecture that the weights are set for; the checkpoint itself comes with --teacher",
+    )
     seed: int = Field(default=0, ge=0, lt=2**63, description="decides initial weights, order and captions")
     steps: int = Field(ge=1)
-    batch_size: int = Field(default=1024, ge=2, description="pairs a step; each is a negative of the others")
+    batch_size: int = Field(default=1024, description="pairs a step; each is a negative of the others")
     max_bad_share: float = Field(
         default=0.01, ge=0, lt=1, description="share of undecodable images that is tolerated"
     )
@@ -50,15 +74,29 @@ class Recipe(Config):
     views: ViewConfig = ViewConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
+    published: PublishedConfig | None = None
 
-    @field_validator("student")
+    @field_validator("student", "teacher")
     @classmethod
-    def _student_is_known(cls, name: str) -> str:
-        try:
-            read_architecture(name)
-        except UsageError as error:
-            raise ValueError(f"{error.what}; {error.remedy}") from None
+    def _architectures_are_known(cls, name: str | None, info: ValidationInfo) -> str | None:
+        if name is not None and name not in names():
+            from kdx.models.architectures import read_architecture
+
+            try:
+                read_architecture(name)
+            except UsageError as error:
+                raise UsageError(f"{info.field_name} = {name!r}: {error.what}", remedy=error.remedy) from None
         return name
+
+    @field_validator("batch_size")
+    @classmethod
+    def _pairs_have_negatives(cls, size: int) -> int:
+        if size < 2:
+            raise UsageError(
+                f"batch_size = {size}: the losses compare the pairs of a batch; a single one teaches nothing",
+                remedy="set batch_size to 2 or more",
+            )
+        return size
 
     @property
     def needs_teacher(self) -> bool:
@@ -67,28 +105,30 @@ class Recipe(Config):
 
     @model_validator(mode="after")
     def _mfd_has_patches_to_hide(self) -> Recipe:
-        if self.objective.masks_patches:
+        if self.objective.masks_patches and not _is_plain_vit(self.student):
+            from kdx.models.masking import check_masking
+
             try:
                 check_masking(self.student)
             except UsageError as error:
-                raise ValueError(
-                    f"objective.mfd = {self.objective.mfd:g}: {error.what}; {error.remedy}"
-                ) from None
+                what = f"student = {self.student!r} with objective.mfd = {self.objective.mfd:g}: {error.what}"
+                raise UsageError(what, remedy=error.remedy) from None
         return self
 
     @model_validator(mode="after")
     def _locked_towers_are_inherited(self) -> Recipe:
         inherited = () if self.inherit is None else self.inherit.towers
         for tower in sorted(self.model.locked.difference(inherited)):
-            raise ValueError(f"model.lock_{tower} would lock random weights: inherit that tower")
+            raise UsageError(
+                f"model.lock_{tower} = true would lock random weights",
+                remedy=f"inherit that tower ([inherit] towers), or set model.lock_{tower} = false",
+            )
         return self
 
 
 def recipe_names() -> list[str]:
-    """The shipped recipes, in alphabetical order."""
-    return sorted(
-        file.name.removesuffix(".toml") for file in RECIPES.iterdir() if file.name.endswith(".toml")
-    )
+    """The shipped recipes, in alphabetical order; files whose name begins with _ are only there to be extended."""
+    return sorted(name for name in _shipped() if not name.rpartition("/")[2].startswith("_"))
 
 
 def read_recipe(name_or_path: str, settings: Iterable[str] = ()) -> Recipe:
@@ -97,12 +137,23 @@ def read_recipe(name_or_path: str, settings: Iterable[str] = ()) -> Recipe:
     return parse(Recipe, table, name_or_path)
 
 
+@functools.cache
+def _shipped() -> dict[str, Path]:
+    """The files of the package by their names, `folder/name` where they lie in a folder."""
+    return {path.relative_to(RECIPES).with_suffix("").as_posix(): path for path in RECIPES.rglob("*.toml")}
+
+
 def _find(name_or_path: str) -> Path:
     path = Path(name_or_path)
     if path.suffix == ".toml":
         return path
-    if name_or_path in recipe_names():
-        return Path(str(RECIPES / f"{name_or_path}.toml"))
+    if name_or_path in _shipped():
+        return _shipped()[name_or_path]
     close = difflib.get_close_matches(name_or_path, recipe_names(), n=1, cutoff=0.4)
-    remedy = f"did you mean {close[0]}?" if close else f"shipped recipes: {', '.join(recipe_names())}"
+    remedy = f"did you mean {close[0]}?" if close else "see `kdx distill --list`"
     raise UsageError(f"there is no recipe {name_or_path!r}", remedy=remedy)
+
+
+def _is_plain_vit(architecture: str) -> bool:
+    """Whether it is one of kdx's own with open_clip's ViT; that one's patches can always be hidden."""
+    return architecture in names() and "patch_size" in read_shipped(architecture)["vision_cfg"]

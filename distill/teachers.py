@@ -9,6 +9,7 @@ from kdx.core.encoder import EncoderSpec
 from kdx.core.errors import UsageError
 from kdx.core.progress import Progress, silent
 from kdx.data.shards import ShardSet
+from kdx.models.checkpoint import read_checkpoint_architecture
 from kdx.runtime.torch import TorchEncoder
 
 from .recipe import Recipe
@@ -35,7 +36,7 @@ def open_teachers(
         return ()
     opened: list[TeacherCache] = []
     for number, teacher in enumerate(teachers, 1):
-        folder = cache if number == 1 else cache.with_name(f"{cache.name}.{number}")
+        folder = cache_folder(cache, number)
         with TorchEncoder.open(teacher) as encoder:
             _check_form(recipe, encoder.spec, teacher)
             opened.append(
@@ -49,6 +50,28 @@ def open_teachers(
                 )
             )
     return tuple(opened)
+
+
+def default_cache(out: Path) -> Path:
+    """Where the teacher cache of a run lies that is given no other place."""
+    return out.with_name(f"{out.name}.cache")
+
+
+def cache_folder(cache: Path, number: int) -> Path:
+    """The folder of teacher `number`, from 1, where the first one's is `cache`."""
+    return cache if number == 1 else cache.with_name(f"{cache.name}.{number}")
+
+
+def unlike_expected(recipe: Recipe, teachers: Sequence[Path]) -> list[str]:
+    """A sentence for each teacher of another architecture than the recipe's weights are set for."""
+    if recipe.teacher is None or not recipe.objective.needs_teacher:
+        return []
+    names = {path: read_checkpoint_architecture(path)["name"] for path in teachers}
+    return [
+        f"note: {path} is {name}; the weights of this recipe are set for {recipe.teacher}"
+        for path, name in names.items()
+        if name != recipe.teacher
+    ]
 
 
 def _check_form(recipe: Recipe, spec: EncoderSpec, teacher: Path) -> None:

@@ -64,6 +64,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(source: Path, wheel: zipfi
     "name",
     [
         "kdx/distill/recipes/demo-clip-kd.toml",
+        "kdx/distill/recipes/clip-kd/_base.toml",
         "kdx/models/architectures/ViT-T-16.json",
         "kdx/bench/report.html",
         "kdx/serve/server-requirements.txt",

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+from .distill_text import describe_recipe, plan_lines, recipe_table
+
+if TYPE_CHECKING:
+    from kdx.distill.recipe import Recipe
 
 
 @click.command(name="distill")
@@ -26,8 +32,8 @@ import click
 )
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a key of the recipe.")
 @click.option("--overwrite", is_flag=True, help="Replace a run that lies at OUT.")
-@click.option("--list", "list_", is_flag=True, help="List the shipped recipes.")
-@click.option("--dry-run", is_flag=True, help="Print the resolved recipe and train nothing.")
+@click.option("--list", "list_", is_flag=True, help="List the shipped recipes as a table.")
+@click.option("--dry-run", is_flag=True, help="Print the resolved recipe and what it costs; train nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def command(
     recipe: str | None,
@@ -46,22 +52,23 @@ def command(
     A recipe that distils or inherits weights takes a teacher; what distilling needs of it, its embeddings, is
     computed once and kept in a cache.
 
+    --dry-run prints the resolved recipe, as a file that RECIPE may be, and below it as comments parameters, steps,
+    FLOPs and what would be written. It needs neither data nor a teacher; what they tell, it tells if they are given.
+
     Example: kdx distill demo-clip-kd --data shards --teacher teacher-run --out student-run
     """
     from kdx.distill.recipe import read_recipe, recipe_names
 
     if list_:
-        about = {name: read_recipe(name).about for name in recipe_names()}
-        click.echo(json.dumps(about, indent=2) if as_json else _columns(about))
+        recipes = {name: read_recipe(name) for name in recipe_names()}
+        described = [describe_recipe(name, each) for name, each in recipes.items()]
+        click.echo(json.dumps(described, indent=2) if as_json else recipe_table(recipes))
         return
     if recipe is None:
         raise click.UsageError("RECIPE is missing; see the shipped ones with --list")
     resolved = read_recipe(recipe, settings)
     if dry_run:
-        import tomli_w
-
-        table = resolved.model_dump(mode="json", exclude_none=True)
-        click.echo(json.dumps(table, indent=2) if as_json else tomli_w.dumps(table).rstrip())
+        _show_plan(recipe, resolved, data, teachers, out, cache, as_json)
         return
     if data is None or out is None:
         raise click.UsageError("--data and --out are needed to train")
@@ -70,13 +77,14 @@ def command(
     from kdx.core.folders import check_free
     from kdx.data.shards import open_split
     from kdx.distill.engine import train
-    from kdx.distill.teachers import open_teachers
+    from kdx.distill.teachers import default_cache, open_teachers, unlike_expected
     from kdx.models.checkpoint import RUN_KIND
 
     check_free(out, RUN_KIND, overwrite=overwrite)
     samples = open_split(data, "train")
-    if cache is None:
-        cache = out.with_name(out.name + ".cache")
+    cache = cache or default_cache(out)
+    for note in unlike_expected(resolved, teachers):
+        click.echo(note, err=True)
     with show_progress("teacher cache") as progress:
         caches = open_teachers(resolved, samples, teachers, cache, progress=progress)
     with show_progress("training") as progress:
@@ -100,6 +108,28 @@ def command(
     )
 
 
-def _columns(table: dict[str, str]) -> str:
-    width = max(map(len, table))
-    return "\n".join(f"{name:<{width}}  {about}" for name, about in table.items())
+def _show_plan(
+    name: str,
+    recipe: Recipe,
+    data: Path | None,
+    teachers: tuple[Path, ...],
+    out: Path | None,
+    cache: Path | None,
+    as_json: bool,
+) -> None:
+    import tomli_w
+
+    from kdx.data.shards import open_split
+    from kdx.distill.plan import plan_run
+    from kdx.distill.teachers import unlike_expected
+
+    samples = None if data is None else open_split(data, "train")
+    plan = plan_run(recipe, samples=samples, teachers=teachers, out=out, cache=cache)
+    notes = unlike_expected(recipe, teachers)
+    table = recipe.model_dump(mode="json", exclude_none=True)
+    if as_json:
+        click.echo(json.dumps({"recipe": table, "plan": plan.to_dict(), "notes": notes}, indent=2))
+        return
+    click.echo(tomli_w.dumps(table))
+    for line in (*plan_lines(name, plan, recipe), *notes):
+        click.echo(f"# {line}")

@@ -9,11 +9,21 @@ from pathlib import Path
 from typing import Any, TypeVar, cast, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails
 
 from .errors import DataError, UsageError
 
 Table = dict[str, Any]
 ConfigT = TypeVar("ConfigT", bound="Config")
+
+# pydantic's name of a limit → how a remedy says it
+_LIMITS = {
+    "ge": "to {} or more",
+    "gt": "above {}",
+    "le": "to {} or less",
+    "lt": "below {}",
+    "expected": "to {}",
+}
 
 
 class Config(BaseModel):
@@ -37,27 +47,36 @@ def read_toml(path: Path) -> Table:
 def read_extended(name: str, find: Callable[[str], Path]) -> Table:
     """A TOML file merged over the files that it `extends`, the nearest winning key by key.
 
-    find: turns a name or path into the path of an existing file.
+    `extends` is a name or a list of names; of a list the later ones win over the earlier ones. find: turns a name or
+    path into the path of an existing file. Raises UsageError.
     """
-    chain: list[Path] = []
-    tables: list[Table] = []
-    following: str | None = name
-    while following is not None:
-        path = find(following)
-        if path in chain:
-            raise UsageError(
-                f"extends itself through {' → '.join(p.name for p in chain)}",
-                where=path,
-                remedy="break the circle",
-            )
-        chain.append(path)
-        table = read_toml(path)
-        following = table.pop("extends", None)
-        tables.append(table)
+    return _read_extended(name, find, ())
+
+
+def _read_extended(name: str, find: Callable[[str], Path], chain: tuple[Path, ...]) -> Table:
+    path = find(name)
+    if path in chain:
+        raise UsageError(
+            f"extends itself through {' → '.join(p.name for p in chain)}",
+            where=path,
+            remedy="break the circle",
+        )
+    table = read_toml(path)
     merged: Table = {}
-    for table in reversed(tables):
-        merged = merge(merged, table)
-    return merged
+    for parent in _parents(table.pop("extends", []), path):
+        merged = merge(merged, _read_extended(parent, find, (*chain, path)))
+    return merge(merged, table)
+
+
+def _parents(extends: Any, path: Path) -> list[str]:
+    names = cast(list[Any], extends) if isinstance(extends, list) else [extends]
+    if not all(isinstance(name, str) for name in names):
+        raise UsageError(
+            f"extends = {extends!r}: expected names of files",
+            where=path,
+            remedy='for example extends = "base", or extends = ["base", "more"]',
+        )
+    return names
 
 
 def merge(base: Table, over: Table) -> Table:
@@ -86,21 +105,42 @@ def override(table: Table, settings: Iterable[str]) -> Table:
 
 
 def parse(config: type[ConfigT], table: Table, where: str | Path) -> ConfigT:
-    """Checks a table against a configuration. Raises UsageError naming the first key at fault."""
+    """Checks a table against a configuration. Raises UsageError naming the first key at fault, its value and a remedy.
+
+    A validator that knows the remedy raises UsageError itself; one that does not, ValueError.
+    """
     try:
         return config.model_validate(table)
+    except UsageError as error:
+        raise UsageError(error.what, where=where, remedy=error.remedy) from None
     except ValidationError as error:
         first = error.errors()[0]
         parts = [str(part) for part in first["loc"]]
-        key = ".".join(parts)
+        key, value = ".".join(parts), first["input"]
         if first["type"] == "extra_forbidden":
             remedy = _nearest(config, parts)
-            raise UsageError(f"unknown key {key}", where=where, remedy=remedy) from None
+            raise UsageError(f"unknown key {key} = {_shortened(value)}", where=where, remedy=remedy) from None
         if first["type"] == "missing":
             raise UsageError(f"key {key} is missing", where=where, remedy=f"set {key}") from None
         message = first["msg"].removeprefix("Value error, ")
-        what = f"{key} = {first['input']!r}: {message}" if key else message
-        raise UsageError(what, where=where, remedy=f"correct {key or 'the file'}") from None
+        if key:
+            message = f"{key}: {message}" if isinstance(value, dict) else f"{key} = {value!r}: {message}"
+        raise UsageError(message, where=where, remedy=_correction(key, first)) from None
+
+
+def _correction(key: str, error: ErrorDetails) -> str:
+    """The remedy for a value that pydantic refuses: its limit where it has one."""
+    limits = error.get("ctx", {})
+    for name, form in _LIMITS.items():
+        if name in limits:
+            limit = limits[name]
+            return f"set {key} {form.format(f'{limit:g}' if isinstance(limit, float) else limit)}"
+    return f"correct {key or 'the file'}"
+
+
+def _shortened(value: Any, length: int = 60) -> str:
+    text = repr(value)
+    return text if len(text) <= length else f"{text[: length - 1]}…"
 
 
 def _toml_value(text: str) -> Any:

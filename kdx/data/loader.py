@@ -95,6 +95,17 @@ class ViewReader:
                 )
 
 
+def count_steps_per_epoch(samples: ShardSet, batch_size: int) -> int:
+    """Whole batches of a set. Raises UsageError if there is not one."""
+    if batch_size > len(samples):
+        raise UsageError(
+            f"batch_size = {batch_size} is more than the {len(samples)} samples",
+            where=samples.folder,
+            remedy=f"--set batch_size={len(samples)}, or give more data",
+        )
+    return len(samples) // batch_size
+
+
 class Loader:
     """Endless batches over a shard set; an incomplete last batch of an epoch is left out."""
 
@@ -102,13 +113,7 @@ class Loader:
         self, reader: ViewReader, tokenizer: Tokenizer, *, context_length: int, batch_size: int, seed: int
     ) -> None:
         samples = reader.samples
-        if batch_size > len(samples):
-            raise UsageError(
-                f"batch_size = {batch_size} is more than the {len(samples)} samples",
-                where=samples.folder,
-                remedy=f"--set batch_size={len(samples)}, or give more data",
-            )
-        self.steps_per_epoch = len(samples) // batch_size
+        self.steps_per_epoch = count_steps_per_epoch(samples, batch_size)
         self._reader = reader
         self._batch_size = batch_size
         self._seed = seed

@@ -8,10 +8,8 @@ up in open_clip and timm (borrowed.py).
 from __future__ import annotations
 
 import functools
-import json
 import math
 from dataclasses import asdict, dataclass
-from importlib.resources import files
 from typing import Any
 
 import torch
@@ -22,14 +20,22 @@ from kdx.core.preprocess import Preprocess
 from . import mini as _registers_trunks  # noqa: F401
 from .borrowed import TIMM_PREFIX, open_clip_architecture, timm_architecture
 from .clip import ClipModel
+from .shipped import Architecture, names, read_shipped
 
-FOLDER = files("kdx.models") / "architectures"
+__all__ = [
+    "Architecture",
+    "ParameterCounts",
+    "build_model",
+    "count_parameters",
+    "names",
+    "preprocess_of",
+    "read_architecture",
+]
+
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
 
 INITIAL_LOG_SCALE = math.log(1 / 0.07)
-
-Architecture = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -45,19 +51,13 @@ class ParameterCounts:
         return asdict(self)
 
 
-def names() -> list[str]:
-    """The shipped architectures, in alphabetical order."""
-    return sorted(file.name.removesuffix(".json") for file in FOLDER.iterdir() if file.name.endswith(".json"))
-
-
 def read_architecture(name: str) -> Architecture:
     """The description of a named architecture: a shipped one, else open_clip's, or `timm:NAME+TEXT`.
 
     Raises UsageError with the nearest known name, or saying why that model cannot be built as a ClipModel.
     """
     if name in names():
-        text = (FOLDER / f"{name}.json").read_text(encoding="utf-8")
-        return {"name": name, **json.loads(text)}
+        return read_shipped(name)
     if name.startswith(TIMM_PREFIX):
         architecture = timm_architecture(name)
         _check_projection_fits(architecture["name"])
@@ -89,10 +89,11 @@ def preprocess_of(architecture: Architecture) -> Preprocess:
     return Preprocess(image_size=architecture["vision_cfg"]["image_size"], **settings)
 
 
-def count_parameters(name: str) -> ParameterCounts:
+def count_parameters(architecture: str | Architecture) -> ParameterCounts:
     """Counts without allocating weights."""
+    name = architecture if isinstance(architecture, str) else architecture["name"]
     with torch.device("meta"):
-        model = build_model(name)
+        model = build_model(architecture)
     image = sum(p.numel() for p in model.visual.parameters())
     total = sum(p.numel() for p in model.parameters())
     return ParameterCounts(name, image, total - image, total)

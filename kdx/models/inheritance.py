@@ -14,13 +14,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
-from kdx.core.config import Config
 from kdx.core.errors import UsageError
 
 from .clip import TOWERS, ClipModel, VisionTransformer
+from .tower_choice import TowerChoice
 
 # what a dimension of a weight runs over
 CHANNEL, HEAD, QKV, UNIT, EMBED, POSITION = "channel", "head", "qkv", "unit", "embed", "position"
@@ -63,23 +62,6 @@ OUTSIDE = {
         "text_projection": (CHANNEL, EMBED),
     },
 }
-
-
-class TowerChoice(Config):
-    """What a student's tower takes from the teacher's: the teacher's indices, in the order the student holds them."""
-
-    layers: tuple[int, ...] | None = Field(
-        default=None, description="blocks; default: evenly spaced, the first and the last kept"
-    )
-    heads: tuple[int, ...] | None = Field(
-        default=None, description="attention heads, in every layer; default: the first"
-    )
-    channels: tuple[int, ...] | None = Field(
-        default=None, description="channels of the residual stream; default: the first"
-    )
-    units: tuple[int, ...] | None = Field(
-        default=None, description="hidden units of the MLPs, in every layer; default: the first"
-    )
 
 
 DEFAULTS = TowerChoice()

@@ -11,7 +11,8 @@ import torch
 from kdx.cli import main
 from kdx.core.log import read_metrics
 from kdx.data.shards import Sample, write_shards
-from kdx.distill.recipe import recipe_names
+from kdx.distill.recipe import read_recipe, recipe_names
+from kdx.models.architectures import count_parameters
 from kdx.models.checkpoint import open_checkpoint
 
 MakeSamples = Callable[..., list[Sample]]
@@ -46,25 +47,88 @@ def _run(*args: object) -> int:
 
 def test_the_shipped_recipes_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert _run("--list", "--json") == 0
-    listed = json.loads(capsys.readouterr().out)
-    assert list(listed) == recipe_names() and all(listed.values())
+    listed = {each.pop("name"): each for each in json.loads(capsys.readouterr().out)}
+    assert list(listed) == recipe_names()
+    swin = listed["clip-kd/swin-t-from-rn101"]
+    assert (swin["student"], swin["teacher"], swin["steps"]) == ("Swin-T", "RN101", 401_888)
+    assert swin["methods"] == ["crd", "fd", "icl"] and swin["published"]["imagenet_top1"] == 39.51
+    assert listed["demo-baseline"]["teacher"] is None and listed["demo-baseline"]["published"] is None
     assert _run("--list") == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split("  ")[0] for line in lines] == recipe_names()
+    head, *lines = capsys.readouterr().out.splitlines()
+    assert head.split("  ")[0] == "recipe" and head.endswith("published top-1")
+    assert [line.split()[0] for line in lines] == recipe_names()
+    (line,) = (line for line in lines if line.startswith("clip-kd/swin-t-from-rn101 "))
+    assert " ".join(line.split()[1:]) == "Swin-T RN101 crd + fd + icl 401,888 39.51"
 
 
-def test_a_dry_run_prints_the_resolved_recipe_and_makes_nothing(
+def test_the_documentation_shows_the_table_and_a_recipe_that_extends(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (Path(__file__).parent.parent.parent / "docs" / "recipes.md").read_text()
+    assert _run("--list") == 0
+    assert capsys.readouterr().out in text, "put the output of `kdx distill --list` there"
+    (tmp_path / "mine.toml").write_text(text.split("```toml\n")[1].split("```")[0])
+    recipe = read_recipe(str(tmp_path / "mine.toml"))
+    assert (recipe.student, recipe.teacher, recipe.objective.methods) == ("Swin-T", "ViT-B-16", ("fd",))
+    assert (recipe.steps, recipe.optimizer.warmup_steps, recipe.optimizer.eps) == (20_000, 500, 1e-8)
+
+
+def test_a_dry_run_prints_the_resolved_recipe_with_its_plan_and_makes_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     arguments = ("demo-clip-kd", "--set", "objective.fd=7", "--set", "about=mine", "--dry-run")
     assert _run(*arguments) == 0
-    table = tomllib.loads(capsys.readouterr().out)
+    shown = capsys.readouterr().out
+    table = tomllib.loads(shown)  # the plan is a comment
     assert table["objective"]["fd"] == 7 and table["about"] == "mine"
     assert table["student"] == "kdx-mini"  # from the recipe that it extends
+    plan = [line for line in shown.splitlines() if line.startswith("# ")]
+    assert plan[0] == "# plan of demo-clip-kd"
+    assert plan[1].startswith("# student    kdx-mini: 81.5 k image + 3.27 M text = 3.35 M parameters")
+    assert plan[2].startswith("# teacher    kdx-mini-teacher: 1.24 M image + 3.27 M text = 4.51 M parameters")
+    assert plan[3] == "# steps      500 of 128 pairs: 64.0 k pairs"
+    assert any(line == "#            OUT/student/model.safetensors  about 13.4 MB" for line in plan)
     assert _run(*arguments, "--json") == 0
-    assert json.loads(capsys.readouterr().out) == table
+    document = json.loads(capsys.readouterr().out)
+    assert document["recipe"] == table and document["notes"] == []
+    assert document["plan"]["student"]["total_params"] == count_parameters("kdx-mini").total_params
+    assert document["plan"]["pairs_seen"] == 64_000 and document["plan"]["epochs"] is None
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_takes_what_data_and_teacher_tell(
+    tmp_path: Path, data: Path, mini_checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ("--data", data, "--teacher", mini_checkpoint, "--out", tmp_path / "run")
+    assert _run("demo-clip-kd", *TOY, *given, "--dry-run") == 0
+    shown = capsys.readouterr().out
+    assert "steps      4 of 8 pairs: 32 pairs, 2.0 epochs of 16 pairs (here)" in shown
+    assert "what this data's batches are cut to" in shown and "teacher cache" in shown
+    assert f"{tmp_path / 'run.cache'}  about 4.22 kB" in shown  # 16 · (2 · 64 · (1 + 1) + 8) bytes
+    assert (
+        f"# note: {mini_checkpoint} is kdx-mini; the weights of this recipe are set for kdx-mini-teacher"
+        in shown
+    )
+    assert [entry.name for entry in tmp_path.iterdir()] == ["data"]
+
+
+def test_a_published_score_is_shown_with_its_source(capsys: pytest.CaptureFixture[str]) -> None:
+    assert _run("clip-kd/rn50-from-laion-vit-b-16", "--dry-run") == 0
+    shown = capsys.readouterr().out
+    assert (
+        "published  ImageNet top-1 55.40 %, teacher 67.10 % (LAION-400M); https://github.com/winycg/CLIP-KD"
+        in shown
+    )
+    assert "412 M pairs, 32.0 epochs of 12.9 M pairs (published)" in shown
+
+
+def test_a_teacher_of_another_architecture_trains_and_is_said(
+    tmp_path: Path, data: Path, mini_checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ("--data", data, "--teacher", mini_checkpoint, "--out", tmp_path / "run")
+    assert _run("demo-clip-kd", *TOY, *given) == 0
+    assert f"note: {mini_checkpoint} is kdx-mini" in capsys.readouterr().err
 
 
 def test_a_teacher_and_its_student_are_trained(
@@ -133,8 +197,8 @@ def test_skipped_images_are_counted_and_their_list_is_named(
         ),
         (("demo-baseline", "--set", "optimizer.lrr=1"), 2, "unknown key", "did you mean optimizer.lr?"),
         (("demo-baseline", "--set", "steps"), 2, "--set steps: expected key=value", "for example"),
-        (("demo-baseline", "--set", "steps=0"), 2, "steps = 0", "correct steps"),
-        (("demo-baseline", "--set", "student=kdx-mni"), 2, "did you mean kdx-mini?", "correct student"),
+        (("demo-baseline", "--set", "steps=0"), 2, "steps = 0", "set steps to 1 or more"),
+        (("demo-baseline", "--set", "student=kdx-mni"), 2, "student = 'kdx-mni'", "did you mean kdx-mini?"),
         (("demo-clip-kd", "--data", "DATA", "--out", "OUT"), 2, "needs a teacher", "--teacher CHECKPOINT"),
         (
             ("demo-baseline", "--data", "DATA", "--out", "OUT", "--teacher", "NONE"),

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from pydantic import field_validator
 
 from kdx.core.config import Config, merge, override, parse, read_extended
 from kdx.core.errors import UsageError
@@ -49,7 +50,7 @@ def test_a_setting_without_key_or_value_is_refused(setting: str) -> None:
 def test_the_nearest_known_key_is_named_at_any_depth() -> None:
     with pytest.raises(UsageError) as caught:
         parse(Outer, {"name": "x", "maybe": {"rat": 1}}, "file.toml")
-    assert str(caught.value) == "file.toml: unknown key maybe.rat"
+    assert str(caught.value) == "file.toml: unknown key maybe.rat = 1"
     assert caught.value.remedy == "did you mean maybe.rate?"
 
 
@@ -64,3 +65,36 @@ def test_the_nearest_file_of_a_chain_wins(tmp_path: Path) -> None:
     (tmp_path / "top.toml").write_text('extends = "middle"\na = 3\n')
     table = read_extended("top", lambda name: tmp_path / f"{name}.toml")
     assert table == {"a": 3, "t": {"x": 1, "y": 2}}
+
+
+def test_of_several_parents_the_later_wins_and_the_file_over_both(tmp_path: Path) -> None:
+    (tmp_path / "one.toml").write_text("a = 1\nb = 1\n[t]\nx = 1\n")
+    (tmp_path / "two.toml").write_text('extends = "three"\nb = 2\n')
+    (tmp_path / "three.toml").write_text("b = 3\nc = 3\n[t]\ny = 3\n")
+    (tmp_path / "top.toml").write_text('extends = ["one", "two"]\n[t]\nx = 9\n')
+    table = read_extended("top", lambda name: tmp_path / f"{name}.toml")
+    assert table == {"a": 1, "b": 2, "c": 3, "t": {"x": 9, "y": 3}}
+
+
+def test_a_file_may_be_reached_twice_but_not_through_itself(tmp_path: Path) -> None:
+    (tmp_path / "base.toml").write_text("a = 1\n")
+    (tmp_path / "left.toml").write_text('extends = "base"\n')
+    (tmp_path / "right.toml").write_text('extends = ["base", "left"]\n')
+    assert read_extended("right", lambda name: tmp_path / f"{name}.toml") == {"a": 1}
+    (tmp_path / "base.toml").write_text('extends = ["right"]\n')
+    with pytest.raises(UsageError, match="extends itself"):
+        read_extended("right", lambda name: tmp_path / f"{name}.toml")
+
+
+def test_a_validators_own_remedy_is_kept_and_the_file_added() -> None:
+    class Picky(Config):
+        size: int
+
+        @field_validator("size")
+        @classmethod
+        def _refuse(cls, size: int) -> int:
+            raise UsageError(f"size = {size}: no", remedy="another one")
+
+    with pytest.raises(UsageError) as caught:
+        parse(Picky, {"size": 3}, "file.toml")
+    assert (str(caught.value), caught.value.remedy) == ("file.toml: size = 3: no", "another one")

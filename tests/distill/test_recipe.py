@@ -1,5 +1,7 @@
 """Facts of distill/recipe.py."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,7 @@ def test_every_shipped_recipe_parses_and_says_what_it_is(name: str) -> None:
 
 def test_clip_kd_differs_from_its_baseline_in_the_objective_alone() -> None:
     baseline, distilled = read_recipe("demo-baseline"), read_recipe("demo-clip-kd")
-    same = {"about": "", "objective": baseline.objective}
+    same = {"about": "", "objective": baseline.objective, "teacher": None}
     assert baseline.model_copy(update=same) == distilled.model_copy(update=same)
     assert (distilled.objective.crd, distilled.objective.icl, distilled.objective.fd) == (0.5, 1.0, 31.25)
 
@@ -39,12 +41,33 @@ def test_a_users_file_may_extend_a_shipped_recipe(tmp_path: Path) -> None:
         ('extends = "demo-baseline"\n[optimizer]\nlrr = 1', "optimizer.lrr", "did you mean optimizer.lr?"),
         ('extends = "demo-baseline"\nstep = 1', "unknown key step", "did you mean steps?"),
         ('extends = "demo-baseline"\nsteps = "many"', "steps = 'many'", "correct steps"),
-        ('extends = "demo-baseline"\nstudent = "kdx-minni"', "did you mean kdx-mini?", "correct student"),
+        (
+            'extends = "demo-baseline"\nstudent = "kdx-minni"',
+            "student = 'kdx-minni'",
+            "did you mean kdx-mini?",
+        ),
         ('student = "kdx-mini"', "steps is missing", "set steps"),
         ("steps = ", "not valid TOML", "correct the file"),
         ('extends = "demo-baselin"', "no recipe 'demo-baselin'", "did you mean demo-baseline?"),
         ('extends = "demo-baseline"\n[views]\nscale = [0.9, 0.5]', "views", "correct views"),
-        ('extends = "demo-baseline"\n[objective]\ntask = 0', "nothing to learn", "correct objective"),
+        (
+            'extends = "demo-baseline"\n[objective]\ntask = 0',
+            "objective.task = 0",
+            "set objective.task, or one of",
+        ),
+        ('extends = "demo-baseline"\nsteps = 0', "steps = 0", "set steps to 1 or more"),
+        ('extends = "demo-baseline"\nmax_bad_share = 1', "max_bad_share = 1", "set max_bad_share below 1"),
+        (
+            'extends = "demo-baseline"\nteacher = "kdx-mini-techer"',
+            "teacher = 'kdx-mini-techer'",
+            "did you mean",
+        ),
+        (
+            'extends = "demo-baseline"\n[model]\nlock_text = true',
+            "model.lock_text = true",
+            "inherit that tower",
+        ),
+        ("extends = 3", "extends = 3: expected names", 'for example extends = "base"'),
     ],
 )
 def test_a_fault_is_named_with_its_remedy(tmp_path: Path, content: str, what: str, remedy: str) -> None:
@@ -53,7 +76,47 @@ def test_a_fault_is_named_with_its_remedy(tmp_path: Path, content: str, what: st
     with pytest.raises(UsageError) as caught:
         read_recipe(str(path))
     assert what in str(caught.value)
-    assert caught.value.remedy == remedy
+    assert remedy in (caught.value.remedy or "")
+
+
+@pytest.mark.parametrize(
+    ("settings", "named", "remedy"),
+    [
+        (
+            ["student=ResNet-18", "objective.mfd=3"],
+            "student = 'ResNet-18' with objective.mfd = 3",
+            "objective.mfd = 0",
+        ),
+        (
+            ["student=Swin-T", "objective.mfd=3"],
+            "student = 'Swin-T' with objective.mfd = 3",
+            "choose a ViT student",
+        ),
+        (["batch_size=1", "objective.crd=1"], "batch_size = 1", "set batch_size to 2 or more"),
+        (["batch_size=0"], "batch_size = 0", "set batch_size to 2 or more"),
+        (["objective.ckd=1"], "unknown key objective.ckd = 1", "did you mean objective.crd?"),
+        (["objective.kl=2.5"], "unknown key objective.kl = 2.5", "known keys: afd, affinity, "),
+        (["objective.fd=-1"], "objective.fd = -1", "set objective.fd to 0 or more"),
+        (["objective.compat=paperr"], "objective.compat = 'paperr'", "'paper' or 'clip-kd'"),
+        (["objective.mfd=1", "objective.mask_ratio=1"], "objective.mask_ratio = 1", "below 1"),
+    ],
+)
+def test_what_cannot_be_is_refused_with_key_value_and_remedy(
+    settings: list[str], named: str, remedy: str
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        read_recipe("demo-baseline", settings)
+    assert named in str(caught.value)
+    assert remedy in (caught.value.remedy or "")
+
+
+def test_shipped_recipes_are_read_without_torch() -> None:
+    """Importing it takes seconds, and `kdx distill --list` reads all of them."""
+    script = (
+        "import sys; from kdx.distill.recipe import read_recipe, recipe_names; "
+        "[read_recipe(name) for name in recipe_names()]; sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
 
 
 def test_a_circle_of_extends_is_refused(tmp_path: Path) -> None:

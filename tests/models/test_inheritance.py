@@ -10,7 +10,8 @@ from torch import Tensor
 from kdx.core.errors import UsageError
 from kdx.models.architectures import build_model, read_architecture
 from kdx.models.clip import ClipModel
-from kdx.models.inheritance import TowerChoice, even_layers, inherit
+from kdx.models.inheritance import even_layers, inherit
+from kdx.models.tower_choice import TowerChoice
 
 TOKENS = torch.tensor([[8, 3, 9, 0, 0, 0], [8, 1, 5, 2, 7, 9]])  # 9 ends a text
 

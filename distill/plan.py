@@ -1,0 +1,253 @@
+"""What a run would cost and write, told without training: `kdx distill RECIPE --dry-run`.
+
+FLOPs are those of the towers' matrix products and convolutions (kdx/models/flops.py); the losses, which are below one
+per cent at 1,024 pairs, and the optimiser are left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from kdx.core.folders import MANIFEST
+from kdx.data.loader import count_steps_per_epoch
+from kdx.data.shards import ShardSet
+from kdx.models.architectures import Architecture, count_parameters, read_architecture
+from kdx.models.checkpoint import read_checkpoint_architecture
+from kdx.models.clip_vocabulary import clip_tokenizer
+from kdx.models.flops import count_flops
+
+from .model_config import Tower
+from .objective import Objective
+from .recipe import Recipe
+from .student import check_student, student_architecture
+from .teachers import cache_folder, default_cache
+
+BACKWARD = 2  # a backward pass costs two forward passes: by the activations, and by the weights
+CAPTIONS_READ = 4096  # evenly spaced captions whose length is measured
+
+
+@dataclass(frozen=True)
+class ModelCost:
+    """Parameters, with the logit scale among the text's, and FLOPs of one forward pass of one sample.
+
+    masked_image_flops: MFD's pass of the image with hidden patches, 0 without it.
+    """
+
+    name: str
+    embed_dim: int
+    image_params: int
+    text_params: int
+    total_params: int
+    image_flops: int
+    text_flops: int
+    masked_image_flops: int
+
+
+@dataclass(frozen=True)
+class PlannedFile:
+    """bytes: about, None where it depends on what is not known yet. exists: it lies there and would be used."""
+
+    path: str
+    bytes: int | None = None
+    exists: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """teachers: those of --teacher, else the one that the recipe names. pairs, epochs: None without known data.
+
+    text_length: tokens of a batch's texts, the longest of each counting: measured in the data, or else the whole
+    context, an upper bound. step_flops: the student's forward and backward pass of a batch. cache_flops: the teachers'
+    forward passes over all views and captions; None where the data or the teacher is not known.
+    """
+
+    student: ModelCost
+    teachers: tuple[ModelCost, ...]
+    objective_params: int | None
+    steps: int
+    pairs_seen: int
+    pairs: int | None
+    pairs_from: Literal["data", "published"] | None
+    epochs: float | None
+    text_length: int
+    text_length_from: Literal["data", "context"]
+    step_flops: int
+    training_flops: int
+    cache_flops: int | None
+    files: tuple[PlannedFile, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def plan_run(
+    recipe: Recipe,
+    *,
+    samples: ShardSet | None = None,
+    teachers: Sequence[Path] = (),
+    out: Path | None = None,
+    cache: Path | None = None,
+) -> Plan:
+    """The plan of a run; nothing is made and no weights are read.
+
+    samples: the training data, where it is at hand. Raises UsageError for what could not be trained, as far as it
+    shows, and DataError for a damaged teacher.
+    """
+    if teachers or not recipe.needs_teacher:
+        check_student(recipe, teachers)
+    out = out or Path("OUT")
+    architecture = student_architecture(recipe)
+    context = architecture["text_cfg"]["context_length"]
+    length = context if samples is None else _text_length(samples, recipe.batch_size, context)
+    mask = recipe.objective.mask_ratio if recipe.objective.masks_patches else None
+    student = _cost(architecture, length, mask)
+    a_pair = _passes(recipe, "image") * (student.image_flops + student.masked_image_flops)
+    a_pair += _passes(recipe, "text") * student.text_flops
+    costs = tuple(_cost(each, length) for each in _teachers(recipe, teachers))
+    pairs, pairs_from = _pairs(recipe, samples)
+    widths = [cost.embed_dim for cost in costs]
+    objective_params = _objective_params(recipe, architecture["embed_dim"], widths)
+    return Plan(
+        student=student,
+        teachers=costs,
+        objective_params=objective_params,
+        steps=recipe.steps,
+        pairs_seen=recipe.steps * recipe.batch_size,
+        pairs=pairs,
+        pairs_from=pairs_from,
+        epochs=_epochs(recipe, samples, pairs),
+        text_length=length,
+        text_length_from="context" if samples is None else "data",
+        step_flops=recipe.batch_size * a_pair,
+        training_flops=recipe.steps * recipe.batch_size * a_pair,
+        cache_flops=_cache_flops(recipe, costs, pairs, _captions(samples, pairs)),
+        files=(
+            *_run_files(out, student, objective_params),
+            *_cache_files(recipe, costs, pairs, _captions(samples, pairs), cache or default_cache(out)),
+        ),
+    )
+
+
+def _passes(recipe: Recipe, tower: Tower) -> int:
+    """How many forward passes a tower's step is worth."""
+    if tower in recipe.model.locked:
+        return 1
+    return 1 + BACKWARD + int(recipe.model.grad_checkpointing)
+
+
+def _teachers(recipe: Recipe, teachers: Sequence[Path]) -> list[Architecture]:
+    if teachers:
+        return [read_checkpoint_architecture(path) for path in teachers]
+    if recipe.teacher is not None and recipe.needs_teacher:
+        return [read_architecture(recipe.teacher)]
+    return []
+
+
+def _cost(architecture: Architecture, text_length: int, mask_ratio: float | None = None) -> ModelCost:
+    counts = count_parameters(architecture)
+    length = min(text_length, architecture["text_cfg"]["context_length"])
+    flops = count_flops(architecture, length, mask_ratio)
+    return ModelCost(
+        architecture["name"],
+        architecture["embed_dim"],
+        counts.image_params,
+        counts.text_params,
+        counts.total_params,
+        flops.image,
+        flops.text,
+        flops.masked_image,
+    )
+
+
+def _text_length(samples: ShardSet, batch_size: int, context: int) -> int:
+    """The mean over batches of the longest text, rounded up: that of batch_size draws from the measured lengths."""
+    tokenizer = clip_tokenizer()
+    rows = np.linspace(0, len(samples) - 1, min(len(samples), CAPTIONS_READ)).round().astype(int)
+    captions = [caption for row in rows.tolist() for caption in samples.captions(row)]
+    lengths = np.sort([len(tokenizer.encode(caption, context)) for caption in captions])
+    below = (np.arange(len(lengths) + 1) / len(lengths)) ** batch_size  # P(all draws among the i shortest)
+    return int(np.ceil((lengths * np.diff(below)).sum() - 1e-9))
+
+
+def _pairs(
+    recipe: Recipe, samples: ShardSet | None
+) -> tuple[int | None, Literal["data", "published"] | None]:
+    if samples is not None:
+        return len(samples), "data"
+    if recipe.published is not None and recipe.published.train_pairs is not None:
+        return recipe.published.train_pairs, "published"
+    return None, None
+
+
+def _captions(samples: ShardSet | None, pairs: int | None) -> int | None:
+    """All captions of the data; without it one a pair."""
+    if samples is None:
+        return pairs
+    return sum(len(samples.captions(row)) for row in range(len(samples)))
+
+
+def _epochs(recipe: Recipe, samples: ShardSet | None, pairs: int | None) -> float | None:
+    if samples is not None:
+        return recipe.steps / count_steps_per_epoch(samples, recipe.batch_size)
+    return None if pairs is None else recipe.steps * recipe.batch_size / pairs
+
+
+def _objective_params(recipe: Recipe, student_dim: int, widths: list[int]) -> int | None:
+    """Of projections and scales; None if the teacher's width is not known."""
+    if recipe.objective.needs_teacher and not widths:
+        return None
+    with torch.device("meta"):
+        objective = Objective(recipe.objective, student_dim, widths)
+    return sum(p.numel() for p in objective.parameters())
+
+
+def _cache_flops(
+    recipe: Recipe, teachers: Sequence[ModelCost], pairs: int | None, captions: int | None
+) -> int | None:
+    if not recipe.objective.needs_teacher:
+        return 0
+    if pairs is None or captions is None or not teachers:
+        return None
+    views = recipe.views.num_views
+    return sum(pairs * views * teacher.image_flops + captions * teacher.text_flops for teacher in teachers)
+
+
+def _run_files(out: Path, student: ModelCost, objective_params: int | None) -> list[PlannedFile]:
+    learnt = [] if objective_params == 0 else [PlannedFile(str(out / "objective.safetensors"))]
+    if learnt and objective_params is not None:
+        learnt = [PlannedFile(str(out / "objective.safetensors"), 4 * objective_params)]
+    names = ("recipe.toml", "metrics.jsonl", "skipped.jsonl", "manifest.json")
+    inside = ("tokenizer.json", "config.json", "manifest.json")
+    return [
+        *(PlannedFile(str(out / name)) for name in names),
+        *learnt,
+        PlannedFile(str(out / "student" / "model.safetensors"), 4 * student.total_params),
+        *(PlannedFile(str(out / "student" / name)) for name in inside),
+    ]
+
+
+def _cache_files(
+    recipe: Recipe,
+    teachers: Sequence[ModelCost],
+    pairs: int | None,
+    captions: int | None,
+    cache: Path,
+) -> list[PlannedFile]:
+    """One folder a teacher: float16 embeddings of all views and captions, and an 8-byte key a pair."""
+    if not recipe.objective.needs_teacher:
+        return []
+    files: list[PlannedFile] = []
+    for number in range(1, 1 + max(1, len(teachers))):
+        size = None
+        if teachers and pairs is not None and captions is not None:
+            width = teachers[number - 1].embed_dim
+            size = 2 * width * (pairs * recipe.views.num_views + captions) + 8 * pairs
+        folder = cache_folder(cache, number)
+        files.append(PlannedFile(str(folder), size, exists=(folder / MANIFEST).exists()))
+    return files
