@@ -1,12 +1,13 @@
 """Architectures are data: one JSON file each in open_clip's layout, found by name.
 
 Besides open_clip's keys (embed_dim, vision_cfg, text_cfg, quick_gelu) a file may hold `preprocess_cfg`
-(mean, std, interpolation, resize_mode) and `about`, a line for `kdx models`. Names that have no file are looked
-up in open_clip and timm (borrowed.py).
+(mean, std, interpolation, resize_mode) and `about`, a line for `kdx models`. Names that have no file are open_clip's
+(open_clip_architectures.py) or timm's (timm_architectures.py).
 """
 
 from __future__ import annotations
 
+import difflib
 import functools
 import json
 import math
@@ -20,8 +21,9 @@ from kdx.core.errors import UsageError
 from kdx.core.preprocess import Preprocess
 
 from . import mini as _registers_trunks  # noqa: F401
-from .borrowed import TIMM_PREFIX, open_clip_architecture, timm_architecture
 from .clip import ClipModel
+from .open_clip_architectures import is_open_clip_name, open_clip_architecture, open_clip_names
+from .timm_architectures import TIMM_PREFIX, is_trunk, timm_architecture
 
 FOLDER = files("kdx.models") / "architectures"
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -62,7 +64,9 @@ def read_architecture(name: str) -> Architecture:
         architecture = timm_architecture(name)
         _check_projection_fits(architecture["name"])
         return architecture
-    return open_clip_architecture(name, names())
+    if is_open_clip_name(name):
+        return open_clip_architecture(name)
+    raise UsageError(f"there is no architecture {name!r}", remedy=_nearest(name))
 
 
 def build_model(architecture: str | Architecture, seed: int = 0) -> ClipModel:
@@ -96,6 +100,13 @@ def count_parameters(name: str) -> ParameterCounts:
     image = sum(p.numel() for p in model.visual.parameters())
     total = sum(p.numel() for p in model.parameters())
     return ParameterCounts(name, image, total - image, total)
+
+
+def _nearest(name: str) -> str:
+    if is_trunk(name.partition("+")[0]):
+        return f"did you mean {TIMM_PREFIX}{name}?"
+    close = difflib.get_close_matches(name, [*names(), *open_clip_names()], n=1, cutoff=0.4)
+    return f"did you mean {close[0]}?" if close else "see `kdx models`, open_clip.list_models() or timm:NAME"
 
 
 @functools.cache

@@ -27,17 +27,26 @@ def test_every_verb_has_a_help_text_with_an_example(verb: str, capsys: pytest.Ca
     assert "Example" in text or subcommands
 
 
-def test_help_and_version_do_not_import_torch() -> None:
+@pytest.mark.parametrize(
+    "args",
+    [
+        "--help",
+        "--version",
+        *(f"{verb} --help" for verb in VERBS),
+        "models init --help",
+        "bench methods --help",
+    ],
+)
+def test_no_help_imports_torch(args: str) -> None:
     script = (
         "import sys\nfrom kdx.cli import main\n"
         "try: main(sys.argv[1:])\n"
         "except SystemExit: print('torch' in sys.modules, 'numpy' in sys.modules)\n"
     )
-    for option in ("--help", "--version"):
-        done = subprocess.run(
-            [sys.executable, "-c", script, option], capture_output=True, text=True, check=True
-        )
-        assert done.stdout.splitlines()[-1] == "False False"
+    done = subprocess.run(
+        [sys.executable, "-c", script, *args.split()], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "False False"
 
 
 @pytest.mark.parametrize(

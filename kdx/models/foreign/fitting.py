@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,9 +12,20 @@ from kdx.core.errors import DataError, KdxError
 
 from ..architectures import Architecture, build_model
 from ..clip import ClipModel
+from ..open_clip_architectures import why_not
 from .layouts import State
 
 SHOWN = 3  # names of each kind of fault
+
+
+def check_towers(described: dict[str, Any], where: str) -> None:
+    """Raises DataError if a ClipModel cannot hold an architecture or a configuration of open_clip."""
+    if reason := why_not(described):
+        raise DataError(
+            f"is a model that kdx cannot build: {reason}",
+            where=where,
+            remedy="take a model with CLIP's text tower",
+        )
 
 
 def fit(state: State, architecture: Architecture, where: str) -> ClipModel:

@@ -18,18 +18,18 @@ from kdx.core.errors import DataError
 from kdx.core.folders import read_json
 
 from ..architectures import Architecture
-from ..clip_vocabulary import clip_tokenizer
+from ..clip_vocabulary import VOCAB_SIZE, clip_tokenizer
 from .layouts import State
 
 ACTIVATIONS = {"quick_gelu": True, "gelu": False}  # hidden_act → quick_gelu
 COMMON = {"hidden_act": "quick_gelu", "layer_norm_eps": 1e-5, "num_hidden_layers": 12}
 TEXT = COMMON | {
-    "vocab_size": 49408,
+    "vocab_size": VOCAB_SIZE,
     "hidden_size": 512,
     "intermediate_size": 2048,
     "num_attention_heads": 8,
     "max_position_embeddings": 77,
-    "eos_token_id": 49407,
+    "eos_token_id": VOCAB_SIZE - 1,
 }
 VISION = COMMON | {
     "hidden_size": 768,
@@ -85,7 +85,7 @@ def read_architecture(folder: Path) -> Architecture:
     text, vision = _section(config, "text", TEXT, path), _section(config, "vision", VISION, path)
     _check_supported(text, vision, path)
     architecture: Architecture = {
-        "name": folder.absolute().name,
+        "name": folder.resolve().name,
         "embed_dim": config.get("projection_dim", 512),
         "quick_gelu": ACTIVATIONS[text["hidden_act"]],
         "vision_cfg": _tower(vision)

@@ -74,7 +74,7 @@ def _read_folder(folder: Path) -> Source:
     weights = _first(folder, OPEN_CLIP_WEIGHTS)
     is_clip = hugging_face.is_clip_folder(folder)
     if config.is_file() and weights and (weights.name.startswith("open_clip") or not is_clip):
-        return _read_file(weights, hub.open_clip_config(config))
+        return _read_file(weights, hub.open_clip_config(config, folder.resolve().name))
     weights = _first(folder, HUGGING_FACE_WEIGHTS)
     if is_clip and weights:
         return _read_hugging_face(folder, weights)

@@ -68,7 +68,7 @@ def test_what_kdx_cannot_build_is_not_downloaded(
     source: str, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pretrained, "download_pretrained", _no_network)
-    with pytest.raises(DataError, match=reason):
+    with pytest.raises(UsageError, match=reason):
         fetch(source)
 
 
@@ -134,6 +134,13 @@ def test_a_repository_of_open_clip_is_imported_from_hub_and_folder(
         assert opened.spec.mean == (0.5, 0.5, 0.5) and opened.spec.interpolation == "bilinear"
         for ours, theirs in zip(embed(opened.model), embed(small_model), strict=True):
             assert torch.equal(ours, theirs)
+
+
+def test_a_folder_is_named_when_it_is_where_one_stands(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(repository)
+    assert import_checkpoint(".", tmp_path / "out").architecture == "some-clip"
 
 
 def test_a_stated_architecture_leaves_nothing_to_say(repository: Path, tmp_path: Path) -> None:
