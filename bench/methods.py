@@ -26,6 +26,7 @@ from kdx.core.provenance import collect_provenance, cpu_count
 from kdx.data.shards import open_split
 from kdx.distill import open_teachers, read_recipe, train
 from kdx.evaluate import evaluate_dataset
+from kdx.runtime.torch import TorchEncoder
 
 KIND = "methods"
 BASELINE = "baseline"
@@ -125,7 +126,7 @@ def compare_methods(
             remedy="give one without a method",
         )
     with sealed_folder(out, KIND, overwrite=overwrite) as folder:
-        with kdx.load(teacher) as encoder:
+        with TorchEncoder.open(teacher) as encoder:
             teacher_score = evaluate_dataset(encoder, data, limit=limit)
             job = Job(
                 recipe=recipe,

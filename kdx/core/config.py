@@ -19,7 +19,7 @@ ConfigT = TypeVar("ConfigT", bound="Config")
 class Config(BaseModel):
     """Base of every configuration: unknown keys are errors, values do not change after parsing."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 def read_toml(path: Path) -> Table:
@@ -37,14 +37,15 @@ def read_toml(path: Path) -> Table:
 def read_extended(name: str, find: Callable[[str], Path]) -> Table:
     """A TOML file merged over the files that it `extends`, the nearest winning key by key.
 
-    find: turns a name or path into the path of an existing file.
+    find: turns a name or path into the path of an existing file. A path in `extends`, which ends in .toml, starts
+    at the folder of the file that says it.
     """
     chain: list[Path] = []
     tables: list[Table] = []
     following: str | None = name
     while following is not None:
         path = find(following)
-        if path in chain:
+        if any(path.resolve() == earlier.resolve() for earlier in chain):
             raise UsageError(
                 f"extends itself through {' → '.join(p.name for p in chain)}",
                 where=path,
@@ -52,12 +53,18 @@ def read_extended(name: str, find: Callable[[str], Path]) -> Table:
             )
         chain.append(path)
         table = read_toml(path)
-        following = table.pop("extends", None)
+        following = _extended(path, table.pop("extends", None))
         tables.append(table)
     merged: Table = {}
     for table in reversed(tables):
         merged = merge(merged, table)
     return merged
+
+
+def _extended(path: Path, extends: Any) -> str | None:
+    if extends is not None and not isinstance(extends, str):
+        raise UsageError(f"extends = {extends!r} is no name", where=path, remedy="name one recipe or file")
+    return str(path.parent / extends) if extends is not None and extends.endswith(".toml") else extends
 
 
 def merge(base: Table, over: Table) -> Table:

@@ -70,13 +70,19 @@ def read_architecture(name: str) -> Architecture:
 
 
 def build_model(architecture: str | Architecture, seed: int = 0) -> ClipModel:
-    """A model with random weights that depend on `seed` alone; torch's global generator is left as it was."""
+    """A model with random weights that depend on `seed` alone; torch's global generator is left as it was.
+
+    Nothing is fetched, whatever the description says.
+    """
     described = read_architecture(architecture) if isinstance(architecture, str) else architecture
+    vision: Any = described["vision_cfg"]
+    if vision.get("timm_model_name"):
+        vision = {**vision, "timm_model_pretrained": False}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = ClipModel(
             embed_dim=described["embed_dim"],
-            vision_cfg=described["vision_cfg"],
+            vision_cfg=vision,
             text_cfg=described["text_cfg"],
             quick_gelu=described.get("quick_gelu", False),
             init_logit_scale=described.get("init_logit_scale", INITIAL_LOG_SCALE),

@@ -10,7 +10,7 @@ from typing import Any
 
 from kdx.core.errors import UsageError
 
-from .clip_vocabulary import VOCAB_SIZE
+from .clip_configuration import IMAGE_SIZE, why_not
 from .torchvision_ops import ensure_torchvision_imports
 
 ensure_torchvision_imports()
@@ -23,7 +23,6 @@ Architecture = dict[str, Any]
 # another place in the state dict
 MODEL_FIELDS = ("embed_dim", "vision_cfg", "text_cfg", "quick_gelu", "init_logit_bias")
 PREPROCESS_FIELDS = ("mean", "std", "interpolation", "resize_mode")
-IMAGE_SIZE = 224  # where a configuration gives none
 
 
 def is_open_clip_name(name: str) -> bool:
@@ -64,34 +63,6 @@ def with_preprocess(architecture: Architecture, settings: dict[str, Any]) -> Arc
     """The architecture with the preprocessing that a publisher states; colour mode and padding are not settings."""
     given = {field: settings[field] for field in PREPROCESS_FIELDS if field in settings}
     return {**architecture, "preprocess_cfg": given} if given else architecture
-
-
-def why_not(described: dict[str, Any]) -> str | None:
-    """Why a ClipModel cannot hold an architecture or a configuration of open_clip; None if it can.
-
-    A ClipModel's text tower is CLIP's: causal, pooled at end-of-text, of CLIP's vocabulary, projected by a matrix.
-    """
-    vision, text = described["vision_cfg"], described["text_cfg"]
-    if text.get("hf_model_name"):
-        return f"its text tower is the Hugging Face model {text['hf_model_name']}"
-    if "multimodal_cfg" in described or text.get("embed_cls"):
-        return "it writes captions too (CoCa)"
-    if text.get("hf_tokenizer_name"):
-        return f"its vocabulary is not CLIP's but that of the tokenizer {text['hf_tokenizer_name']}"
-    if (size := text.get("vocab_size", VOCAB_SIZE)) != VOCAB_SIZE:
-        return f"its vocabulary is not CLIP's: it has {size} entries instead of {VOCAB_SIZE}"
-    if text.get("no_causal_mask"):
-        return "its text tower is not causal"
-    if text.get("pool_type", "argmax") != "argmax":
-        return f"its text is not pooled at end-of-text (pool_type = {text['pool_type']})"
-    if text.get("proj_bias") or text.get("proj_type", "linear") != "linear":
-        return "its text projection is not a plain matrix"
-    image_size = vision.get("image_size", IMAGE_SIZE)
-    if not isinstance(image_size, int) and len(set(image_size)) != 1:
-        return f"its images are not square (image_size = {image_size})"
-    if vision.get("attentional_pool"):
-        return "its image tower has an attention pooler"
-    return "its image tower puts out all its tokens" if vision.get("output_tokens") else None
 
 
 def _configuration(name: str) -> dict[str, Any]:

@@ -72,6 +72,14 @@ def test_building_leaves_the_global_generator_alone() -> None:
     assert torch.equal(torch.rand(1), expected)
 
 
+def test_no_weights_are_fetched_whatever_a_description_says() -> None:
+    described = read_architecture("timm:test_vit")  # timm has weights of it on its hub
+    described["vision_cfg"]["timm_model_pretrained"] = True
+    with torch.device("meta"):
+        model = build_model(described)
+    assert all(parameter.is_meta for parameter in model.parameters())
+
+
 @pytest.mark.parametrize(
     ("name", "nearest"),
     [

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,30 +11,20 @@ from kdx.core.errors import DataError, KdxError
 
 from ..architectures import Architecture, build_model
 from ..clip import ClipModel
-from ..open_clip_architectures import why_not
 from .layouts import State
 
 SHOWN = 3  # names of each kind of fault
-
-
-def check_towers(described: dict[str, Any], where: str) -> None:
-    """Raises DataError if a ClipModel cannot hold an architecture or a configuration of open_clip."""
-    if reason := why_not(described):
-        raise DataError(
-            f"is a model that kdx cannot build: {reason}",
-            where=where,
-            remedy="take a model with CLIP's text tower",
-        )
 
 
 def fit(state: State, architecture: Architecture, where: str) -> ClipModel:
     """The model with these weights, in the architecture's own dtypes (float32), for saving.
 
     Buffers that are computed and not saved stay on the meta device, so the model is not to be run. Raises as
-    check_fit.
+    check_fit, and DataError for numbers that are not finite.
     """
     model = check_fit(state, architecture, where)
     weights = {key: state[key].to(like.dtype, copy=True) for key, like in model.state_dict().items()}
+    _check_finite(weights, where)
     model.load_state_dict(weights, assign=True)
     return model.eval()
 
@@ -65,6 +54,18 @@ def check_fit(state: State, architecture: Architecture, where: str) -> ClipModel
     return model
 
 
+def _check_finite(weights: State, where: str) -> None:
+    spoilt = [key for key, value in weights.items() if not value.isfinite().all()]
+    if "logit_scale" in weights and not weights["logit_scale"].exp().isfinite():
+        spoilt.append("exp(logit_scale)")
+    if spoilt:
+        raise DataError(
+            f"holds numbers that are not finite: {_first(spoilt)}",
+            where=where,
+            remedy="its training diverged, or it is damaged; take an earlier state",
+        )
+
+
 def _faults(state: State, expected: dict[str, Tensor]) -> str:
     missing = [key for key in expected if key not in state]
     surplus = [key for key in state if key not in expected]
@@ -82,7 +83,9 @@ def _form(value: object) -> str:
     """Shape, and whether the numbers are whole: 16-bit floats fit where 32-bit ones are expected."""
     if not isinstance(value, Tensor):
         return f"a {type(value).__name__}"
-    return f"{'float' if value.is_floating_point() else 'integer'} {list(value.shape)}"
+    kind = "float" if value.is_floating_point() else "complex" if value.is_complex() else "integer"
+    layout = "" if value.layout == torch.strided and not value.is_quantized else "sparse or quantized "
+    return f"{layout}{kind} {list(value.shape)}"
 
 
 def _first(keys: Iterable[str]) -> str:

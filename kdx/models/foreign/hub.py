@@ -8,7 +8,7 @@ import socket
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
@@ -16,10 +16,11 @@ from kdx.core.errors import DataError, SetupError, UsageError
 from kdx.core.folders import read_json
 
 from ..architectures import Architecture, read_architecture
+from ..clip_configuration import check_description
 from ..open_clip_architectures import from_open_clip, with_preprocess
 from ..torchvision_ops import ensure_torchvision_imports
-from .fitting import check_towers
 from .known import named
+from .preprocessing import read_preprocess
 
 ensure_torchvision_imports()
 
@@ -60,16 +61,13 @@ def open_clip_config(path: Path, name: str) -> Architecture:
     Raises DataError.
     """
     config = read_json(path)
-    model, preprocess = config.get("model_cfg"), config.get("preprocess_cfg", {})
-    parts = ("embed_dim", "vision_cfg", "text_cfg")
-    if not isinstance(model, dict) or not all(part in model for part in parts):
-        raise DataError(f"has no model_cfg with {', '.join(parts)}", where=path, remedy="get the file again")
-    check_towers(model, str(path))
+    model: Any = config.get("model_cfg")
+    check_description(model, path)
+    stated = read_preprocess(config.get("preprocess_cfg", {}), path)
     try:
-        described = named(from_open_clip(name, model))
+        return with_preprocess(named(from_open_clip(name, model)), stated)
     except TypeError as error:
         raise DataError(f"describes no model: {error}", where=path, remedy="get the file again") from None
-    return with_preprocess(described, preprocess)
 
 
 def _fetch_tag(name: str, tag: str) -> Published:

@@ -11,8 +11,9 @@ from kdx.core.folders import check_free
 
 from ..architectures import Architecture, read_architecture
 from ..checkpoint import KIND, save_checkpoint
+from ..clip_configuration import check_description
 from ..clip_vocabulary import clip_tokenizer
-from .fitting import check_towers, fit
+from .fitting import fit
 from .identify import Identified, identify
 from .known import named
 from .layouts import Normalised, normalise
@@ -50,7 +51,7 @@ def import_checkpoint(
     fit, a pickle with code) or SetupError (no network); nothing is left at `out` then.
     """
     check_free(out, KIND, overwrite=overwrite)
-    named_one = read_architecture(architecture) if architecture else None
+    named_one = None if architecture is None else read_architecture(architecture)
     found = read_source(source)
     if found.architecture and (named_one or quick_gelu):
         raise UsageError(
@@ -60,7 +61,7 @@ def import_checkpoint(
         )
     normalised = normalise(found.state)
     decided = _decide(found, normalised, named_one, quick_gelu or normalised.from_openai)
-    check_towers(decided.architecture, found.where)
+    check_description(decided.architecture, found.where)
     model = fit(normalised.state, decided.architecture, found.where)
     spec = save_checkpoint(
         out, model, decided.architecture, clip_tokenizer(), overwrite=overwrite, inputs=found.inputs

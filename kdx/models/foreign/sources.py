@@ -48,6 +48,10 @@ class Source:
 
 def read_source(source: str) -> Source:
     """Reads a file, a folder or a hub name. Raises UsageError, DataError or SetupError."""
+    if "://" in source:
+        raise UsageError(
+            "is a URL, which kdx does not fetch", where=source, remedy="download the file and give its path"
+        )
     path = Path(source)
     if path.is_dir():
         return _read_folder(path)

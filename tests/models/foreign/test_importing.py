@@ -133,6 +133,8 @@ def test_other_vocabularies_are_refused(small_model: ClipModel, tmp_path: Path) 
 def test_sources_that_are_none_are_refused(mini_checkpoint: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="there is no such file or folder"):
         import_checkpoint(str(tmp_path / "nothing.pt"), tmp_path / "out")
+    with pytest.raises(UsageError, match="is a URL"):
+        import_checkpoint("https://example.org/ViT-B-32.pt", tmp_path / "out")
     with pytest.raises(UsageError, match="is a checkpoint of kdx already"):
         import_checkpoint(str(mini_checkpoint), tmp_path / "out")
     (tmp_path / "empty").mkdir()
