@@ -95,6 +95,16 @@ class ViewReader:
                 )
 
 
+def check_batch_size(samples: ShardSet, batch_size: int) -> None:
+    """Raises UsageError if the samples do not fill one batch: call before long work."""
+    if batch_size > len(samples):
+        raise UsageError(
+            f"batch_size = {batch_size} is more than the {len(samples)} samples",
+            where=samples.folder,
+            remedy=f"--set batch_size={len(samples)}, or give more data",
+        )
+
+
 class Loader:
     """Endless batches over a shard set; an incomplete last batch of an epoch is left out."""
 
@@ -102,12 +112,7 @@ class Loader:
         self, reader: ViewReader, tokenizer: Tokenizer, *, context_length: int, batch_size: int, seed: int
     ) -> None:
         samples = reader.samples
-        if batch_size > len(samples):
-            raise UsageError(
-                f"batch_size = {batch_size} is more than the {len(samples)} samples",
-                where=samples.folder,
-                remedy=f"--set batch_size={len(samples)}, or give more data",
-            )
+        check_batch_size(samples, batch_size)
         self.steps_per_epoch = len(samples) // batch_size
         self._reader = reader
         self._batch_size = batch_size
