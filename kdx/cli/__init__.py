@@ -35,7 +35,7 @@ VERBS = {
     "serve": ("serve", "Serve an exported model with Triton."),
     "query": ("query", "Ask a model for embeddings, classes and images."),
     "eval": ("eval", "Zero-shot accuracy and retrieval recall of any model."),
-    "bench": ("bench", "Measure latency and write reports."),
+    "bench": ("bench", "Measure latency, compare methods and write reports."),
     "doctor": ("doctor", "Check what this machine has and what is missing."),
 }
 

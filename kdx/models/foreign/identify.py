@@ -1,7 +1,7 @@
 """Which architecture a state dict belongs to, seen from its keys and shapes alone.
 
 Shapes show widths, depths, patch and image size. They do not show the number of heads, the activation or how images
-are prepared: a known architecture of the same shapes answers that, or CLIP's custom is taken and said.
+are prepared: a known architecture of the same shapes answers that, or what is usual for CLIP is taken, and said.
 """
 
 from __future__ import annotations
