@@ -1,8 +1,8 @@
 """The frozen teacher's embeddings of every view and caption, computed once and sealed.
 
 One safetensors file a shard: `image` [n, K, D] and `text` [n, C, D] in fp16 (unit rows; C is the largest number
-of captions of a sample, missing ones are zero) and `key` [n], the uint64 digests of the samples' keys. fp16
-moves a logit at scale 100 by at most 0.006.
+of captions of a sample, missing ones are zero) and `key` [n], the uint64 digests of the samples' keys. Two
+roundings of 2⁻¹¹ move a logit at scale 100 by less than 0.1; those of random rows with D = 512 moved by up to 0.008.
 """
 
 from __future__ import annotations
