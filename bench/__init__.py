@@ -1,4 +1,7 @@
-"""Benchmarks: latency of several runtimes side by side, and the report of a whole chain as JSON and HTML."""
+"""Benchmarks: latency of runtimes side by side, methods compared over seeds, the report of a chain as JSON and HTML.
+
+`methods` is imported by its own name: it needs torch, the rest does not.
+"""
 
 from .latency import Embed, Latency, measure_latency
 from .report import render_report, write_report

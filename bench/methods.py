@@ -10,6 +10,7 @@ import multiprocessing
 import statistics
 from collections.abc import Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import numpy as np
 
 import kdx
 from kdx.core.encoder import FloatArray
-from kdx.core.errors import KdxError, UsageError
+from kdx.core.errors import KdxError, SetupError, UsageError
 from kdx.core.folders import check_free, sealed_folder
 from kdx.core.log import read_metrics
 from kdx.core.progress import Progress, silent
@@ -26,6 +27,7 @@ from kdx.core.provenance import collect_provenance, cpu_count
 from kdx.data.shards import open_split
 from kdx.distill import open_teachers, read_recipe, train
 from kdx.evaluate import evaluate_dataset
+from kdx.runtime.torch import TorchEncoder
 
 KIND = "methods"
 BASELINE = "baseline"
@@ -115,7 +117,8 @@ def compare_methods(
     recipe: one without a distilling term; settings: on top of it. pairs: what is trained on; data: whose val
     split is evaluated, at most `limit` images. seeds: 0 … seeds − 1. jobs: runs at a time. A method that the
     student cannot do is left out, a run that fails is recorded with its error. Returns what methods.json says.
-    Raises UsageError.
+    Raises UsageError for what no method could train, DataError for bad shards or a bad teacher, SetupError when a
+    run's process is killed.
     """
     check_free(out, KIND, overwrite=overwrite)
     if read_recipe(recipe, settings).objective.needs_teacher:
@@ -125,7 +128,7 @@ def compare_methods(
             remedy="give one without a method",
         )
     with sealed_folder(out, KIND, overwrite=overwrite) as folder:
-        with kdx.load(teacher) as encoder:
+        with TorchEncoder.open(teacher) as encoder:
             teacher_score = evaluate_dataset(encoder, data, limit=limit)
             job = Job(
                 recipe=recipe,
@@ -188,7 +191,13 @@ def _run_all(job: Job, tasks: list[Task], jobs: int, progress: Progress) -> list
         pending: dict[Future[Row], int] = {pool.submit(_run, job, task): i for i, task in enumerate(tasks)}
         rows: dict[int, Row] = {}
         for done in as_completed(pending):
-            rows[pending[done]] = done.result()
+            try:
+                rows[pending[done]] = done.result()
+            except BrokenProcessPool:
+                raise SetupError(
+                    "the process of a run was killed, as a machine does when its memory is used up",
+                    remedy="choose fewer --jobs, or a smaller batch_size",
+                ) from None
             progress(len(rows), len(tasks), tasks[pending[done]].method)
     return [rows[number] for number in range(len(tasks))]
 

@@ -36,7 +36,10 @@ from .teacher_cache import TeacherCache
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a finished run reports. final_loss: mean of the last logged steps; bad_images: skipped samples."""
+    """What a finished run reports. final_loss: the last step's; bad_images: skipped samples.
+
+    cache_reused: whether every teacher's cache lay there already; None without a teacher.
+    """
 
     path: Path
     student: Path

@@ -1,8 +1,8 @@
 """The frozen teacher's embeddings of every view and caption, computed once and sealed.
 
 One safetensors file a shard: `image` [n, K, D] and `text` [n, C, D] in fp16 (unit rows; C is the largest number
-of captions of a sample, missing ones are zero) and `key` [n], the uint64 digests of the samples' keys. fp16
-moves a logit at scale 100 by at most 0.006.
+of captions of a sample, missing ones are zero) and `key` [n], the uint64 digests of the samples' keys. Two
+roundings of 2⁻¹¹ move a logit at scale 100 by less than 0.1; those of random rows with D = 512 moved by up to 0.008.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def open_cache(
     Raises UsageError when a cache of something else lies there, DataError when it is not whole.
     """
     identity = fingerprint(teacher.spec, samples, views)
-    reused = (folder / MANIFEST).exists()
+    reused = folder.exists()
     if reused:
         _check_identity(folder, identity)
         open_sealed(folder, KIND)
@@ -107,7 +107,11 @@ def open_cache(
 
 
 def _check_identity(folder: Path, identity: str) -> None:
-    found = read_manifest(folder).fields.get("fingerprint")
+    if not (folder / MANIFEST).is_file() or (manifest := read_manifest(folder)).kind != KIND:
+        raise UsageError(
+            "is no teacher cache", where=folder, remedy="give the folder of one, or a new place, to --cache"
+        )
+    found = manifest.fields.get("fingerprint")
     if found != identity:
         raise UsageError(
             f"holds the cache {str(found)[:12]}, this recipe needs {identity[:12]}: teacher, views or data differ",

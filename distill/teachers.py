@@ -8,8 +8,9 @@ from pathlib import Path
 from kdx.core.encoder import EncoderSpec
 from kdx.core.errors import UsageError
 from kdx.core.progress import Progress, silent
+from kdx.data.loader import count_steps_per_epoch
 from kdx.data.shards import ShardSet
-from kdx.models.checkpoint import read_checkpoint_architecture
+from kdx.models.checkpoint import read_checkpoint_architecture, resolve_run
 from kdx.runtime.torch import TorchEncoder
 
 from .recipe import Recipe
@@ -29,9 +30,12 @@ def open_teachers(
 
     teachers: checkpoints or runs; each sees images and texts through its own preprocessing and tokenizer. cache:
     folder of the first one's cache; the second's is that with ".2" added, and so on. Raises UsageError when the
-    recipe needs no teacher or one is missing, and for a student that cannot start as the recipe says.
+    recipe needs no teacher, one is missing or given twice, for a student that cannot start as the recipe says, and
+    for fewer samples than a batch: all that would only be found after hours of embedding.
     """
     check_student(recipe, teachers)
+    count_steps_per_epoch(samples, recipe.batch_size)
+    _check_different(teachers)
     if not recipe.objective.needs_teacher:
         return ()
     opened: list[TeacherCache] = []
@@ -72,6 +76,13 @@ def unlike_expected(recipe: Recipe, teachers: Sequence[Path]) -> list[str]:
         for path, name in names.items()
         if name != recipe.teacher
     ]
+
+
+def _check_different(teachers: Sequence[Path]) -> None:
+    places = [resolve_run(teacher).resolve() for teacher in teachers]
+    for number, teacher in enumerate(teachers):
+        if places[number] in places[:number]:
+            raise UsageError("is given twice as a teacher", where=teacher, remedy="give each teacher once")
 
 
 def _check_form(recipe: Recipe, spec: EncoderSpec, teacher: Path) -> None:

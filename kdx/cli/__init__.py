@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import sys
 from typing import NoReturn
@@ -9,7 +10,19 @@ from typing import NoReturn
 import click
 
 import kdx
-from kdx.core.errors import KdxError
+from kdx.core.errors import KdxError, SetupError
+
+# what an operating system refuses anywhere, in reading and in writing, whatever kdx has checked before
+MACHINE = {
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EIO,
+    errno.EMFILE,
+    errno.ENAMETOOLONG,
+}
 
 # verb → (module under kdx.cli, the line that `kdx --help` shows)
 VERBS = {
@@ -22,7 +35,7 @@ VERBS = {
     "serve": ("serve", "Serve an exported model with Triton."),
     "query": ("query", "Ask a model for embeddings, classes and images."),
     "eval": ("eval", "Zero-shot accuracy and retrieval recall of any model."),
-    "bench": ("bench", "Measure latency and write reports."),
+    "bench": ("bench", "Measure latency, compare methods and write reports."),
     "doctor": ("doctor", "Check what this machine has and what is missing."),
 }
 
@@ -85,13 +98,26 @@ def main(args: list[str] | None = None) -> NoReturn:
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(0)
+    except OSError as error:
+        if error.errno not in MACHINE:
+            _report_bug()
+        _fail(
+            f"{error.filename or 'this machine'}: {error.strerror}",
+            "check the path, its permissions and the space",
+        )
+        sys.exit(SetupError.exit_code)
     except Exception:
-        import traceback
-
-        traceback.print_exc()
-        _fail("this is a bug in kdx", "report it with the lines above and the output of `kdx doctor --json`")
-        sys.exit(1)
+        _report_bug()
     sys.exit(0)
+
+
+def _report_bug() -> NoReturn:
+    """Call while the exception is handled."""
+    import traceback
+
+    traceback.print_exc()
+    _fail("this is a bug in kdx", "report it with the lines above and the output of `kdx doctor --json`")
+    sys.exit(1)
 
 
 def _fail(what: str, remedy: str | None) -> None:

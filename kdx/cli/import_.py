@@ -13,7 +13,9 @@ import click
 @click.option(
     "--out", type=click.Path(path_type=Path), required=True, help="Where the checkpoint is written."
 )
-@click.option("--architecture", help="What the weights belong to, by a name of kdx or open_clip.")
+@click.option(
+    "--architecture", help="What the weights belong to: a name of kdx or open_clip, or timm:NAME+TEXT."
+)
 @click.option(
     "--quick-gelu",
     is_flag=True,

@@ -44,7 +44,11 @@ def command(ctx: click.Context, as_json: bool) -> None:
 @command.command()
 @click.argument("name")
 @click.option(
-    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Decides the random weights."
+    "--seed",
+    type=click.IntRange(0, 2**63 - 1),
+    default=0,
+    show_default=True,
+    help="Decides the random weights.",
 )
 @click.option(
     "--out", type=click.Path(path_type=Path), required=True, help="Where the checkpoint is written."

@@ -29,7 +29,7 @@ _LIMITS = {
 class Config(BaseModel):
     """Base of every configuration: unknown keys are errors, values do not change after parsing."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 def read_toml(path: Path) -> Table:
@@ -48,14 +48,15 @@ def read_extended(name: str, find: Callable[[str], Path]) -> Table:
     """A TOML file merged over the files that it `extends`, the nearest winning key by key.
 
     `extends` is a name or a list of names; of a list the later ones win over the earlier ones. find: turns a name or
-    path into the path of an existing file. Raises UsageError.
+    path into the path of an existing file; a path in `extends`, which ends in .toml, starts at the folder of the file
+    that says it. Raises UsageError.
     """
     return _read_extended(name, find, ())
 
 
 def _read_extended(name: str, find: Callable[[str], Path], chain: tuple[Path, ...]) -> Table:
     path = find(name)
-    if path in chain:
+    if any(path.resolve() == earlier.resolve() for earlier in chain):
         raise UsageError(
             f"extends itself through {' → '.join(p.name for p in chain)}",
             where=path,
@@ -76,7 +77,7 @@ def _parents(extends: Any, path: Path) -> list[str]:
             where=path,
             remedy='for example extends = "base", or extends = ["base", "more"]',
         )
-    return names
+    return [str(path.parent / name) if name.endswith(".toml") else name for name in names]
 
 
 def merge(base: Table, over: Table) -> Table:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from .digests import file_digest
-from .errors import DataError, UsageError
+from .errors import DataError, SetupError, UsageError
 from .provenance import collect_provenance
 
 MANIFEST = "manifest.json"
@@ -79,7 +79,11 @@ def sealed_folder(
 
 
 def check_free(path: Path, kind: str, *, overwrite: bool = False) -> None:
-    """Raises UsageError if a sealed folder of this kind may not be written to `path`: call before long work."""
+    """Raises UsageError if a sealed folder of this kind may not be written to `path`, SetupError if it cannot be.
+
+    Call before long work.
+    """
+    check_place(path)
     if not path.exists() and not path.is_symlink():
         return
     if not overwrite:
@@ -90,6 +94,21 @@ def check_free(path: Path, kind: str, *, overwrite: bool = False) -> None:
             where=path,
             remedy="choose another path",
         )
+
+
+def check_place(path: Path) -> None:
+    """Raises UsageError if `path` lies under a file or in a sealed folder, SetupError without permission to write."""
+    if inside := next((parent for parent in path.absolute().parents if _kind_of(parent)), None):
+        raise UsageError(
+            f"lies in the {_kind_of(inside)} {inside}, which would no longer be whole",
+            where=path,
+            remedy="choose another path",
+        )
+    above = next((parent for parent in path.absolute().parents if parent.exists()), path)
+    if not above.is_dir():
+        raise UsageError(f"{above} is a file, not a folder", where=path, remedy="choose another path")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise SetupError(f"no permission to write in {above}", where=path, remedy="choose another path")
 
 
 def open_sealed(path: Path, kind: str, *, verify_large: bool = False) -> Manifest:
@@ -129,8 +148,10 @@ def open_sealed(path: Path, kind: str, *, verify_large: bool = False) -> Manifes
 def read_manifest(path: Path) -> Manifest:
     """The manifest of any sealed folder, unverified. Raises DataError if there is none or it is damaged."""
     try:
-        content = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-        return Manifest(**content)
+        manifest = Manifest(**json.loads((path / MANIFEST).read_text(encoding="utf-8")))
+        if not isinstance(cast(Any, manifest.digest), dict):
+            raise TypeError("digest is no table")
+        return manifest
     except FileNotFoundError:
         raise DataError(
             f"has no {MANIFEST}, so it is not a whole folder of kdx",
@@ -161,7 +182,11 @@ def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file. Raises DataError."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except FileNotFoundError:
+        raise DataError("there is no such file", where=path, remedy="check the path") from None
+    except OSError as error:
+        raise DataError(f"cannot be read: {error.strerror}", where=path, remedy="check the path") from None
+    except ValueError as error:
         raise DataError(f"cannot be read as JSON: {error}", where=path, remedy="check the file") from None
     if not isinstance(content, dict):
         raise DataError("must hold a JSON object", where=path, remedy="check the file")

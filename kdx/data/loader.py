@@ -96,7 +96,7 @@ class ViewReader:
 
 
 def count_steps_per_epoch(samples: ShardSet, batch_size: int) -> int:
-    """Whole batches of a set. Raises UsageError if there is not one."""
+    """Whole batches of a set. Raises UsageError if there is not one: call before long work."""
     if batch_size > len(samples):
         raise UsageError(
             f"batch_size = {batch_size} is more than the {len(samples)} samples",

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from kdx.core.errors import UsageError
+from kdx.core.folders import check_place
 
 from .shards import SPLITS
 
@@ -40,7 +41,8 @@ def building_set(folder: Path, *, overwrite: bool = False) -> Iterator[Path]:
 
 
 def check_set_free(folder: Path, *, overwrite: bool = False) -> None:
-    """Raises UsageError if a set may not be written to `folder`: call before long work."""
+    """Raises UsageError if a set may not be written to `folder`, SetupError if it cannot be: call before long work."""
+    check_place(folder)
     if folder.exists() and not folder.is_dir():
         raise UsageError("is not a folder", where=folder, remedy="choose another path")
     if set_files(folder) and not overwrite:

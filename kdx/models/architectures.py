@@ -1,12 +1,13 @@
 """Architectures are data: one JSON file each in open_clip's layout, found by name.
 
 Besides open_clip's keys (embed_dim, vision_cfg, text_cfg, quick_gelu) a file may hold `preprocess_cfg`
-(mean, std, interpolation, resize_mode) and `about`, a line for `kdx models`. Names that have no file are looked
-up in open_clip and timm (borrowed.py).
+(mean, std, interpolation, resize_mode) and `about`, a line for `kdx models`. Names that have no file are open_clip's
+(open_clip_architectures.py) or timm's (timm_architectures.py).
 """
 
 from __future__ import annotations
 
+import difflib
 import functools
 import math
 from dataclasses import asdict, dataclass
@@ -18,9 +19,10 @@ from kdx.core.errors import UsageError
 from kdx.core.preprocess import Preprocess
 
 from . import mini as _registers_trunks  # noqa: F401
-from .borrowed import TIMM_PREFIX, open_clip_architecture, timm_architecture
 from .clip import ClipModel
+from .open_clip_architectures import is_open_clip_name, open_clip_architecture, open_clip_names
 from .shipped import Architecture, names, read_shipped
+from .timm_architectures import TIMM_PREFIX, is_trunk, timm_architecture
 
 __all__ = [
     "Architecture",
@@ -62,17 +64,25 @@ def read_architecture(name: str) -> Architecture:
         architecture = timm_architecture(name)
         _check_projection_fits(architecture["name"])
         return architecture
-    return open_clip_architecture(name, names())
+    if is_open_clip_name(name):
+        return open_clip_architecture(name)
+    raise UsageError(f"there is no architecture {name!r}", remedy=_nearest(name))
 
 
 def build_model(architecture: str | Architecture, seed: int = 0) -> ClipModel:
-    """A model with random weights that depend on `seed` alone; torch's global generator is left as it was."""
+    """A model with random weights that depend on `seed` alone; torch's global generator is left as it was.
+
+    Nothing is fetched, whatever the description says.
+    """
     described = read_architecture(architecture) if isinstance(architecture, str) else architecture
+    vision: Any = described["vision_cfg"]
+    if vision.get("timm_model_name"):
+        vision = {**vision, "timm_model_pretrained": False}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = ClipModel(
             embed_dim=described["embed_dim"],
-            vision_cfg=described["vision_cfg"],
+            vision_cfg=vision,
             text_cfg=described["text_cfg"],
             quick_gelu=described.get("quick_gelu", False),
             init_logit_scale=described.get("init_logit_scale", INITIAL_LOG_SCALE),
@@ -97,6 +107,13 @@ def count_parameters(architecture: str | Architecture) -> ParameterCounts:
     image = sum(p.numel() for p in model.visual.parameters())
     total = sum(p.numel() for p in model.parameters())
     return ParameterCounts(name, image, total - image, total)
+
+
+def _nearest(name: str) -> str:
+    if is_trunk(name.partition("+")[0]):
+        return f"did you mean {TIMM_PREFIX}{name}?"
+    close = difflib.get_close_matches(name, [*names(), *open_clip_names()], n=1, cutoff=0.4)
+    return f"did you mean {close[0]}?" if close else "see `kdx models`, open_clip.list_models() or timm:NAME"
 
 
 @functools.cache

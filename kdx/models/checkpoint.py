@@ -22,6 +22,7 @@ from kdx.core.tokenizer import Tokenizer
 
 from .architectures import Architecture, build_model, preprocess_of
 from .clip import ClipModel
+from .clip_configuration import check_description
 
 KIND = "checkpoint"
 RUN_KIND = "run"
@@ -63,8 +64,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
     """Opens a Checkpoint folder, or the student of a finished run. Raises DataError when it is not whole."""
     path = resolve_run(path)
     open_sealed(path, KIND, verify_large=True)
-    config = read_json(path / "config.json")
-    architecture, spec = config["architecture"], EncoderSpec.from_dict(config["spec"])
+    architecture, spec = _read_config(path / "config.json")
     model = build_model(architecture)
     try:
         weights = safetensors.torch.load_file(path / "model.safetensors")
@@ -84,7 +84,7 @@ def read_checkpoint_architecture(path: Path) -> Architecture:
     """The architecture of a Checkpoint folder or finished run, without its weights. Raises DataError."""
     path = resolve_run(path)
     open_sealed(path, KIND)
-    return read_json(path / "config.json")["architecture"]
+    return _read_config(path / "config.json")[0]
 
 
 def resolve_run(path: Path) -> Path:
@@ -92,6 +92,13 @@ def resolve_run(path: Path) -> Path:
     if (path / MANIFEST).exists() and read_manifest(path).kind == RUN_KIND:
         return path / "student"
     return path
+
+
+def _read_config(file: Path) -> tuple[Architecture, EncoderSpec]:
+    """The checkpoint may be anybody's: a description of a model that open_clip would fetch is refused."""
+    config = read_json(file)
+    check_description(config.get("architecture"), file)
+    return config["architecture"], EncoderSpec.from_dict(config.get("spec", {}))
 
 
 def describe(

@@ -10,6 +10,7 @@ from pathlib import Path
 from kdx.core.errors import SetupError
 from kdx.core.tokenizer import END, END_OF_WORD, START, Tokenizer, byte_alphabet
 
+VOCAB_SIZE = 49_408
 VOCABULARY_FILE = "bpe_simple_vocab_16e6.txt.gz"
 NUM_MERGES = 49152 - 256 - 2  # CLIP uses this many of the file's 262,144
 

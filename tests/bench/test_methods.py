@@ -2,6 +2,8 @@
 
 import json
 from collections.abc import Callable
+from concurrent import futures
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,7 @@ from click.testing import CliRunner
 
 from kdx.bench import methods
 from kdx.cli.bench import command
-from kdx.core.errors import UsageError
+from kdx.core.errors import DataError, SetupError, UsageError
 from kdx.core.folders import open_sealed
 from kdx.data.shards import Sample, write_shards
 from kdx.distill import read_recipe
@@ -65,6 +67,26 @@ def test_methods_are_compared_over_seeds_and_failures_recorded(
 def test_a_recipe_that_distils_is_no_baseline(job: list[str]) -> None:
     result = CliRunner().invoke(command, ["methods", "demo-clip-kd", *job])
     assert isinstance(result.exception, UsageError) and "baseline" in str(result.exception)
+
+
+def test_what_no_method_could_train_is_refused_before_any_run(tmp_path: Path, job: list[str]) -> None:
+    arguments = ["methods", "demo-baseline", *job, *TOY]
+    result = CliRunner().invoke(command, [*arguments, "--set", "batch_size=21"])
+    assert isinstance(result.exception, UsageError) and "more than the 20 samples" in str(result.exception)
+    result = CliRunner().invoke(command, [*arguments, "--teacher", "grpc://localhost:8001"])
+    assert isinstance(result.exception, DataError) and "no checkpoint folder" in str(result.exception)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_killed_run_is_no_bug(job: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(*_: object) -> futures.Future[None]:
+        future: futures.Future[None] = futures.Future()
+        future.set_exception(BrokenProcessPool("killed"))
+        return future
+
+    monkeypatch.setattr(futures.ProcessPoolExecutor, "submit", killed)
+    result = CliRunner().invoke(command, ["methods", "demo-baseline", *job, *TOY])
+    assert isinstance(result.exception, SetupError) and "--jobs" in str(result.exception.remedy)
 
 
 def test_every_method_is_a_valid_recipe_of_a_vit() -> None:

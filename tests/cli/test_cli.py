@@ -1,5 +1,6 @@
 """Facts of kdx/cli/__init__.py: the commands, their errors and exit codes."""
 
+import errno
 import subprocess
 import sys
 from pathlib import Path
@@ -27,17 +28,26 @@ def test_every_verb_has_a_help_text_with_an_example(verb: str, capsys: pytest.Ca
     assert "Example" in text or subcommands
 
 
-def test_help_and_version_do_not_import_torch() -> None:
+@pytest.mark.parametrize(
+    "args",
+    [
+        "--help",
+        "--version",
+        *(f"{verb} --help" for verb in VERBS),
+        "models init --help",
+        "bench methods --help",
+    ],
+)
+def test_no_help_imports_torch(args: str) -> None:
     script = (
         "import sys\nfrom kdx.cli import main\n"
         "try: main(sys.argv[1:])\n"
         "except SystemExit: print('torch' in sys.modules, 'numpy' in sys.modules)\n"
     )
-    for option in ("--help", "--version"):
-        done = subprocess.run(
-            [sys.executable, "-c", script, option], capture_output=True, text=True, check=True
-        )
-        assert done.stdout.splitlines()[-1] == "False False"
+    done = subprocess.run(
+        [sys.executable, "-c", script, *args.split()], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "False False"
 
 
 @pytest.mark.parametrize(
@@ -52,6 +62,31 @@ def test_the_exit_code_says_whose_fault_it_is(
     monkeypatch.setattr(cli, "main", fail)
     assert _run("doctor") == code
     assert "error:" in capsys.readouterr().err
+
+
+def test_what_the_machine_refuses_is_no_bug(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "/full/model.safetensors")
+
+    monkeypatch.setattr(cli, "main", fail)
+    assert _run("doctor") == 5
+    assert capsys.readouterr().err.splitlines() == [
+        "error: /full/model.safetensors: No space left on device",
+        "  remedy: check the path, its permissions and the space",
+    ]
+
+
+def test_a_missing_file_of_kdx_itself_is_a_bug(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory", "x")
+
+    monkeypatch.setattr(cli, "main", fail)
+    assert _run("doctor") == 1
+    assert "this is a bug in kdx" in capsys.readouterr().err
 
 
 def test_an_error_is_two_lines_what_and_remedy(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -207,7 +207,7 @@ def test_skipped_images_are_counted_and_their_list_is_named(
             "leave --teacher out",
         ),
         (
-            ("demo-clip-kd", "--data", "DATA", "--out", "OUT", "--teacher", "NONE"),
+            ("demo-clip-kd", "--data", "DATA", "--out", "OUT", "--teacher", "NONE", "--set", "batch_size=8"),
             4,
             "no checkpoint folder here",
             "check the path",

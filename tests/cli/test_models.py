@@ -27,3 +27,10 @@ def test_init_writes_a_checkpoint_that_opens(tmp_path: Path, seed: int) -> None:
     result = CliRunner().invoke(command, ["init", "kdx-mini", "--seed", str(seed), "--out", str(out)])
     assert result.stdout.strip() == str(out)
     assert open_checkpoint(out).spec.name == "kdx-mini"
+
+
+def test_a_seed_that_torch_cannot_take_is_a_usage_error(tmp_path: Path) -> None:
+    result = CliRunner().invoke(
+        command, ["init", "kdx-mini", "--seed", str(2**64), "--out", str(tmp_path / "x")]
+    )
+    assert result.exit_code == 2 and "not in the range" in result.output

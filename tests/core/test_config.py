@@ -98,3 +98,31 @@ def test_a_validators_own_remedy_is_kept_and_the_file_added() -> None:
     with pytest.raises(UsageError) as caught:
         parse(Picky, {"size": 3}, "file.toml")
     assert (str(caught.value), caught.value.remedy) == ("file.toml: size = 3: no", "another one")
+
+
+def test_a_path_that_is_extended_starts_at_the_file_that_says_it(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "base.toml").write_text("a = 1\n")
+    (tmp_path / "sub" / "top.toml").write_text('extends = "../base.toml"\nb = 2\n')
+    assert read_extended(str(tmp_path / "sub" / "top.toml"), Path) == {"a": 1, "b": 2}
+
+
+@pytest.mark.parametrize("again", ["a.toml", "./a.toml", "sub/../a.toml"])
+def test_a_circle_is_named_however_it_is_spelled(tmp_path: Path, again: str) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "a.toml").write_text('extends = "b.toml"\n')
+    (tmp_path / "b.toml").write_text(f'extends = "{again}"\n')
+    with pytest.raises(UsageError, match=r"extends itself through a\.toml → b\.toml"):
+        read_extended(str(tmp_path / "a.toml"), Path)
+
+
+@pytest.mark.parametrize("extends", ["3", "[3]", "{}"])
+def test_only_a_name_can_be_extended(tmp_path: Path, extends: str) -> None:
+    (tmp_path / "a.toml").write_text(f"extends = {extends}\n")
+    with pytest.raises(UsageError, match="expected names"):
+        read_extended(str(tmp_path / "a.toml"), Path)
+
+
+def test_infinity_is_no_number_of_a_configuration() -> None:
+    with pytest.raises(UsageError, match=r"inner.rate = inf"):
+        parse(Outer, {"name": "x", "inner": {"rate": float("inf")}}, "file.toml")

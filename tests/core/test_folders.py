@@ -1,6 +1,7 @@
 """Facts of kdx/core/folders.py: a sealed folder is whole or does not open."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -8,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from kdx.core.errors import DataError, UsageError
-from kdx.core.folders import MANIFEST, open_sealed, sealed_folder, write_atomic
+from kdx.core.errors import DataError, SetupError, UsageError
+from kdx.core.folders import MANIFEST, check_free, open_sealed, read_json, sealed_folder, write_atomic
 
 
 def _seal(path: Path, *, kind: str = "thing", overwrite: bool = False, content: str = "hello") -> None:
@@ -17,6 +18,11 @@ def _seal(path: Path, *, kind: str = "thing", overwrite: bool = False, content: 
         (folder / "file.txt").write_text(content)
         (folder / "sub").mkdir()
         (folder / "sub" / "inner.txt").write_text("inner")
+
+
+def _say(folder: Path, **fields: object) -> None:
+    manifest = json.loads((folder / MANIFEST).read_text())
+    (folder / MANIFEST).write_text(json.dumps({**manifest, **fields}))
 
 
 def test_a_sealed_folder_opens_and_tells_where_it_came_from(tmp_path: Path) -> None:
@@ -38,6 +44,7 @@ def test_a_sealed_folder_opens_and_tells_where_it_came_from(tmp_path: Path) -> N
         (lambda folder: (folder / MANIFEST).unlink(), "has no manifest.json"),
         (lambda folder: (folder / MANIFEST).write_text("{"), "cannot be read"),
         (lambda folder: (folder / MANIFEST).write_text("[]"), "cannot be read"),
+        (lambda folder: _say(folder, digest=["file.txt"]), "cannot be read"),
         (lambda folder: (folder / MANIFEST).write_bytes(b"\xff\xfe"), "cannot be read"),
     ],
 )
@@ -52,8 +59,7 @@ def test_another_kind_or_schema_is_refused(tmp_path: Path) -> None:
     _seal(tmp_path / "a")
     with pytest.raises(DataError, match="is of kind thing, not checkpoint"):
         open_sealed(tmp_path / "a", "checkpoint")
-    manifest = json.loads((tmp_path / "a" / MANIFEST).read_text())
-    (tmp_path / "a" / MANIFEST).write_text(json.dumps({**manifest, "schema": 99}))
+    _say(tmp_path / "a", schema=99)
     with pytest.raises(DataError, match="has schema 99"):
         open_sealed(tmp_path / "a", "thing")
 
@@ -79,6 +85,36 @@ def test_only_a_folder_of_the_same_kind_is_overwritten(tmp_path: Path) -> None:
         _seal(tmp_path / "mine", overwrite=True)
     _seal(tmp_path / "a", overwrite=True, content="new")
     assert (tmp_path / "a" / "file.txt").read_text() == "new"
+
+
+def test_where_nothing_can_be_written_is_said_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    for path in ("file/a", "file/a/b"):
+        with pytest.raises(UsageError, match=f"{tmp_path / 'file'} is a file, not a folder"):
+            check_free(tmp_path / path, "thing")
+    with pytest.raises(UsageError, match="exists already"):
+        check_free(Path("/"), "thing")
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)  # root may write anywhere
+    with pytest.raises(SetupError, match=f"no permission to write in {tmp_path}"):
+        check_free(tmp_path / "new" / "a", "thing")
+
+
+def test_nothing_is_written_into_a_sealed_folder(tmp_path: Path) -> None:
+    _seal(tmp_path / "a")
+    with pytest.raises(
+        UsageError, match=f"lies in the thing {tmp_path / 'a'}, which would no longer be whole"
+    ):
+        _seal(tmp_path / "a" / "sub" / "b")
+    open_sealed(tmp_path / "a", "thing")
+
+
+def test_a_json_file_that_cannot_be_read_is_said_without_pythons_words(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="there is no such file"):
+        read_json(tmp_path / "a.json")
+    with pytest.raises(DataError, match="cannot be read: Is a directory"):
+        read_json(tmp_path)
 
 
 def test_a_killed_writer_leaves_nothing_that_opens(tmp_path: Path) -> None:

@@ -83,3 +83,9 @@ def test_classes_come_first_so_that_a_set_that_loses_a_part_loses_them_too(tmp_p
     _fill(tmp_path, "old", (*NAMES, "notes.md"))
     names = [file.name for file in set_files(tmp_path)]
     assert names[0] == "classes.txt" and set(names) == set(NAMES)
+
+
+def test_a_set_is_not_written_under_a_file(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="is a file, not a folder"):
+        check_set_free(tmp_path / "file" / "set")

@@ -116,6 +116,32 @@ def test_a_cache_is_reused_only_for_the_same_teacher_views_and_data(
         open_teachers(recipe, samples, [teacher], cache)
 
 
+@pytest.mark.parametrize("what", ["a folder", "a checkpoint", "a file"])
+def test_what_is_no_cache_is_refused_and_left_alone(tmp_path: Path, samples: ShardSet, what: str) -> None:
+    cache, teacher = tmp_path / "cache", tmp_path / "teacher"
+    train(_recipe("demo-teacher"), samples, teacher)
+    if what == "a folder":
+        cache.mkdir()
+    elif what == "a file":
+        cache.write_text("dear")
+    else:
+        cache = teacher / "student"
+    with pytest.raises(UsageError, match="is no teacher cache") as caught:
+        open_teachers(_recipe("demo-clip-kd"), samples, [teacher], cache)
+    assert caught.value.where == str(cache) and "--cache" in str(caught.value.remedy)
+    open_checkpoint(teacher)
+
+
+def test_what_cannot_train_is_said_before_the_teacher_is_asked(tmp_path: Path, samples: ShardSet) -> None:
+    """The teachers are not even opened: there are none."""
+    teacher = tmp_path / "teacher"
+    with pytest.raises(UsageError, match="batch_size = 21 is more than the 20 samples"):
+        open_teachers(_recipe("demo-clip-kd", "batch_size=21"), samples, [teacher], tmp_path / "cache")
+    with pytest.raises(UsageError, match="is given twice as a teacher"):
+        same = tmp_path / "data" / ".." / "teacher"
+        open_teachers(_recipe("demo-clip-kd"), samples, [teacher, same], tmp_path / "cache")
+
+
 def test_a_teacher_is_asked_for_exactly_when_the_objective_needs_one(
     tmp_path: Path, samples: ShardSet
 ) -> None:

@@ -72,8 +72,24 @@ def test_building_leaves_the_global_generator_alone() -> None:
     assert torch.equal(torch.rand(1), expected)
 
 
-def test_an_unknown_name_is_refused_with_the_nearest() -> None:
-    with pytest.raises(UsageError) as caught:
-        read_architecture("ViT-T/16")
-    assert caught.value.remedy == "did you mean ViT-T-16?"
-    assert "kdx-mini" in names()
+def test_no_weights_are_fetched_whatever_a_description_says() -> None:
+    described = read_architecture("timm:test_vit")  # timm has weights of it on its hub
+    described["vision_cfg"]["timm_model_pretrained"] = True
+    with torch.device("meta"):
+        model = build_model(described)
+    assert all(parameter.is_meta for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("ViT-T/16", "ViT-T-16"),
+        ("ViT-B/32", "ViT-B-32"),
+        ("kdx-minni", "kdx-mini"),
+        ("resnet50+B", "timm:resnet50+B"),
+    ],
+)
+def test_an_unknown_name_is_refused_with_the_nearest(name: str, nearest: str) -> None:
+    with pytest.raises(UsageError, match="there is no architecture") as caught:
+        read_architecture(name)
+    assert caught.value.remedy == f"did you mean {nearest}?"

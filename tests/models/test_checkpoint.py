@@ -1,13 +1,16 @@
 """Facts of kdx/models/checkpoint.py."""
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
 from kdx.core.errors import DataError, UsageError
+from kdx.core.folders import sealed_folder
 from kdx.models.architectures import build_model, read_architecture
-from kdx.models.checkpoint import open_checkpoint, save_checkpoint
+from kdx.models.checkpoint import open_checkpoint, read_checkpoint_architecture, save_checkpoint
 from kdx.models.clip_vocabulary import clip_tokenizer
 
 
@@ -55,3 +58,27 @@ def test_an_existing_checkpoint_is_kept_unless_told_otherwise(tmp_path: Path) ->
     before = open_checkpoint(tmp_path / "model").spec.model_digest
     _save(tmp_path / "model", 1, overwrite=True)
     assert open_checkpoint(tmp_path / "model").spec.model_digest != before
+
+
+@pytest.mark.parametrize(
+    ("tower", "setting", "what"),
+    [
+        ("text_cfg", {"hf_model_name": "someone/model"}, "the Hugging Face model someone/model"),
+        ("vision_cfg", {"timm_model_name": "hf-hub:someone/model"}, "lies on a hub"),
+        ("vision_cfg", {"image_size": "big"}, "describes no model"),
+    ],
+)
+def test_a_checkpoint_of_somebody_else_fetches_nothing(
+    tmp_path: Path, tower: str, setting: dict[str, str], what: str
+) -> None:
+    architecture = read_architecture("kdx-mini")
+    changed = {**architecture, tower: {**architecture[tower], **setting}}
+    _save(tmp_path / "model")
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    with sealed_folder(tmp_path / "theirs", "checkpoint") as folder:
+        for name in ("model.safetensors", "tokenizer.json"):
+            shutil.copy(tmp_path / "model" / name, folder)
+        (folder / "config.json").write_text(json.dumps({**config, "architecture": changed}))
+    for read in (open_checkpoint, read_checkpoint_architecture):
+        with pytest.raises(DataError, match=what):
+            read(tmp_path / "theirs")

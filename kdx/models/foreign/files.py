@@ -20,6 +20,7 @@ from kdx.core.digests import file_digest
 from kdx.core.errors import DataError
 from kdx.core.folders import read_json
 
+PICKLE = b"\x80"  # with this begins every pickle of protocol 2 and up; torch.save never wrote lower ones
 GET_AGAIN = "it is damaged or incomplete; get it again"
 
 
@@ -66,8 +67,13 @@ def read_sharded(index: Path) -> tuple[dict[str, Any], dict[str, str]]:
 def _read(path: Path) -> Any:
     if not path.is_file():
         raise DataError("there is no such file", where=path, remedy="check the path")
-    with path.open("rb") as file:
-        start = file.read(64)
+    try:
+        with path.open("rb") as file:
+            start = file.read(64)
+    except OSError as error:
+        raise DataError(f"cannot be read: {error.strerror}", where=path, remedy="check the file") from None
+    if not start:
+        raise DataError("is empty", where=path, remedy=GET_AGAIN)
     if start.startswith(b"version https://git-lfs"):
         raise DataError("is Git LFS's placeholder, not the weights", where=path, remedy="run `git lfs pull`")
     if start[8:9] == b"{":
@@ -75,6 +81,8 @@ def _read(path: Path) -> Any:
     if zipfile.is_zipfile(path):
         _refuse_torchscript(path)
         return _read_torch(path, mmap=True)
+    if not start.startswith(PICKLE):
+        raise DataError("is neither safetensors nor a file of torch.save", where=path, remedy=GET_AGAIN)
     return _read_torch(path, mmap=False)
 
 

@@ -20,10 +20,11 @@ def fit(state: State, architecture: Architecture, where: str) -> ClipModel:
     """The model with these weights, in the architecture's own dtypes (float32), for saving.
 
     Buffers that are computed and not saved stay on the meta device, so the model is not to be run. Raises as
-    check_fit.
+    check_fit, and DataError for numbers that are not finite.
     """
     model = check_fit(state, architecture, where)
     weights = {key: state[key].to(like.dtype, copy=True) for key, like in model.state_dict().items()}
+    _check_finite(weights, where)
     model.load_state_dict(weights, assign=True)
     return model.eval()
 
@@ -53,6 +54,18 @@ def check_fit(state: State, architecture: Architecture, where: str) -> ClipModel
     return model
 
 
+def _check_finite(weights: State, where: str) -> None:
+    spoilt = [key for key, value in weights.items() if not value.isfinite().all()]
+    if "logit_scale" in weights and not weights["logit_scale"].exp().isfinite():
+        spoilt.append("exp(logit_scale)")
+    if spoilt:
+        raise DataError(
+            f"holds numbers that are not finite: {_first(spoilt)}",
+            where=where,
+            remedy="its training diverged, or it is damaged; take an earlier state",
+        )
+
+
 def _faults(state: State, expected: dict[str, Tensor]) -> str:
     missing = [key for key in expected if key not in state]
     surplus = [key for key in state if key not in expected]
@@ -70,7 +83,9 @@ def _form(value: object) -> str:
     """Shape, and whether the numbers are whole: 16-bit floats fit where 32-bit ones are expected."""
     if not isinstance(value, Tensor):
         return f"a {type(value).__name__}"
-    return f"{'float' if value.is_floating_point() else 'integer'} {list(value.shape)}"
+    kind = "float" if value.is_floating_point() else "complex" if value.is_complex() else "integer"
+    layout = "" if value.layout == torch.strided and not value.is_quantized else "sparse or quantized "
+    return f"{layout}{kind} {list(value.shape)}"
 
 
 def _first(keys: Iterable[str]) -> str:

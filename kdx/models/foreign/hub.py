@@ -15,16 +15,18 @@ from urllib.request import getproxies
 from kdx.core.errors import DataError, SetupError, UsageError
 from kdx.core.folders import read_json
 
-from ..architectures import Architecture
+from ..architectures import Architecture, read_architecture
+from ..clip_configuration import check_description
+from ..open_clip_architectures import from_open_clip, with_preprocess
 from ..torchvision_ops import ensure_torchvision_imports
-from .known import find_architecture, from_open_clip, named, why_not
+from .known import named
+from .preprocessing import read_preprocess
 
 ensure_torchvision_imports()
 
 from open_clip import pretrained as hub  # noqa: E402
 
 PREFIX = "hf-hub:"
-PREPROCESS_FIELDS = ("mean", "std", "interpolation", "resize_mode")
 Result = TypeVar("Result")
 
 
@@ -45,50 +47,38 @@ def is_hub_name(source: str) -> bool:
 def fetch(source: str) -> Published:
     """source: NAME:TAG as in open_clip's list_pretrained, or hf-hub:OWNER/MODEL of an open_clip repository.
 
-    Raises UsageError for unknown names and tags, DataError for models that kdx cannot build (before anything large
-    is downloaded), SetupError when the download fails.
+    Raises UsageError for unknown names and tags and for names of models that kdx cannot build, DataError for a
+    repository that holds such a model (before anything large is downloaded), SetupError when the download fails.
     """
     if source.startswith(PREFIX):
         return _fetch_repository(source.removeprefix(PREFIX))
     return _fetch_tag(*source.split(":", 1))
 
 
-def open_clip_config(path: Path) -> Architecture:
-    """The architecture in an `open_clip_config.json`, by the name of the known one if there is one.
+def open_clip_config(path: Path, name: str) -> Architecture:
+    """The architecture in an `open_clip_config.json`, by the name of the known one that is the same, else by `name`.
 
     Raises DataError.
     """
     config = read_json(path)
-    model, preprocess = config.get("model_cfg"), config.get("preprocess_cfg", {})
-    parts = ("embed_dim", "vision_cfg", "text_cfg")
-    if not isinstance(model, dict) or not all(part in model for part in parts):
-        raise DataError(f"has no model_cfg with {', '.join(parts)}", where=path, remedy="get the file again")
-    if reason := why_not(model):
-        raise _unsupported(reason, str(path))
+    model: Any = config.get("model_cfg")
+    check_description(model, path)
+    stated = read_preprocess(config.get("preprocess_cfg", {}), path)
     try:
-        described = named(from_open_clip(path.parent.name, model))
+        return with_preprocess(named(from_open_clip(name, model)), stated)
     except TypeError as error:
         raise DataError(f"describes no model: {error}", where=path, remedy="get the file again") from None
-    return with_preprocess(described, preprocess)
-
-
-def with_preprocess(architecture: Architecture, settings: dict[str, Any]) -> Architecture:
-    """The architecture with the preprocessing that a publisher states; colour mode and padding are not settings."""
-    given = {field: settings[field] for field in PREPROCESS_FIELDS if field in settings}
-    return {**architecture, "preprocess_cfg": given} if given else architecture
 
 
 def _fetch_tag(name: str, tag: str) -> Published:
-    architecture = find_architecture(name)
-    name = architecture["name"]
+    name = name.replace("/", "-")  # open_clip takes OpenAI's spelling ViT-B/32 too
+    architecture = read_architecture(name)
     config = hub.get_pretrained_cfg(name, tag)
     if not config:
         tags = hub.list_pretrained_tags_by_model(name)
         close = difflib.get_close_matches(tag, tags, n=1) or tags
         remedy = f"did you mean {name}:{close[0]}?" if close else "see open_clip.list_pretrained()"
         raise UsageError(f"open_clip has no weights {tag!r} of {name}", remedy=remedy)
-    if reason := why_not(architecture):
-        raise _unsupported(reason, f"{name}:{tag}")
     # the tag knows what the weights were trained with; open_clip itself goes by the name and only warns
     quick_gelu = bool(config.get("quick_gelu"))
     if quick_gelu != bool(architecture.get("quick_gelu")):
@@ -106,16 +96,9 @@ def _fetch_repository(repository: str) -> Published:
         what, remedy = f"{PREFIX}{repository}", _elsewhere(repository)
         return Path(_download(lambda: hub.download_pretrained_from_hf(repository, filename), what, remedy))
 
-    architecture = open_clip_config(download("open_clip_config.json"))
-    if architecture["name"] not in _known_names():
-        architecture = {**architecture, "name": repository.rpartition("/")[2]}
+    name = repository.rpartition("/")[2]
+    architecture = open_clip_config(download("open_clip_config.json"), name)
     return Published(download(None), architecture)
-
-
-def _known_names() -> set[str]:
-    from .known import known_architectures
-
-    return {known["name"] for known in known_architectures()}
 
 
 def _download(download: Callable[[], Result], what: str, remedy: str) -> Result:
@@ -157,10 +140,4 @@ def _elsewhere(repository: str) -> str:
     return (
         f"on a machine with a network run `hf download {repository} --local-dir DIR`,"
         " bring DIR here and run `kdx import DIR`"
-    )
-
-
-def _unsupported(reason: str, where: str) -> DataError:
-    return DataError(
-        f"is a model that kdx cannot build: {reason}", where=where, remedy="take one with CLIP's text tower"
     )

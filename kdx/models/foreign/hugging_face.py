@@ -18,18 +18,19 @@ from kdx.core.errors import DataError
 from kdx.core.folders import read_json
 
 from ..architectures import Architecture
-from ..clip_vocabulary import clip_tokenizer
+from ..clip_vocabulary import VOCAB_SIZE, clip_tokenizer
 from .layouts import State
+from .preprocessing import read_preprocess
 
 ACTIVATIONS = {"quick_gelu": True, "gelu": False}  # hidden_act → quick_gelu
 COMMON = {"hidden_act": "quick_gelu", "layer_norm_eps": 1e-5, "num_hidden_layers": 12}
 TEXT = COMMON | {
-    "vocab_size": 49408,
+    "vocab_size": VOCAB_SIZE,
     "hidden_size": 512,
     "intermediate_size": 2048,
     "num_attention_heads": 8,
     "max_position_embeddings": 77,
-    "eos_token_id": 49407,
+    "eos_token_id": VOCAB_SIZE - 1,
 }
 VISION = COMMON | {
     "hidden_size": 768,
@@ -85,7 +86,7 @@ def read_architecture(folder: Path) -> Architecture:
     text, vision = _section(config, "text", TEXT, path), _section(config, "vision", VISION, path)
     _check_supported(text, vision, path)
     architecture: Architecture = {
-        "name": folder.absolute().name,
+        "name": folder.resolve().name,
         "embed_dim": config.get("projection_dim", 512),
         "quick_gelu": ACTIVATIONS[text["hidden_act"]],
         "vision_cfg": _tower(vision)
@@ -137,9 +138,11 @@ def check_vocabulary(folder: Path) -> None:
         path = folder / name
         if not path.is_file():
             continue
-        content = read_json(path)
-        vocabulary = content if name == "vocab.json" else content.get("model", {}).get("vocab", {})
-        spelled = {SPECIALS.get(symbol, symbol): number for symbol, number in vocabulary.items()}
+        content: Any = read_json(path)
+        for key in () if name == "vocab.json" else ("model", "vocab"):
+            content = content.get(key) if isinstance(content, dict) else None
+        symbols = content if isinstance(content, dict) else {}
+        spelled = {SPECIALS.get(symbol, symbol): number for symbol, number in symbols.items()}
         if spelled != clip_tokenizer().vocabulary:
             raise DataError(
                 "is not CLIP's vocabulary, so texts would get wrong ids",
@@ -152,10 +155,14 @@ def check_vocabulary(folder: Path) -> None:
 def _section(config: dict[str, Any], tower: str, defaults: dict[str, Any], path: Path) -> dict[str, Any]:
     given = config.get(f"{tower}_config_dict")
     given = config.get(f"{tower}_config") if given is None else given
-    section = defaults | {key: value for key, value in (given or {}).items() if key in defaults}
+    given = {} if given is None else given
+    if not isinstance(given, dict):
+        raise DataError(f"{tower}_config is no table", where=path, remedy="get the file again")
+    section = defaults | {key: value for key, value in given.items() if key in defaults}
     for key, default in defaults.items():
-        if not isinstance(section[key], type(default)):
-            raise DataError(f"{tower}_config: {key} = {section[key]!r}", where=path, remedy="check the file")
+        value = section[key]
+        if not isinstance(value, type(default)) or (isinstance(value, int | float) and value <= 0):
+            raise DataError(f"{tower}_config: {key} = {value!r}", where=path, remedy="get the file again")
     return section
 
 
@@ -219,12 +226,13 @@ def _read_preprocess(folder: Path, image_size: int) -> dict[str, Any]:
         image_size,
         {"height": image_size, "width": image_size},
     )
-    interpolation = INTERPOLATIONS.get(config.get("resample", 3))
+    resample = config.get("resample", 3)
+    interpolation = INTERPOLATIONS.get(resample) if isinstance(resample, int) else None
     resized = config.get("do_resize", True) and (squashed or (side == image_size and cropped))
     if interpolation is None or not resized:
         raise DataError(
             f"prepares images in a way that kdx does not: size {size}, crop_size {crop},"
-            f" resample {config.get('resample', 3)} for images of {image_size} pixels",
+            f" resample {resample} for images of {image_size} pixels",
             where=path,
             remedy=f"remove the file to take CLIP's way: shorter side to {image_size}, then the middle",
         )
@@ -234,4 +242,4 @@ def _read_preprocess(folder: Path, image_size: int) -> dict[str, Any]:
         "interpolation": interpolation,
         "resize_mode": "squash" if squashed else "shortest",
     }
-    return {key: value for key, value in given.items() if value is not None}
+    return read_preprocess(given, path)

@@ -1,7 +1,7 @@
 """Which architecture a state dict belongs to, seen from its keys and shapes alone.
 
 Shapes show widths, depths, patch and image size. They do not show the number of heads, the activation or how images
-are prepared: a known architecture of the same shapes answers that, or CLIP's custom is taken and said.
+are prepared: a known architecture of the same shapes answers that, or what is usual for CLIP is taken, and said.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ HEAD_WIDTH = 64  # of every CLIP model but open_clip's largest, which are known 
 SAME_TRUNK = (
     0.8  # share of equal keys and shapes from which a trunk is the one meant, though the file be damaged
 )
-NAME_IT = "name it with --architecture, if kdx or open_clip has it"
+NAME_IT = "name it with --architecture: a name of kdx, of open_clip, or timm:NAME+TEXT"
 TEXT_KEYS = ("token_embedding.weight", "positional_embedding", "text_projection")
 
 
@@ -203,7 +203,12 @@ def _choose(same: list[Architecture], described: Architecture, where: str) -> Id
 
 
 def _assumed(described: Architecture) -> list[str]:
-    lines = ["how images are prepared: OpenAI's mean and std, shorter side by bicubic, then the middle"]
+    prepared = (
+        "as all of open_clip's published weights of this architecture"
+        if "preprocess_cfg" in described
+        else "OpenAI's mean and std, shorter side by bicubic, then the middle"
+    )
+    lines = [f"how images are prepared: {prepared}"]
     if not described.get("quick_gelu"):
         lines.append("the activation: GELU (--quick-gelu for OpenAI's, DFN's and MetaCLIP's models)")
     return lines

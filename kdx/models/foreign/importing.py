@@ -6,15 +6,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from kdx.core.errors import DataError, UsageError
+from kdx.core.errors import UsageError
 from kdx.core.folders import check_free
 
-from ..architectures import Architecture
+from ..architectures import Architecture, read_architecture
 from ..checkpoint import KIND, save_checkpoint
+from ..clip_configuration import check_description
 from ..clip_vocabulary import clip_tokenizer
 from .fitting import fit
 from .identify import Identified, identify
-from .known import find_architecture, named, why_not
+from .known import named
 from .layouts import Normalised, normalise
 from .sources import Source, read_source
 
@@ -45,12 +46,12 @@ def import_checkpoint(
     """Reads foreign weights and seals a Checkpoint at `out`, float32 whatever they are stored in.
 
     source: a weight file, an open_clip or Hugging Face CLIPModel folder, NAME:TAG or hf-hub:OWNER/MODEL.
-    architecture: a name of kdx or open_clip, where the weights alone shall not decide. quick_gelu: what they cannot
-    show. Nothing of the source is executed. Raises UsageError, DataError (not a CLIP model, keys that do not fit, a
-    pickle with code) or SetupError (no network); nothing is left at `out` then.
+    architecture: a name of kdx, open_clip or timm, where the weights alone shall not decide. quick_gelu: what they
+    cannot show. Nothing of the source is executed. Raises UsageError, DataError (not a CLIP model, keys that do not
+    fit, a pickle with code) or SetupError (no network); nothing is left at `out` then.
     """
     check_free(out, KIND, overwrite=overwrite)
-    named_one = find_architecture(architecture) if architecture else None
+    named_one = None if architecture is None else read_architecture(architecture)
     found = read_source(source)
     if found.architecture and (named_one or quick_gelu):
         raise UsageError(
@@ -60,12 +61,7 @@ def import_checkpoint(
         )
     normalised = normalise(found.state)
     decided = _decide(found, normalised, named_one, quick_gelu or normalised.from_openai)
-    if reason := why_not(decided.architecture):
-        raise DataError(
-            f"kdx cannot build {decided.architecture['name']}: {reason}",
-            where=found.where,
-            remedy="take a model with CLIP's text tower",
-        )
+    check_description(decided.architecture, found.where)
     model = fit(normalised.state, decided.architecture, found.where)
     spec = save_checkpoint(
         out, model, decided.architecture, clip_tokenizer(), overwrite=overwrite, inputs=found.inputs

@@ -13,7 +13,7 @@ from kdx.core.folders import sealed_folder
 
 from ..architectures import preprocess_of
 from ..checkpoint import Checkpoint
-from .known import MODEL_FIELDS
+from ..open_clip_architectures import MODEL_FIELDS
 from .layouts import projection_to_classifier
 from .sources import OPEN_CLIP_CONFIG, SEALED_FOR_OTHERS
 

@@ -48,6 +48,10 @@ class Source:
 
 def read_source(source: str) -> Source:
     """Reads a file, a folder or a hub name. Raises UsageError, DataError or SetupError."""
+    if "://" in source:
+        raise UsageError(
+            "is a URL, which kdx does not fetch", where=source, remedy="download the file and give its path"
+        )
     path = Path(source)
     if path.is_dir():
         return _read_folder(path)
@@ -74,7 +78,7 @@ def _read_folder(folder: Path) -> Source:
     weights = _first(folder, OPEN_CLIP_WEIGHTS)
     is_clip = hugging_face.is_clip_folder(folder)
     if config.is_file() and weights and (weights.name.startswith("open_clip") or not is_clip):
-        return _read_file(weights, hub.open_clip_config(config))
+        return _read_file(weights, hub.open_clip_config(config, folder.resolve().name))
     weights = _first(folder, HUGGING_FACE_WEIGHTS)
     if is_clip and weights:
         return _read_hugging_face(folder, weights)

@@ -141,6 +141,25 @@ def test_damaged_files_are_refused_in_one_line(tmp_path: Path, content: bytes) -
     assert caught.value.where == str(path) and "\n" not in str(caught.value)
 
 
+def test_what_a_file_is_not_is_said_and_not_torchs_stumbling(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "x.pt"
+    path.write_bytes(b"")
+    with pytest.raises(DataError, match="is empty"):
+        read_state_dict(path)
+    path.write_bytes(b"not weights")
+    with pytest.raises(DataError, match=r"is neither safetensors nor a file of torch\.save"):
+        read_state_dict(path)
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refuse)  # root may read anything
+    with pytest.raises(DataError, match="cannot be read: Permission denied"):
+        read_state_dict(path)
+
+
 def test_a_git_lfs_placeholder_is_named(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")

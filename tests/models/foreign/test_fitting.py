@@ -59,3 +59,30 @@ def test_half_precision_becomes_float32_and_no_memory_is_shared(
 def test_a_configuration_that_cannot_be_built_is_said(small_vit: Architecture, full_keys: FullKeys) -> None:
     vision = {"timm_model_name": "no_such_network", "image_size": 32}
     assert "cannot be built" in _message(full_keys(small_vit), {**small_vit, "vision_cfg": vision})
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "named"),
+    [
+        ("ln_final.weight", torch.full((64,), float("nan")), "ln_final.weight"),
+        ("logit_scale", torch.tensor(float("inf")), "logit_scale, exp(logit_scale)"),
+        ("logit_scale", torch.tensor(1e4), "exp(logit_scale)"),
+    ],
+)
+def test_weights_that_are_not_finite_are_refused(
+    small_vit: Architecture, full_keys: FullKeys, key: str, value: Tensor, named: str
+) -> None:
+    state = full_keys(small_vit) | {"logit_scale": torch.tensor(1.0)}
+    fit(state, small_vit, "file.pt")
+    with pytest.raises(DataError) as caught:
+        fit(state | {key: value}, small_vit, "file.pt")
+    assert caught.value.what == f"holds numbers that are not finite: {named}"
+
+
+def test_sparse_and_complex_weights_are_named(small_vit: Architecture, full_keys: FullKeys) -> None:
+    state = full_keys(small_vit)
+    state["positional_embedding"] = torch.zeros(16, 64).to_sparse()
+    state["ln_final.weight"] = torch.zeros(64, dtype=torch.complex64)
+    message = _message(state, small_vit)
+    assert "positional_embedding is sparse or quantized float [16, 64], not float [16, 64]" in message
+    assert "ln_final.weight is complex [64], not float [64]" in message

@@ -68,7 +68,7 @@ def test_what_kdx_cannot_build_is_not_downloaded(
     source: str, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pretrained, "download_pretrained", _no_network)
-    with pytest.raises(DataError, match=reason):
+    with pytest.raises(UsageError, match=reason):
         fetch(source)
 
 
@@ -136,9 +136,39 @@ def test_a_repository_of_open_clip_is_imported_from_hub_and_folder(
             assert torch.equal(ours, theirs)
 
 
+def test_a_folder_is_named_when_it_is_where_one_stands(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(repository)
+    assert import_checkpoint(".", tmp_path / "out").architecture == "some-clip"
+
+
 def test_a_stated_architecture_leaves_nothing_to_say(repository: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="says itself"):
         import_checkpoint(str(repository), tmp_path / "out", quick_gelu=True)
+
+
+@pytest.mark.parametrize(
+    ("preprocess", "what"),
+    [
+        (None, "its preprocessing is no table"),
+        ([1], "its preprocessing is no table"),
+        ({"mean": 0.5}, "mean = 0.5 is not three numbers"),
+        ({"mean": ["a", "b", "c"]}, "is not three numbers"),
+        ({"std": [1e999] * 3}, "is not three numbers"),
+        ({"std": [0, 0, 0]}, "do not normalize RGB"),
+        ({"interpolation": "random"}, "interpolation = 'random' is not known"),
+        ({"resize_mode": [1]}, "is no name"),
+    ],
+)
+def test_a_folder_whose_preprocessing_cannot_be_followed_is_refused(
+    repository: Path, tmp_path: Path, preprocess: object, what: str
+) -> None:
+    path = repository / "open_clip_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "preprocess_cfg": preprocess}))
+    with pytest.raises(DataError, match=what) as caught:
+        import_checkpoint(str(repository), tmp_path / "out")
+    assert caught.value.where == str(path)
 
 
 def test_a_folder_whose_config_describes_nothing_is_refused(repository: Path, tmp_path: Path) -> None:
@@ -148,5 +178,5 @@ def test_a_folder_whose_config_describes_nothing_is_refused(repository: Path, tm
     with pytest.raises(DataError, match="describes no model"):
         import_checkpoint(str(repository), tmp_path / "out")
     (repository / "open_clip_config.json").write_text("{}")
-    with pytest.raises(DataError, match="has no model_cfg"):
+    with pytest.raises(DataError, match="describes no model: it is no table"):
         import_checkpoint(str(repository), tmp_path / "out")

@@ -256,6 +256,47 @@ def test_another_vocabulary_is_refused_and_clips_own_accepted(tmp_path: Path) ->
         import_checkpoint(str(folder), tmp_path / "out2")
 
 
+@pytest.mark.parametrize("content", [{"model": 3}, {"model": {"vocab": [["a", 1]]}}, {}])
+def test_a_tokenizer_without_a_vocabulary_is_refused(tmp_path: Path, content: dict[str, Any]) -> None:
+    folder = _write(tmp_path / "x", _model())
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match="is not CLIP's vocabulary"):
+        import_checkpoint(str(folder), tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("config", "what"),
+    [
+        ({"text_config": 3}, "text_config is no table"),
+        ({"text_config": {"hidden_size": 0}}, "text_config: hidden_size = 0"),
+        ({"vision_config": {"num_attention_heads": 0}}, "vision_config: num_attention_heads = 0"),
+        ({"vision_config": {"hidden_size": -64}}, "vision_config: hidden_size = -64"),
+        ({"vision_config": {"layer_norm_eps": "x"}}, "vision_config: layer_norm_eps = 'x'"),
+        ({"projection_dim": "x"}, "describes no model: embed_dim = 'x'"),
+    ],
+)
+def test_a_config_that_describes_nothing_is_refused(
+    tmp_path: Path, config: dict[str, Any], what: str
+) -> None:
+    folder = _write(tmp_path / "x", _model())
+    (folder / "config.json").write_text(json.dumps({"model_type": "clip", **config}))
+    with pytest.raises(DataError, match=what):
+        import_checkpoint(str(folder), tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    "preprocessor", [{"resample": [3]}, {"image_mean": 0.5}, {"image_std": [0, 0, 0]}, {"size": [1]}]
+)
+def test_a_preprocessor_that_says_nothing_is_refused(tmp_path: Path, preprocessor: dict[str, Any]) -> None:
+    folder = _write(tmp_path / "x", _model())
+    (folder / "preprocessor_config.json").write_text(
+        json.dumps({"size": 32, "crop_size": 32, **preprocessor})
+    )
+    with pytest.raises(DataError) as caught:
+        import_checkpoint(str(folder), tmp_path / "out")
+    assert caught.value.where == str(folder / "preprocessor_config.json")
+
+
 @pytest.mark.parametrize("width", [64, 192, 768, 1280, 1408, 1664, 1792])
 def test_the_ratio_gives_the_width_again(width: int) -> None:
     for mlp_width in range(width, 9 * width, 7):

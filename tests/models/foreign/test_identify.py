@@ -12,11 +12,10 @@ import torch
 from torch import Tensor
 
 from kdx.core.errors import DataError
-from kdx.models.architectures import Architecture
+from kdx.models.architectures import Architecture, preprocess_of, read_architecture
 from kdx.models.foreign.files import read_state_dict
 from kdx.models.foreign.fitting import check_fit
 from kdx.models.foreign.identify import identify
-from kdx.models.foreign.known import find_architecture
 from kdx.models.foreign.layouts import normalise
 
 FullKeys = Callable[[str | Architecture], dict[str, Tensor]]
@@ -75,7 +74,7 @@ def test_open_clips_models_are_known_with_their_heads(
     name: str, quick_gelu: bool, full_keys: FullKeys
 ) -> None:
     """The heads of ViT-H (80 wide) and bigG (104) follow from the name that the shapes give."""
-    described = find_architecture(name)
+    described = read_architecture(name)
     found = identify(full_keys(described), "x", quick_gelu=quick_gelu).architecture
     assert found["name"] == name + ("-quickgelu" if quick_gelu else "")
     assert found["vision_cfg"] == described["vision_cfg"]
@@ -114,12 +113,23 @@ def test_sizes_that_no_known_model_has_are_read_from_the_shapes(
 
 
 def test_a_known_trunk_with_another_text_tower_is_built_with_it(full_keys: FullKeys) -> None:
-    described = find_architecture("MobileViT-XXS")
+    described = read_architecture("MobileViT-XXS")
     text = {**described["text_cfg"], "layers": 2, "width": 128, "heads": 2}
     state = full_keys({**described, "embed_dim": 64, "text_cfg": text})
     found = identify(state, "x", quick_gelu=False).architecture
     assert found["name"] == "clip-mobilevit_xxs" and found["text_cfg"] == text
     check_fit(state, found, "x")
+
+
+def test_preprocessing_is_that_of_the_published_weights_where_the_shapes_tell_them(
+    full_keys: FullKeys,
+) -> None:
+    published = identify(full_keys("ViT-H-14-378"), "x", quick_gelu=True)
+    assert preprocess_of(published.architecture).resize_mode == "squash"
+    assert published.assumptions[0].endswith("as all of open_clip's published weights of this architecture")
+    own = identify(full_keys("ViT-T-16"), "x", quick_gelu=False)
+    assert preprocess_of(own.architecture).resize_mode == "shortest"
+    assert "OpenAI's mean and std" in own.assumptions[0]
 
 
 def test_a_logit_bias_is_part_of_the_model(small_vit: Architecture, full_keys: FullKeys) -> None:

@@ -1,0 +1,92 @@
+"""Architectures by timm's names: `timm:NAME+TEXT`, any of its trunks beside one of CLIP-KD's text towers.
+
+What they describe is built with random weights; nothing is fetched.
+"""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
+from kdx.core.errors import UsageError
+
+from .clip_vocabulary import VOCAB_SIZE
+from .torchvision_ops import ensure_torchvision_imports
+
+ensure_torchvision_imports()
+
+import timm  # noqa: E402
+
+Architecture = dict[str, Any]
+
+TIMM_PREFIX = "timm:"
+TEXT_TOWERS = {  # CLIP-KD's text towers: width and heads; all have 12 layers
+    "T": (384, 6),
+    "B": (512, 8),
+    "L": (768, 12),
+}
+EMBED_DIM = 512  # that of all of CLIP-KD's timm students
+
+
+def timm_architecture(name: str) -> Architecture:
+    """`timm:NAME+TEXT`: a timm trunk with its own pooling and a linear projection, beside one of CLIP-KD's text towers.
+
+    TEXT: T (width 384), B (512) or L (768); T without it. embed_dim 512, the image size is the trunk's default,
+    the preprocessing CLIP's, like CLIP-KD's timm students. Raises UsageError for what timm or kdx does not know.
+    """
+    trunk, plus, text = name.removeprefix(TIMM_PREFIX).partition("+")
+    text = text if plus else "T"
+    if text not in TEXT_TOWERS:
+        raise UsageError(
+            f"{name}: there is no text tower {text!r}", remedy=f"choose {', '.join(TEXT_TOWERS)}"
+        )
+    _check_trunk(name, trunk, text)
+    width, heads = TEXT_TOWERS[text]
+    return {
+        "name": f"{TIMM_PREFIX}{trunk}+{text}",
+        "embed_dim": EMBED_DIM,
+        "vision_cfg": {
+            "timm_model_name": trunk,
+            "timm_model_pretrained": False,
+            "timm_pool": "",
+            "timm_proj": "linear",
+            "image_size": _image_size(name, trunk),
+        },
+        "text_cfg": {
+            "context_length": 77,
+            "vocab_size": VOCAB_SIZE,
+            "width": width,
+            "heads": heads,
+            "layers": 12,
+        },
+    }
+
+
+def is_trunk(name: str) -> bool:
+    """Whether timm has a model of this name."""
+    return name in timm.list_models()
+
+
+def _check_trunk(name: str, trunk: str, text: str) -> None:
+    if is_trunk(trunk):
+        return
+    base = trunk.partition(".")[0]
+    if is_trunk(base):
+        raise UsageError(
+            f"{name}: {trunk} names published weights, and kdx starts from random ones",
+            remedy=f"write {TIMM_PREFIX}{base}+{text}",
+        )
+    close = difflib.get_close_matches(trunk, timm.list_models(), n=1, cutoff=0.4)
+    remedy = f"did you mean {TIMM_PREFIX}{close[0]}+{text}?" if close else "see timm.list_models()"
+    raise UsageError(f"{name}: timm has no model {trunk!r}", remedy=remedy)
+
+
+def _image_size(name: str, trunk: str) -> int:
+    config = timm.get_pretrained_cfg(trunk)
+    channels, height, width = (0, 0, 0) if config is None else config.input_size
+    if channels != 3 or height != width:
+        raise UsageError(
+            f"{name}: {trunk} takes {channels} × {height} × {width}, not square RGB images",
+            remedy="choose another trunk",
+        )
+    return height
