@@ -7,6 +7,7 @@ roundings of 2⁻¹¹ move a logit at scale 100 by less than 0.1; those of rando
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors.numpy import load_file, save_file
+from safetensors import safe_open
+from safetensors.numpy import save_file
 
 from kdx.core.digests import value_digest
 from kdx.core.encoder import Encoder, EncoderSpec, FloatArray
@@ -23,7 +25,7 @@ from kdx.core.folders import MANIFEST, open_sealed, read_manifest, sealed_folder
 from kdx.core.preprocess import normalize
 from kdx.core.progress import Progress, silent
 from kdx.data.loader import ViewReader
-from kdx.data.shards import ShardSet
+from kdx.data.shards import Shard, ShardSet
 from kdx.data.views import ViewConfig, key_digest
 
 from .objective import Embeddings
@@ -34,18 +36,30 @@ BATCH = 256
 
 
 @dataclass(frozen=True)
-class TeacherCache:
-    """image: fp16 [N, K, D]; text: fp16 [N, C, D]; rows are those of the shard set."""
+class CachedShard:
+    """What the teacher says of one shard: image fp16 [n, K, D], text fp16 [n, C, D]."""
 
-    image: npt.NDArray[np.float16]
-    text: npt.NDArray[np.float16]
+    image: torch.Tensor
+    text: torch.Tensor
+
+
+@dataclass(frozen=True)
+class TeacherCache:
+    """A cache whose files are mapped: what a batch asks for is read then, so it may be larger than the memory."""
+
+    shards: tuple[CachedShard, ...]
     logit_scale: float
     logit_bias: float | None
     reused: bool
 
     @property
     def embed_dim(self) -> int:
-        return self.image.shape[-1]
+        return self.shards[0].image.shape[-1]
+
+    @functools.cached_property
+    def starts(self) -> npt.NDArray[np.int64]:
+        """The first row of each shard in the shard set."""
+        return np.cumsum([0, *(len(shard.image) for shard in self.shards[:-1])])
 
     def embeddings(
         self,
@@ -54,11 +68,22 @@ class TeacherCache:
         captions: npt.NDArray[np.int64],
         device: torch.device,
     ) -> Embeddings:
-        """What the teacher says of these pairs: float32 [B, D] twice, its scale and its bias."""
-        image = torch.from_numpy(self.image[rows, views]).to(device, torch.float32)
-        text = torch.from_numpy(self.text[rows, captions]).to(device, torch.float32)
+        """What the teacher says of these pairs: float32 [B, D] twice, its scale and its bias.
+
+        rows: of the shard set; views and captions: which of a row's. All int [B].
+        """
+        image = torch.empty(len(rows), self.embed_dim, dtype=torch.float16)
+        text = torch.empty_like(image)
+        numbers = np.searchsorted(self.starts, rows, side="right") - 1
+        for number in np.unique(numbers):
+            here = np.flatnonzero(numbers == number)
+            within = torch.from_numpy(rows[here] - self.starts[number])
+            shard = self.shards[number]
+            image[here] = shard.image[within, torch.from_numpy(views[here])]
+            text[here] = shard.text[within, torch.from_numpy(captions[here])]
         bias = None if self.logit_bias is None else torch.tensor(self.logit_bias, device=device)
-        return Embeddings(image, text, torch.tensor(self.logit_scale, device=device), bias)
+        scale = torch.tensor(self.logit_scale, device=device)
+        return Embeddings(image.to(device, torch.float32), text.to(device, torch.float32), scale, bias)
 
 
 def fingerprint(spec: EncoderSpec, samples: ShardSet, views: ViewConfig) -> str:
@@ -95,15 +120,22 @@ def open_cache(
         open_sealed(folder, KIND)
     else:
         _build(folder, identity, teacher, samples, views, max_bad_share, progress)
-    tables = [load_file(folder / f"{Path(shard.name).stem}.safetensors") for shard in samples.shards]
-    captions = max(table["text"].shape[1] for table in tables)
     return TeacherCache(
-        image=np.concatenate([table["image"] for table in tables]),
-        text=np.concatenate([_with_captions(table["text"], captions) for table in tables]),
+        shards=tuple(_mapped(folder / _file_name(shard)) for shard in samples.shards),
         logit_scale=teacher.spec.logit_scale,
         logit_bias=teacher.spec.logit_bias or None,  # a specification says 0 where a model has none
         reused=reused,
     )
+
+
+def _mapped(path: Path) -> CachedShard:
+    """safetensors maps a file for torch tensors on the CPU and reads none of it."""
+    with safe_open(path, framework="pt") as file:
+        return CachedShard(file.get_tensor("image"), file.get_tensor("text"))
+
+
+def _file_name(shard: Shard) -> str:
+    return f"{Path(shard.name).stem}.safetensors"
 
 
 def _check_identity(folder: Path, identity: str) -> None:
@@ -146,7 +178,7 @@ def _build(
                 "text": np.concatenate([_with_captions(part["text"], captions) for part in tensors]),
                 "key": np.array([key_digest(samples.keys[row]) for row in shard.rows], dtype=np.uint64),
             }
-            save_file(table, building / f"{Path(shard.name).stem}.safetensors")
+            save_file(table, building / _file_name(shard))
 
 
 def _embed_rows(teacher: Encoder, reader: ViewReader, samples: ShardSet, rows: range) -> dict[str, Any]:

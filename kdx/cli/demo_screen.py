@@ -101,7 +101,7 @@ def _results(report: dict[str, Any]) -> Table:
     table.add_row(
         "parity of the export",
         parity["verdict"],
-        f"max abs {parity['image']['max_abs']:.1g} image, {parity['text']['max_abs']:.1g} text",
+        f"differs by at most {max(parity[side]['max_abs'] for side in ('image', 'text')):.1g}",
     )
     for runtime, title in (("torch", "PyTorch"), ("onnx", "ONNX Runtime"), ("triton", "Triton")):
         one, eight = latency[runtime]["1"], latency[runtime]["8"]

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from safetensors.numpy import save_file
 from safetensors.torch import load_file
 
 from kdx.core.encoder import Encoder, EncoderSpec, FloatArray
@@ -19,9 +20,9 @@ from kdx.core.preprocess import decode_image, normalize
 from kdx.data.loader import Batch
 from kdx.data.shards import Sample, ShardSet, open_split, write_shards
 from kdx.data.views import key_digest, render_view
-from kdx.distill import Recipe, loop, open_teachers, read_recipe, train
+from kdx.distill import Recipe, loop, open_teachers, read_recipe, teacher_cache, train
 from kdx.distill.objective import INITIAL_LOG_SCALE
-from kdx.distill.teacher_cache import open_cache
+from kdx.distill.teacher_cache import TeacherCache, open_cache
 from kdx.models.checkpoint import open_checkpoint
 from kdx.runtime.torch import TorchEncoder
 
@@ -75,7 +76,8 @@ def test_the_cache_holds_the_teachers_embeddings_of_each_view_and_caption(
     recipe = _recipe("demo-clip-kd")
     (cached,) = open_teachers(recipe, samples, [tmp_path / "teacher"], tmp_path / "cache")
     assert not cached.reused
-    assert cached.image.shape == (20, 2, 64) and cached.text.shape == (20, 1, 64)
+    assert [shard.image.shape for shard in cached.shards] == [(12, 2, 64), (8, 2, 64)]
+    assert [shard.text.shape for shard in cached.shards] == [(12, 1, 64), (8, 1, 64)]
     with TorchEncoder.open(tmp_path / "teacher") as teacher:
         row, view = 13, 1
         sample = samples[row]
@@ -84,8 +86,22 @@ def test_the_cache_holds_the_teachers_embeddings_of_each_view_and_caption(
         )
         image = teacher.encode_image(normalize(pixels[None], teacher.spec.mean, teacher.spec.std))[0]
         text = teacher.embed_texts(sample.captions)[0]
-    assert np.abs(cached.image[row, view] - image).max() < 1e-3  # fp16
-    assert np.abs(cached.text[row, 0] - text).max() < 1e-3
+    said = cached.embeddings(np.array([3, row]), np.array([0, view]), np.array([0, 0]), torch.device("cpu"))
+    assert np.abs(said.image[1].numpy() - image).max() < 1e-3  # fp16
+    assert np.abs(said.text[1].numpy() - text).max() < 1e-3
+
+
+def test_a_cache_is_read_from_the_disk_as_it_is_asked_for(tmp_path: Path) -> None:
+    image = np.zeros((4_000, 2, 1_024), dtype=np.float16)  # 16 MiB
+    save_file({"image": image, "text": image[:, :1].copy()}, tmp_path / "train-00000.safetensors")
+    shard = teacher_cache._mapped(tmp_path / "train-00000.safetensors")
+    cache = TeacherCache((shard, shard), 1.0, None, reused=True)
+    rows = np.array([7_999, 5])
+    said = cache.embeddings(rows, np.array([1, 0]), np.array([0, 0]), torch.device("cpu"))
+    assert said.image.shape == (2, 1_024)
+    mapped = Path("/proc/self/smaps").read_text().split("train-00000.safetensors\n")
+    resident = [int(after.split("Rss:")[1].split()[0]) for after in mapped[1:]]  # KiB
+    assert resident and sum(resident) < 4_096
 
 
 def test_distilling_moves_the_student_towards_the_teacher(tmp_path: Path, samples: ShardSet) -> None:
@@ -231,7 +247,7 @@ def test_an_ensemble_has_a_cache_for_each_teacher(tmp_path: Path, samples: Shard
     recipe = _recipe("demo-clip-kd")
     teachers = [tmp_path / "one", tmp_path / "two"]
     caches = open_teachers(recipe, samples, teachers, tmp_path / "run.cache")
-    assert len(caches) == 2 and not np.array_equal(caches[0].image, caches[1].image)
+    assert len(caches) == 2 and not torch.equal(caches[0].shards[0].image, caches[1].shards[0].image)
     assert (tmp_path / "run.cache").is_dir() and (tmp_path / "run.cache.2").is_dir()
     train(recipe, samples, tmp_path / "run", caches=caches, teachers=teachers)
     assert {"bridges.0.icl_logit_scale", "bridges.1.icl_logit_scale"} <= load_file(
@@ -270,7 +286,7 @@ def test_a_teacher_sees_through_its_own_resolution_and_tokenizer(tmp_path: Path,
     cache = open_cache(tmp_path / "cache", teacher, samples, recipe.views, max_bad_share=0)
     assert set(teacher.seen) == {(3, 48, 48)}
     expected = teacher.embed_texts([samples[7].captions[0]])[0]
-    assert np.abs(cache.text[7, 0] - expected).max() < 1e-3
+    assert np.abs(cache.shards[0].text[7, 0].numpy() - expected).max() < 1e-3
     train(recipe, samples, tmp_path / "run", caches=[cache])
     learnt = load_file(tmp_path / "run" / "objective.safetensors")
     assert learnt["bridges.0.project_image.weight"].shape == (3, 64)

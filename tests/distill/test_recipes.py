@@ -18,7 +18,7 @@ from kdx.distill.objective_config import ObjectiveConfig
 from kdx.distill.optimizer import learning_rate
 from kdx.distill.recipe import read_recipe, recipe_names
 from kdx.distill.student import build_student, student_architecture
-from kdx.distill.teacher_cache import TeacherCache
+from kdx.distill.teacher_cache import CachedShard, TeacherCache
 from kdx.models.architectures import build_model, count_parameters, read_architecture
 
 FOLDER = Path(recipes.__file__).parent / "recipes"
@@ -181,8 +181,8 @@ def test_a_step_at_toy_width_trains_the_student_by_all_terms(name: str) -> None:
     caches = []
     if recipe.teacher is not None:
         width = read_architecture(recipe.teacher)["embed_dim"] // 32
-        unit = F.normalize(torch.from_numpy(random.standard_normal((2, 8, 1, width))), dim=-1).half().numpy()
-        caches.append(TeacherCache(unit[0], unit[1], 1 / 0.07, None, reused=False))
+        unit = F.normalize(torch.from_numpy(random.standard_normal((2, 8, 1, width))), dim=-1).half()
+        caches.append(TeacherCache((CachedShard(unit[0], unit[1]),), 1 / 0.07, None, reused=False))
     objective = Objective(recipe.objective, model.text_projection.shape[1], [c.embed_dim for c in caches])
     loop = Loop(recipe, model, objective, caches, torch.device("cpu"))
     before = {name: value.clone() for name, value in model.named_parameters()}
