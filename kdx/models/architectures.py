@@ -22,6 +22,7 @@ from kdx.core.preprocess import Preprocess
 
 from . import mini as _registers_trunks  # noqa: F401
 from .clip import ClipModel
+from .clip_configuration import Architecture
 from .open_clip_architectures import is_open_clip_name, open_clip_architecture, open_clip_names
 from .timm_architectures import TIMM_PREFIX, is_trunk, timm_architecture
 
@@ -30,8 +31,6 @@ OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
 
 INITIAL_LOG_SCALE = math.log(1 / 0.07)
-
-Architecture = dict[str, Any]
 
 
 @dataclass(frozen=True)
