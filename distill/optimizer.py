@@ -1,4 +1,4 @@
-"""AdamW and its schedule as CLIP-KD trains (docs: OptimizerConfig)."""
+"""AdamW and its schedule as CLIP-KD trains; the settings are recipe.OptimizerConfig."""
 
 from __future__ import annotations
 

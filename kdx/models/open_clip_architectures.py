@@ -10,14 +10,12 @@ from typing import Any
 
 from kdx.core.errors import UsageError
 
-from .clip_configuration import IMAGE_SIZE, why_not
+from .clip_configuration import IMAGE_SIZE, Architecture, why_not
 from .torchvision_ops import ensure_torchvision_imports
 
 ensure_torchvision_imports()
 
 import open_clip  # noqa: E402
-
-Architecture = dict[str, Any]
 
 # what of a configuration describes the model. `custom_text` does not: it only moves the text tower's parameters to
 # another place in the state dict

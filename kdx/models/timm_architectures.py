@@ -6,18 +6,16 @@ What they describe is built with random weights; nothing is fetched.
 from __future__ import annotations
 
 import difflib
-from typing import Any
 
 from kdx.core.errors import UsageError
 
+from .clip_configuration import Architecture
 from .clip_vocabulary import VOCAB_SIZE
 from .torchvision_ops import ensure_torchvision_imports
 
 ensure_torchvision_imports()
 
 import timm  # noqa: E402
-
-Architecture = dict[str, Any]
 
 TIMM_PREFIX = "timm:"
 TEXT_TOWERS = {  # CLIP-KD's text towers: width and heads; all have 12 layers
