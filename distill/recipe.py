@@ -11,6 +11,7 @@ import functools
 from collections.abc import Iterable
 from importlib.resources import files
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
@@ -25,12 +26,15 @@ from .objective_config import ObjectiveConfig
 RECIPES = Path(str(files(__package__ or "kdx.distill"))) / "recipes"
 
 
+Beta = Annotated[float, Field(ge=0, lt=1)]
+
+
 class OptimizerConfig(Config):
     """AdamW with linear warm-up and a half-cosine to 0. Defaults: CLIP-KD's (all its scripts alike)."""
 
     lr: float = Field(default=1e-3, gt=0)
     weight_decay: float = Field(default=0.1, ge=0, description="not on biases, norms and scales (ndim < 2)")
-    betas: tuple[float, float] = (0.9, 0.98)
+    betas: tuple[Beta, Beta] = (0.9, 0.98)
     eps: float = Field(default=1e-6, gt=0)
     warmup_steps: int = Field(default=10_000, ge=0)
     clip_grad_norm: float | None = Field(default=None, gt=0)

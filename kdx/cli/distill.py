@@ -83,6 +83,8 @@ def command(
     check_free(out, RUN_KIND, overwrite=overwrite)
     samples = open_split(data, "train")
     cache = cache or default_cache(out)
+    if cache.resolve() == out.resolve():
+        raise click.UsageError("--cache and --out are the same folder")
     for note in unlike_expected(resolved, teachers):
         click.echo(note, err=True)
     with show_progress("teacher cache") as progress:

@@ -20,7 +20,6 @@ from kdx.core.preprocess import Preprocess
 
 from . import mini as _registers_trunks  # noqa: F401
 from .clip import ClipModel
-from .clip_configuration import Architecture
 from .open_clip_architectures import is_open_clip_name, open_clip_architecture, open_clip_names
 from .shipped import Architecture, names, read_shipped
 from .timm_architectures import TIMM_PREFIX, is_trunk, timm_architecture

@@ -18,8 +18,6 @@ ensure_torchvision_imports()
 
 from open_clip.model import CLIPTextCfg, CLIPVisionCfg  # noqa: E402
 
-Architecture = dict[str, Any]
-
 IMAGE_SIZE = 224  # where a configuration gives none
 TOWERS = {"vision_cfg": CLIPVisionCfg, "text_cfg": CLIPTextCfg}
 WHOLE = {

@@ -10,7 +10,8 @@ from typing import Any
 
 from kdx.core.errors import UsageError
 
-from .clip_configuration import IMAGE_SIZE, Architecture, why_not
+from .clip_configuration import IMAGE_SIZE, why_not
+from .shipped import Architecture
 from .torchvision_ops import ensure_torchvision_imports
 
 ensure_torchvision_imports()

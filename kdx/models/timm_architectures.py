@@ -9,8 +9,8 @@ import difflib
 
 from kdx.core.errors import UsageError
 
-from .clip_configuration import Architecture
 from .clip_vocabulary import VOCAB_SIZE
+from .shipped import Architecture
 from .torchvision_ops import ensure_torchvision_imports
 
 ensure_torchvision_imports()

@@ -130,3 +130,9 @@ def test_a_circle_of_extends_is_refused(tmp_path: Path) -> None:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no such file"):
         read_recipe(str(tmp_path / "none.toml"))
+
+
+@pytest.mark.parametrize("betas", ["[2, 3]", "[0.9, 1]", "[-0.1, 0.9]"])
+def test_betas_that_the_optimiser_cannot_take_are_refused(betas: str) -> None:
+    with pytest.raises(UsageError, match=r"optimizer\.betas"):
+        read_recipe("demo-baseline", [f"optimizer.betas={betas}"])
