@@ -23,6 +23,10 @@ from kdx.runtime.triton import IMAGE_BATCH, TEXT_BATCH
 
 KIND = "triton-repository"
 MAX_QUEUE = 256  # waiting requests of a model; more are refused at once instead of answered late
+# The dynamic batcher of Triton 2.51 misses a wake-up when its only instance ends a request just as the next one
+# arrives, and that one then waits half a second: 2 to 6 of 100 requests that follow each other at once. With a second
+# instance none did, for one, two and eight clients, and eight clients got 18 % more answers a second.
+BATCHED_INSTANCES = 2
 SERVER_CODE = (  # everything that runs in the server
     "__init__.py",
     "core/*.py",
@@ -133,7 +137,7 @@ def config_text(model: ServedModel) -> str:
             for t in model.inputs
         ],
         "output": [{"name": t.name, "data_type": t.type, "dims": t.dims} for t in model.outputs],
-        "instance_group": [{"count": 1, "kind": "KIND_CPU"}],
+        "instance_group": [{"count": BATCHED_INSTANCES if model.max_batch_size else 1, "kind": "KIND_CPU"}],
         "parameters": {key: {"string_value": value} for key, value in model.parameters.items()},
     }
     if model.max_batch_size:

@@ -87,13 +87,13 @@ def test_a_dry_run_prints_the_resolved_recipe_with_its_plan_and_makes_nothing(
     assert plan[0] == "# plan of demo-clip-kd"
     assert plan[1].startswith("# student    kdx-mini: 81.5 k image + 3.27 M text = 3.35 M parameters")
     assert plan[2].startswith("# teacher    kdx-mini-teacher: 1.24 M image + 3.27 M text = 4.51 M parameters")
-    assert plan[3] == "# steps      500 of 128 pairs: 64.0 k pairs"
+    assert plan[3] == "# steps      450 of 128 pairs: 57.6 k pairs"
     assert any(line == "#            OUT/student/model.safetensors  about 13.4 MB" for line in plan)
     assert _run(*arguments, "--json") == 0
     document = json.loads(capsys.readouterr().out)
     assert document["recipe"] == table and document["notes"] == []
     assert document["plan"]["student"]["total_params"] == count_parameters("kdx-mini").total_params
-    assert document["plan"]["pairs_seen"] == 64_000 and document["plan"]["epochs"] is None
+    assert document["plan"]["pairs_seen"] == 57_600 and document["plan"]["epochs"] is None
     assert list(tmp_path.iterdir()) == []
 
 

@@ -64,10 +64,10 @@ def test_locked_towers_cost_a_forward_pass_and_checkpointing_one_more(mini_check
 def test_data_tells_epochs_and_the_size_of_the_cache(samples: ShardSet, tmp_path: Path) -> None:
     recipe = read_recipe("demo-clip-kd", ["batch_size=8"])
     plan = plan_run(recipe, samples=samples, out=tmp_path / "run")
-    assert (plan.pairs, plan.pairs_from, plan.epochs) == (20, "data", 500 / 2)  # the third batch is not whole
+    assert (plan.pairs, plan.pairs_from, plan.epochs) == (20, "data", 450 / 2)  # the third batch is not whole
     *_, cache = plan.files
     assert cache.path == str(tmp_path / "run.cache") and not cache.exists
-    assert cache.bytes == 20 * (2 * 64 * (4 + 1) + 8)
+    assert cache.bytes == 20 * (2 * 64 * (2 + 1) + 8)  # two bytes a number; two views, one text
     with pytest.raises(UsageError, match="batch_size = 21 is more than the 20 samples"):
         plan_run(read_recipe("demo-clip-kd", ["batch_size=21"]), samples=samples)
 

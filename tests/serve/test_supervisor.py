@@ -76,7 +76,7 @@ def test_a_server_stops_without_leaving_processes_or_shared_memory(repository: P
         assert server.pid
         stubs = psutil.Process(server.pid).children(recursive=True)
         regions = list(server._shared_memory)
-        assert len(stubs) == len(regions) == 3
+        assert len(stubs) == len(regions) == 5  # two of embed_image, two of embed_text, zero_shot
         server.check()
     assert not any(stub.is_running() for stub in stubs)
     assert not any(region.exists() for region in regions)
@@ -156,9 +156,9 @@ def test_serve_up_ends_its_server_however_it_ends(
         assert serving.stdout is not None
         assert serving.stdout.readline().startswith("grpc://127.0.0.1:")
         children = psutil.Process(serving.pid).children(recursive=True)
-        assert len(children) == 4
         serving.send_signal(stop)
         assert serving.wait(30) == code
+    assert len(children) == 6
     _, alive = psutil.wait_procs(children, timeout=20)
     assert not alive
     if stop != signal.SIGKILL:
