@@ -7,6 +7,7 @@ it has any.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Sequence
@@ -29,6 +30,7 @@ from kdx.models.clip_vocabulary import clip_tokenizer
 
 from .loop import Loop, NotFinite
 from .objective import Objective
+from .ranks import ALONE, Ranks
 from .recipe import Recipe
 from .student import build_student, student_architecture
 from .teacher_cache import TeacherCache
@@ -57,68 +59,91 @@ def train(
     caches: Sequence[TeacherCache] = (),
     teachers: Sequence[Path] = (),
     overwrite: bool = False,
+    ranks: Ranks = ALONE,
     progress: Progress = silent,
 ) -> RunResult:
     """Trains the recipe's student on `samples` and seals the run at `out`.
 
-    caches: what `open_teachers` returned; teachers: what it was given. Raises UsageError for what cannot be,
-    DataError for bad shards; nothing is left at `out` then. When a loss is not finite it raises UsageError too,
-    and the last good student is sealed beside `out`, with ".stopped" added.
+    caches: what `open_teachers` returned; teachers: what it was given. ranks: the processes that share the work, from
+    `join_ranks`; the first one writes. Raises UsageError for what cannot be, DataError for bad shards; nothing is
+    left at `out` then. When a loss is not finite it raises UsageError too, and the last good student is sealed beside
+    `out`, with ".stopped" added.
     """
     started = time.monotonic()
     check_free(out, RUN_KIND, overwrite=overwrite)
+    ranks.local_batch_size(recipe.batch_size)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     architecture = student_architecture(recipe)
     model, inputs = build_student(recipe, teachers)
     model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    objective = _build_objective(recipe, architecture["embed_dim"], caches).to(device)
+    objective = _build_objective(recipe, architecture["embed_dim"], caches, ranks).to(device)
     preprocess, tokenizer = preprocess_of(architecture), clip_tokenizer()
     reader = ViewReader(samples, preprocess, recipe.views, max_bad_share=recipe.max_bad_share)
     loader = Loader(
-        reader, tokenizer, context_length=model.context_length, batch_size=recipe.batch_size, seed=recipe.seed
+        reader,
+        tokenizer,
+        context_length=model.context_length,
+        batch_size=recipe.batch_size,
+        seed=recipe.seed,
+        rank=ranks.rank,
+        num_ranks=ranks.size,
     )
     inputs["data"] = samples.digest
     seeds = {"recipe": recipe.seed, "views": recipe.views.seed}
-    with sealed_folder(out, RUN_KIND, overwrite=overwrite, inputs=inputs, seeds=seeds) as folder:
-        (folder / "recipe.toml").write_text(tomli_w.dumps(recipe.model_dump(mode="json", exclude_none=True)))
-        with MetricsLog(folder / "metrics.jsonl") as metrics:
-            loop = Loop(recipe, model, objective, caches, device)
-            try:
-                final_loss = loop.run(loader, preprocess.mean, preprocess.std, metrics, progress)
-            except NotFinite as error:
-                steps = loop.restore_last_good()
-                stopped = out.with_name(f"{out.name}.stopped")
-                save_checkpoint(
-                    stopped, model, architecture, tokenizer, overwrite=True, inputs=inputs, seeds=seeds
-                )
-                raise UsageError(
-                    str(error),
-                    remedy=f"lower optimizer.lr or that term's weight; the student after {steps} steps is {stopped}",
-                ) from None
-        _write_skipped(folder / "skipped.jsonl", reader)
-        if learnt := objective.state_dict():
-            save_file(
-                {name: tensor.cpu() for name, tensor in learnt.items()}, folder / "objective.safetensors"
+    loop = Loop(recipe, model, objective, caches, device, ranks)
+    with contextlib.ExitStack() as writing:
+        folder = metrics = None
+        if ranks.is_first:
+            folder = writing.enter_context(
+                sealed_folder(out, RUN_KIND, overwrite=overwrite, inputs=inputs, seeds=seeds)
             )
-        save_checkpoint(folder / "student", model, architecture, tokenizer, inputs=inputs, seeds=seeds)
+            (folder / "recipe.toml").write_text(
+                tomli_w.dumps(recipe.model_dump(mode="json", exclude_none=True))
+            )
+            metrics = writing.enter_context(MetricsLog(folder / "metrics.jsonl"))
+        try:
+            final_loss = loop.run(loader, preprocess.mean, preprocess.std, metrics, progress)
+        except NotFinite as error:
+            steps = loop.restore_last_good()
+            stopped = out.with_name(f"{out.name}.stopped")
+            with ranks.first_ahead():
+                if ranks.is_first:
+                    save_checkpoint(
+                        stopped, model, architecture, tokenizer, overwrite=True, inputs=inputs, seeds=seeds
+                    )
+            raise UsageError(
+                str(error),
+                remedy=f"lower optimizer.lr or that term's weight; the student after {steps} steps is {stopped}",
+            ) from None
+        bad = {row: why for each in ranks.gather_objects(reader.bad) for row, why in each.items()}
+        if folder is not None:
+            _write_skipped(folder / "skipped.jsonl", samples, bad)
+            if learnt := objective.state_dict():
+                save_file(
+                    {name: tensor.cpu() for name, tensor in learnt.items()}, folder / "objective.safetensors"
+                )
+            save_checkpoint(folder / "student", model, architecture, tokenizer, inputs=inputs, seeds=seeds)
     return RunResult(
         path=out,
         student=out / "student",
         final_loss=final_loss,
         seconds=time.monotonic() - started,
-        bad_images=len(reader.bad),
+        bad_images=len(bad),
         cache_reused=all(cache.reused for cache in caches) if caches else None,
     )
 
 
-def _build_objective(recipe: Recipe, student_dim: int, caches: Sequence[TeacherCache]) -> Objective:
+def _build_objective(
+    recipe: Recipe, student_dim: int, caches: Sequence[TeacherCache], ranks: Ranks
+) -> Objective:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        return Objective(recipe.objective, student_dim, [cache.embed_dim for cache in caches])
+        widths = [cache.embed_dim for cache in caches]
+        return Objective(
+            recipe.objective, student_dim, widths, gather=ranks.gather if ranks.size > 1 else None
+        )
 
 
-def _write_skipped(path: Path, reader: ViewReader) -> None:
-    lines = [
-        json.dumps({"key": reader.samples.keys[row], "why": why}) for row, why in sorted(reader.bad.items())
-    ]
+def _write_skipped(path: Path, samples: ShardSet, bad: dict[int, str]) -> None:
+    lines = [json.dumps({"key": samples.keys[row], "why": why}) for row, why in sorted(bad.items())]
     path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")

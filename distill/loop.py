@@ -16,13 +16,16 @@ from kdx.models.masking import encode_masked_image
 
 from .objective import Embeddings, Objective
 from .optimizer import build_optimizer, learning_rate
+from .ranks import Ranks
 from .recipe import Recipe
 from .teacher_cache import TeacherCache
 
 LOG_EVERY = 10  # steps
 KEEP_EVERY = 50  # steps between copies of the weights
 MAX_LOG_SCALE = 4.6052  # ln 100, CLIP's limit on logit_scale
-MASKS = key_digest("masks of mfd")  # stream of random numbers
+# streams of random numbers
+MASKS = key_digest("masks of mfd")
+DROPOUT = key_digest("dropout and stochastic depth")
 
 
 class NotFinite(ArithmeticError):
@@ -42,9 +45,10 @@ class Loop:
         objective: Objective,
         caches: Sequence[TeacherCache],
         device: torch.device,
+        ranks: Ranks,
     ) -> None:
         self.recipe, self.model, self.objective = recipe, model, objective
-        self.caches, self.device = tuple(caches), device
+        self.caches, self.device, self.ranks = tuple(caches), device, ranks
         self.optimizer = build_optimizer((model, objective), recipe.optimizer)
         self._good = (0, _copied(model.state_dict()))
 
@@ -53,10 +57,10 @@ class Loop:
         loader: Loader,
         mean: tuple[float, float, float],
         std: tuple[float, float, float],
-        metrics: MetricsLog,
+        metrics: MetricsLog | None,
         progress: Progress,
     ) -> float:
-        """All steps; returns the last logged loss. Raises NotFinite when a loss is not."""
+        """All steps; returns the last logged loss. Raises NotFinite when a loss is not, on every rank."""
         self.model.train()
         scale = torch.tensor(std, device=self.device).mul(255).view(3, 1, 1)
         shift = torch.tensor(mean, device=self.device).mul(255).view(3, 1, 1)
@@ -73,12 +77,13 @@ class Loop:
                 now = time.monotonic()
                 written = {name: float(value) for name, value in numbers.items()}
                 last_loss = written["loss"]
-                metrics.write(
-                    step=done,
-                    epoch=done / loader.steps_per_epoch,
-                    **written,
-                    seconds_waiting_share=waited / max(now - since, 1e-9),
-                )
+                if metrics is not None:
+                    metrics.write(
+                        step=done,
+                        epoch=done / loader.steps_per_epoch,
+                        **written,
+                        seconds_waiting_share=waited / max(now - since, 1e-9),
+                    )
                 waited, since = 0.0, now
                 progress(done, self.recipe.steps, f"loss {last_loss:.3f}")
             asked = time.monotonic()
@@ -89,6 +94,7 @@ class Loop:
         lr = learning_rate(self.recipe.optimizer, batch.step, self.recipe.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
+        torch.manual_seed(self._step_seed(DROPOUT, batch.step))
         student = self._student(batch, pixels)
         teachers = [
             cache.embeddings(batch.rows, batch.views, batch.captions, self.device) for cache in self.caches
@@ -102,8 +108,9 @@ class Loop:
             self._good = (batch.step, _copied(self.model.state_dict()))
         self.optimizer.zero_grad()
         loss.backward()
+        parameters = [*self.model.parameters(), *self.objective.parameters()]
+        self.ranks.average_gradients(parameters)
         if self.recipe.optimizer.clip_grad_norm is not None:
-            parameters = [*self.model.parameters(), *self.objective.parameters()]
             torch.nn.utils.clip_grad_norm_(parameters, self.recipe.optimizer.clip_grad_norm)
         self.optimizer.step()
         with torch.no_grad():
@@ -126,7 +133,7 @@ class Loop:
         tokens = torch.from_numpy(batch.tokens).to(self.device)
         masked = None
         if self.recipe.objective.masks_patches:
-            generator = torch.Generator().manual_seed(_mask_seed(self.recipe.seed, batch.step))
+            generator = torch.Generator().manual_seed(self._step_seed(MASKS, batch.step))
             masked = encode_masked_image(self.model, pixels, self.recipe.objective.mask_ratio, generator)
         return Embeddings(
             image=self.model.encode_image(pixels),
@@ -136,16 +143,16 @@ class Loop:
             masked_image=masked,
         )
 
+    def _step_seed(self, stream: int, step: int) -> int:
+        """Of this step's random numbers; ranks draw different ones."""
+        return int(philox(self.recipe.seed, stream, step * self.ranks.size + self.ranks.rank).integers(2**63))
+
     def _teacher_cosine(self, student: Embeddings, teachers: Sequence[Embeddings]) -> dict[str, torch.Tensor]:
         """How near the student's image embeddings are to the teachers'."""
         if not teachers:
             return {}
         with torch.no_grad():
             return {"teacher_cosine": self.objective.teacher_cosine(student, teachers)}
-
-
-def _mask_seed(seed: int, step: int) -> int:
-    return int(philox(seed, MASKS, step).integers(2**63))
 
 
 def _copied(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

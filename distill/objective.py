@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kdx.models.architectures import INITIAL_LOG_SCALE
+
 from . import compat, losses
 from .objective_config import ObjectiveConfig
-
-INITIAL_LOG_SCALE = math.log(1 / 0.07)
 
 
 @dataclass(frozen=True)
@@ -37,10 +36,18 @@ class Objective(nn.Module):
     teacher_dim: one width for each teacher. Several teachers count as their mean: of probabilities in crd and
     affinity, of losses in all else. Where student and teacher differ in width, all but task, crd, affinity and afd
     see the student's embedding through Linear(student_dim → teacher_dim) before normalisation.
+
+    gather: where a batch is spread over processes, a function from a process's rows [b, D] to those of all, with
+    gradient (`Ranks.gather`). Each process then computes the loss of the whole batch.
     """
 
     def __init__(
-        self, config: ObjectiveConfig, student_dim: int, teacher_dim: int | Sequence[int] | None = None
+        self,
+        config: ObjectiveConfig,
+        student_dim: int,
+        teacher_dim: int | Sequence[int] | None = None,
+        *,
+        gather: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         super().__init__()
         widths = (teacher_dim,) if isinstance(teacher_dim, int) else tuple(teacher_dim or ())
@@ -49,6 +56,7 @@ class Objective(nn.Module):
                 f"{', '.join(config.methods)} need the teacher's embedding width: give teacher_dim"
             )
         self.config = config
+        self._gather = gather
         self.bridges = nn.ModuleList(
             _Bridge(config, student_dim, width) for width in (widths if config.needs_teacher else ())
         )
@@ -60,8 +68,9 @@ class Objective(nn.Module):
 
         Raises ValueError where an embedding that a term needs is not given.
         """
+        student = self._gathered(student)
         own = _prepared(student, unit=True)
-        teachers = _teachers(teacher) if self.bridges else []
+        teachers = [self._gathered(each) for each in _teachers(teacher)] if self.bridges else []
         if len(teachers) != len(self.bridges):
             raise ValueError(f"the objective was made for {len(self.bridges)} teachers, {len(teachers)} came")
         terms: dict[str, Tensor] = {}
@@ -76,13 +85,27 @@ class Objective(nn.Module):
         return torch.stack(list(weighted.values())).sum(), weighted
 
     def teacher_cosine(self, student: Embeddings, teacher: Embeddings | Sequence[Embeddings]) -> Tensor:
-        """Mean cosine of student and teacher embeddings of the same image; the paper's measure of mimicry."""
+        """Mean cosine of student and teacher embeddings of the same image; the paper's measure of mimicry.
+
+        Of this process's part of the batch.
+        """
         raw = _prepared(student, unit=False).image
         cosines = [
             F.cosine_similarity(bridge.project_image(raw), its.image).mean()
             for bridge, its in zip(self.bridges, _teachers(teacher), strict=True)
         ]
         return torch.stack(cosines).mean()
+
+    def _gathered(self, embeddings: Embeddings) -> Embeddings:
+        if self._gather is None:
+            return embeddings
+        masked = embeddings.masked_image
+        return replace(
+            embeddings,
+            image=self._gather(embeddings.image),
+            text=self._gather(embeddings.text),
+            masked_image=None if masked is None else self._gather(masked),
+        )
 
     def _task(self, student: Embeddings) -> Tensor:
         if self.config.contrast == "sigmoid":

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from kdx.core.progress import Progress, silent
+
 from .distill_text import describe_recipe, plan_lines, recipe_table
 
 if TYPE_CHECKING:
+    from kdx.distill.ranks import Ranks
     from kdx.distill.recipe import Recipe
 
 
@@ -55,7 +59,9 @@ def command(
     --dry-run prints the resolved recipe, as a file that RECIPE may be, and below it as comments parameters, steps,
     FLOPs and what would be written. It needs neither data nor a teacher; what they tell, it tells if they are given.
 
+    \b
     Example: kdx distill demo-clip-kd --data shards --teacher teacher-run --out student-run
+    On 8 GPUs: torchrun --nproc-per-node 8 --no-python kdx distill RECIPE … (batch_size is that of all together)
     """
     from kdx.distill.recipe import read_recipe, recipe_names
 
@@ -73,10 +79,10 @@ def command(
     if data is None or out is None:
         raise click.UsageError("--data and --out are needed to train")
 
-    from kdx.cli.progress import show_progress
     from kdx.core.folders import check_free
     from kdx.data.shards import open_split
     from kdx.distill.engine import train
+    from kdx.distill.ranks import join_ranks
     from kdx.distill.teachers import default_cache, open_teachers, unlike_expected
     from kdx.models.checkpoint import RUN_KIND
 
@@ -85,14 +91,26 @@ def command(
     cache = cache or default_cache(out)
     if cache.resolve() == out.resolve():
         raise click.UsageError("--cache and --out are the same folder")
-    for note in unlike_expected(resolved, teachers):
-        click.echo(note, err=True)
-    with show_progress("teacher cache") as progress:
-        caches = open_teachers(resolved, samples, teachers, cache, progress=progress)
-    with show_progress("training") as progress:
-        result = train(
-            resolved, samples, out, caches=caches, teachers=teachers, overwrite=overwrite, progress=progress
-        )
+    with join_ranks() as ranks:
+        ranks.local_batch_size(resolved.batch_size)
+        if ranks.is_first:
+            for note in unlike_expected(resolved, teachers):
+                click.echo(note, err=True)
+        with ranks.first_ahead(), _progress(ranks, "teacher cache") as progress:
+            caches = open_teachers(resolved, samples, teachers, cache, progress=progress)
+        with _progress(ranks, "training") as progress:
+            result = train(
+                resolved,
+                samples,
+                out,
+                caches=caches,
+                teachers=teachers,
+                overwrite=overwrite,
+                ranks=ranks,
+                progress=progress,
+            )
+    if not ranks.is_first:
+        return
     if as_json:
         click.echo(
             json.dumps({**result.__dict__, "path": str(out), "student": str(result.student)}, indent=2)
@@ -108,6 +126,13 @@ def command(
     click.echo(
         f"next: kdx eval {out} --data {data}   or   kdx export {out} --data {data} --out exported", err=True
     )
+
+
+def _progress(ranks: Ranks, title: str) -> AbstractContextManager[Progress]:
+    """Shown once, not by every process."""
+    from kdx.cli.progress import show_progress
+
+    return show_progress(title) if ranks.is_first else nullcontext(silent)
 
 
 def _show_plan(

@@ -107,15 +107,28 @@ def count_steps_per_epoch(samples: ShardSet, batch_size: int) -> int:
 
 
 class Loader:
-    """Endless batches over a shard set; an incomplete last batch of an epoch is left out."""
+    """Endless batches over a shard set; an incomplete last batch of an epoch is left out.
+
+    rank, num_ranks: which of so many processes this is; each gets every num_ranks-th row of the same global batch of
+    `batch_size`, which num_ranks divides.
+    """
 
     def __init__(
-        self, reader: ViewReader, tokenizer: Tokenizer, *, context_length: int, batch_size: int, seed: int
+        self,
+        reader: ViewReader,
+        tokenizer: Tokenizer,
+        *,
+        context_length: int,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        num_ranks: int = 1,
     ) -> None:
         samples = reader.samples
         self.steps_per_epoch = count_steps_per_epoch(samples, batch_size)
         self._reader = reader
         self._batch_size = batch_size
+        self._rank, self._num_ranks = rank, num_ranks
         self._seed = seed
         self._keys = [key_digest(key) for key in samples.keys]
         self._tokens = [
@@ -153,14 +166,21 @@ class Loader:
         view = epoch % self._reader.config.num_views
         rows: list[int] = []
         pixels: list[npt.NDArray[np.uint8]] = []
-        for row in candidates.tolist():
+        count = self._batch_size // self._num_ranks
+        for row in candidates[self._rank :: self._num_ranks].tolist():
             rendered = self._reader.read(row, view)
             if rendered is None:
                 continue  # the next row in order stands in
             rows.append(row)
             pixels.append(rendered)
-            if len(rows) == self._batch_size:
+            if len(rows) == count:
                 break
+        if len(rows) < count and self._num_ranks > 1:
+            raise DataError(
+                f"{len(self._reader.bad)} images do not decode, and too few are left for a batch on each process",
+                where=self._reader.samples.folder,
+                remedy="repair the shards, or lower batch_size",
+            )
         captions = [self._caption(row, epoch) for row in rows]
         return Batch(
             step=step,

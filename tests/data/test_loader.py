@@ -22,9 +22,25 @@ def _open(folder: Path, samples: list[Sample]) -> ShardSet:
     return open_split(folder, "train")
 
 
-def _loader(samples: ShardSet, *, batch_size: int = 4, seed: int = 0, max_bad_share: float = 0.5) -> Loader:
+def _loader(
+    samples: ShardSet,
+    *,
+    batch_size: int = 4,
+    seed: int = 0,
+    max_bad_share: float = 0.5,
+    rank: int = 0,
+    num_ranks: int = 1,
+) -> Loader:
     reader = ViewReader(samples, PREPROCESS, ViewConfig(num_views=2), max_bad_share=max_bad_share)
-    return Loader(reader, clip_tokenizer(), context_length=16, batch_size=batch_size, seed=seed)
+    return Loader(
+        reader,
+        clip_tokenizer(),
+        context_length=16,
+        batch_size=batch_size,
+        seed=seed,
+        rank=rank,
+        num_ranks=num_ranks,
+    )
 
 
 def test_an_epoch_sees_every_sample_once(tmp_path: Path, make_samples: MakeSamples) -> None:
@@ -95,3 +111,28 @@ def test_too_many_corrupt_images_stop_the_run(tmp_path: Path, make_samples: Make
 def test_a_batch_larger_than_the_set_is_refused(tmp_path: Path, make_samples: MakeSamples) -> None:
     with pytest.raises(UsageError, match="batch_size = 4 is more than the 3 samples"):
         _loader(_open(tmp_path, make_samples(3)))
+
+
+def test_ranks_share_the_batch_of_one_process(tmp_path: Path, make_samples: MakeSamples) -> None:
+    samples = _open(tmp_path, make_samples(13))
+    for whole, *parts in zip(
+        _loader(samples, batch_size=6).batches(0, 4),
+        *(_loader(samples, batch_size=6, rank=rank, num_ranks=3).batches(0, 4) for rank in range(3)),
+        strict=True,
+    ):
+        for rank, part in enumerate(parts):
+            assert np.array_equal(part.rows, whole.rows[rank::3])
+            assert np.array_equal(part.pixels, whole.pixels[rank::3])
+
+
+def test_ranks_have_equal_parts_or_stop(tmp_path: Path, make_samples: MakeSamples) -> None:
+    samples = make_samples(9)
+    broken = Sample(**{**samples[0].__dict__, "image": b"\xff\xd8\xff no image"})
+    shards = _open(tmp_path, [broken, *samples[1:]])
+    for batch_size, count in ((8, 4), (4, 2)):
+        for rank in range(2):
+            loader = _loader(shards, batch_size=batch_size, rank=rank, num_ranks=2)
+            try:
+                assert {len(batch.rows) for batch in loader.batches(0, 4)} == {count}
+            except DataError as error:
+                assert batch_size == 8 and "too few are left" in error.what

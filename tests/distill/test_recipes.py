@@ -16,6 +16,7 @@ from kdx.distill import Objective, recipe as recipes
 from kdx.distill.loop import Loop
 from kdx.distill.objective_config import ObjectiveConfig
 from kdx.distill.optimizer import learning_rate
+from kdx.distill.ranks import ALONE
 from kdx.distill.recipe import read_recipe, recipe_names
 from kdx.distill.student import build_student, student_architecture
 from kdx.distill.teacher_cache import CachedShard, TeacherCache
@@ -184,7 +185,7 @@ def test_a_step_at_toy_width_trains_the_student_by_all_terms(name: str) -> None:
         unit = F.normalize(torch.from_numpy(random.standard_normal((2, 8, 1, width))), dim=-1).half()
         caches.append(TeacherCache((CachedShard(unit[0], unit[1]),), 1 / 0.07, None, reused=False))
     objective = Objective(recipe.objective, model.text_projection.shape[1], [c.embed_dim for c in caches])
-    loop = Loop(recipe, model, objective, caches, torch.device("cpu"))
+    loop = Loop(recipe, model, objective, caches, torch.device("cpu"), ALONE)
     before = {name: value.clone() for name, value in model.named_parameters()}
     last_of_warmup = recipe.optimizer.warmup_steps - 1
     tokens = random.integers(1, 99, (8, 8), dtype=np.int32)

@@ -1,0 +1,121 @@
+"""Training on several processes, as torchrun starts them.
+
+Each rank embeds its part of the global batch, gathers the embeddings of all and computes the loss of the whole batch.
+Gradients averaged over the ranks are then exactly those of one process: of the towers, because the gather's backward
+multiplies by the number of ranks what the average divides by it; of scales and projections, because each rank has the
+whole gradient of theirs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from kdx.core.errors import UsageError
+
+T = TypeVar("T")
+PATIENCE = timedelta(days=2)  # the others wait while the first rank makes a teacher cache
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """The processes of one run: `size` of them, this one being `rank`, from 0. Alone by default."""
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def is_first(self) -> bool:
+        return self.rank == 0
+
+    def local_batch_size(self, batch_size: int) -> int:
+        """This rank's part of a global batch. Raises UsageError where ranks would have unequal parts."""
+        if batch_size % self.size:
+            raise UsageError(
+                f"batch_size = {batch_size} cannot be split evenly over {self.size} processes",
+                remedy=f"--set batch_size={max(1, batch_size // self.size) * self.size}, or start another number",
+            )
+        return batch_size // self.size
+
+    def gather(self, rows: Tensor) -> Tensor:
+        """[b, D] → [size · b, D], the rows of all ranks in the order of ranks, with gradient."""
+        return rows if self.size == 1 else _Gather.apply(rows, self)  # type: ignore[no-any-return]
+
+    def average_gradients(self, parameters: Iterable[Tensor]) -> None:
+        """Replaces each gradient by its mean over the ranks; parameters without one are left so on all ranks."""
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        if self.size == 1 or not gradients:
+            return
+        flat = torch.cat([gradient.flatten() for gradient in gradients])  # one message instead of hundreds
+        dist.all_reduce(flat)
+        for gradient, mean in zip(
+            gradients, (flat / self.size).split([each.numel() for each in gradients]), strict=True
+        ):
+            gradient.copy_(mean.view_as(gradient))
+
+    def gather_objects(self, mine: T) -> list[T]:
+        """What each rank gives, in the order of ranks."""
+        if self.size == 1:
+            return [mine]
+        everyone: list[Any] = [None] * self.size
+        dist.all_gather_object(everyone, mine)
+        return everyone
+
+    @contextlib.contextmanager
+    def first_ahead(self) -> Iterator[None]:
+        """The block runs on the first rank, and on the others once it is done there."""
+        if not self.is_first:
+            self.wait()
+        yield
+        if self.is_first:
+            self.wait()
+
+    def wait(self) -> None:
+        """Returns when every rank has come here."""
+        if self.size > 1:
+            dist.barrier()
+
+
+ALONE = Ranks()
+
+
+@contextlib.contextmanager
+def join_ranks() -> Iterator[Ranks]:
+    """Joins the processes that torchrun started this one with; alone without torchrun."""
+    if not dist.is_torchelastic_launched():
+        yield ALONE
+        return
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
+    try:
+        yield Ranks(dist.get_rank(), dist.get_world_size())
+    finally:
+        dist.destroy_process_group()
+
+
+class _Gather(torch.autograd.Function):
+    """All-gather whose backward takes the own rows' gradient times the number of ranks: see the module's text.
+
+    No communication is needed for it, since each rank computes the same loss.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, ranks: Ranks) -> Tensor:
+        ctx.ranks = ranks
+        everyone = rows.new_empty(ranks.size * rows.shape[0], *rows.shape[1:])
+        dist.all_gather_into_tensor(everyone, rows.contiguous())
+        return everyone
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (gradient,) = gradients
+        return gradient.chunk(ctx.ranks.size)[ctx.ranks.rank] * ctx.ranks.size, None
