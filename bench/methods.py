@@ -26,7 +26,7 @@ from kdx.core.progress import Progress, silent
 from kdx.core.provenance import collect_provenance, cpu_count
 from kdx.data.shards import open_split
 from kdx.distill import open_teachers, read_recipe, train
-from kdx.evaluate import evaluate_dataset
+from kdx.evaluate import Evaluation, evaluate_dataset
 from kdx.runtime.torch import TorchEncoder
 
 KIND = "methods"
@@ -62,6 +62,7 @@ class Job:
 class Row:
     """What one run scored. teacher_cosine: mean over held-out images; None where the widths differ.
 
+    recalls: "recall@1", "recall@5" and "recall@10", each the mean of both directions, where images have captions.
     error: why the run failed, in place of the numbers.
     """
 
@@ -70,6 +71,7 @@ class Row:
     score: float | None
     teacher_cosine: float | None
     seconds: float | None
+    recalls: dict[str, float]
     terms: dict[str, float]
     error: str | None = None
 
@@ -154,6 +156,7 @@ def compare_methods(
             "metric": teacher_score.metric,
             "num_images": teacher_score.num_images,
             "teacher": teacher_score.score,
+            "teacher_recalls": _recalls(teacher_score),
             "methods": {
                 name: _summary(name, methods[name], rows) for name in methods if name not in left_out
             },
@@ -214,19 +217,25 @@ def _run(job: Job, task: Task) -> Row:
         caches = open_teachers(recipe, samples, teachers, job.cache)
         result = train(recipe, samples, run, caches=caches, teachers=teachers)
         with kdx.load(run) as student:
-            score = evaluate_dataset(student, job.data, limit=job.limit).score
+            evaluation = evaluate_dataset(student, job.data, limit=job.limit)
             images = student.embed_images(_held_out(job.data))
     except KdxError as error:
-        return Row(task.method, task.seed, None, None, None, {}, error.what)
+        return Row(task.method, task.seed, None, None, None, {}, {}, error.what)
     last = read_metrics(run / "metrics.jsonl")[-1]
     return Row(
         method=task.method,
         seed=task.seed,
-        score=score,
+        score=evaluation.score,
         teacher_cosine=_mean_cosine(images, job.teacher_images),
         seconds=result.seconds,
+        recalls=_recalls(evaluation),
         terms={name: last[name] for name in ("task", *recipe.objective.methods) if name in last},
     )
+
+
+def _recalls(evaluation: Evaluation) -> dict[str, float]:
+    retrieval = evaluation.retrieval
+    return {} if retrieval is None else {f"recall@{k}": recall for k, recall in retrieval.mean_recall.items()}
 
 
 def _mean_cosine(student: FloatArray, teacher: FloatArray) -> float | None:
@@ -243,7 +252,7 @@ def _held_out(data: Path) -> list[bytes]:
 
 
 def _summary(method: str, settings: tuple[str, ...], rows: list[Row]) -> dict[str, Any]:
-    """Mean and sample standard deviation over the seeds that ended."""
+    """Means and sample standard deviations over the seeds that ended."""
     ended = [row for row in rows if row.method == method and row.score is not None]
     scores = [row.score for row in ended if row.score is not None]
     cosines = [row.teacher_cosine for row in ended if row.teacher_cosine is not None]
@@ -252,7 +261,16 @@ def _summary(method: str, settings: tuple[str, ...], rows: list[Row]) -> dict[st
         "settings": list(settings),
         "num_seeds": len(scores),
         "mean": statistics.mean(scores) if scores else None,
-        "std": statistics.stdev(scores) if len(scores) > 1 else None,
+        "std": _stdev(scores),
+        "recalls": {
+            name: {"mean": statistics.mean(each), "std": _stdev(each)}
+            for name in (ended[0].recalls if ended else ())
+            for each in ([row.recalls[name] for row in ended],)
+        },
         "teacher_cosine": statistics.mean(cosines) if cosines else None,
         "seconds": statistics.mean(seconds) if seconds else None,
     }
+
+
+def _stdev(values: list[float]) -> float | None:
+    return statistics.stdev(values) if len(values) > 1 else None

@@ -155,21 +155,20 @@ def methods(
 def _comparison(document: dict[str, Any]) -> str:
     """A Markdown table."""
     baseline = document["methods"]["baseline"]["mean"]
-    lines = [
-        f"| method | {document['metric']} | std | gain | cosine to the teacher | seconds |",
-        "|---|---|---|---|---|---|",
-        f"| teacher | {100 * document['teacher']:.1f} % | | | 1 | |",
-    ]
+    more = ["recall@5", "recall@10"] if document["metric"] == "retrieval_recall@1" else []
+    header = ["method", document["metric"], "gain", *more, "cosine to the teacher", "seconds"]
+    table = [header, ["---"] * len(header)]
+    teacher = [_percent(document["teacher_recalls"][name]) for name in more]
+    table.append(["teacher", _percent(document["teacher"]), "", *teacher, "1", ""])
     for name, row in document["methods"].items():
         if row["mean"] is None:
-            lines.append(f"| {name} | failed | | | | |")
+            table.append([name, "failed", *[""] * (len(header) - 2)])
             continue
         gain = "" if baseline is None or name == "baseline" else f"{100 * (row['mean'] - baseline):+.1f}"
-        std = "" if row["std"] is None else f"{100 * row['std']:.1f}"
         cosine = "" if row["teacher_cosine"] is None else f"{row['teacher_cosine']:.2f}"
-        lines.append(
-            f"| {name} | {100 * row['mean']:.1f} % | {std} | {gain} | {cosine} | {row['seconds']:.0f} |"
-        )
+        each = [_percent(row["recalls"][name]["mean"], row["recalls"][name]["std"]) for name in more]
+        table.append([name, _percent(row["mean"], row["std"]), gain, *each, cosine, f"{row['seconds']:.0f}"])
+    lines = [f"| {' | '.join(cells)} |" for cells in table]
     lines += [f"\nleft out: {name}: {why}" for name, why in document["left_out"].items()]
     lines += [
         f"\nfailed: {run['method']}, seed {run['seed']}: {run['error']}"
@@ -177,6 +176,10 @@ def _comparison(document: dict[str, Any]) -> str:
         if run["error"]
     ]
     return "\n".join(lines)
+
+
+def _percent(mean: float, std: float | None = None) -> str:
+    return f"{100 * mean:.1f} %" if std is None else f"{100 * mean:.1f} ± {100 * std:.1f} %"
 
 
 def _some_images(data: Path, split: str) -> list[bytes]:

@@ -53,7 +53,7 @@ class Evaluation:
         if self.zero_shot:
             return self.zero_shot.top1.value
         assert self.retrieval is not None
-        return self.retrieval.mean_recall_at_1
+        return self.retrieval.mean_recall[1]
 
     def to_dict(self) -> dict[str, Any]:
         return {

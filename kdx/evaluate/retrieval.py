@@ -28,9 +28,9 @@ class RetrievalResult:
     protocol: str
 
     @property
-    def mean_recall_at_1(self) -> float:
-        """The mean of both directions, 0 … 1."""
-        return (self.image_to_text[1].value + self.text_to_image[1].value) / 2
+    def mean_recall(self) -> dict[int, float]:
+        """The mean of both directions by k, 0 … 1."""
+        return {k: (self.image_to_text[k].value + self.text_to_image[k].value) / 2 for k in CUTOFFS}
 
     def to_dict(self) -> dict[str, Any]:
         def direction(recalls: dict[int, Proportion]) -> dict[str, Any]:
@@ -38,7 +38,7 @@ class RetrievalResult:
 
         return {
             "protocol": self.protocol,
-            "mean_recall@1": self.mean_recall_at_1,
+            **{f"mean_recall@{k}": recall for k, recall in self.mean_recall.items()},
             "image_to_text": direction(self.image_to_text),
             "text_to_image": direction(self.text_to_image),
         }

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from concurrent import futures
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,24 @@ def test_methods_are_compared_over_seeds_and_failures_recorded(
     assert (tmp_path / "out" / "runs" / "fd-1" / "student").is_dir()
     assert document["metric"] == "zero_shot_top1" and 0 <= document["teacher"] <= 1
     assert "| fd |" in result.output and "left out: mfd" in result.output and "failed: burst" in result.output
+
+
+def test_without_classes_recalls_are_compared(
+    tmp_path: Path, job: list[str], make_samples: Callable[..., list[Sample]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unlabelled = [replace(sample, label=None) for sample in make_samples(30)]
+    for split, part in (("train", unlabelled[:20]), ("val", unlabelled[20:])):
+        write_shards(tmp_path / "pairs", split, part)
+    monkeypatch.setattr(methods, "method_settings", lambda dim: {"baseline": ()})
+    places = ["--data", str(tmp_path / "pairs"), "--pairs", str(tmp_path / "pairs")]
+    result = CliRunner().invoke(command, ["methods", "demo-baseline", *job, *places, *TOY, "--seeds", "2"])
+    assert result.exit_code == 0, result.output
+    document = json.loads((tmp_path / "out" / "methods.json").read_text())
+    row = document["methods"]["baseline"]
+    assert row["recalls"]["recall@1"] == {"mean": row["mean"], "std": row["std"]}
+    assert row["recalls"]["recall@10"] == {"mean": 1.0, "std": 0.0}  # of ten images
+    assert "| method | retrieval_recall@1 | gain | recall@5 | recall@10 |" in result.output
+    assert "100.0 ± 0.0 %" in result.output
 
 
 def test_a_recipe_that_distils_is_no_baseline(job: list[str]) -> None:

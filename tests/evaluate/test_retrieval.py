@@ -33,7 +33,7 @@ def test_both_directions_by_hand(encoder: Encoder, make_image: MakeImage) -> Non
     # "a red thing" finds red; "something" ties and finds red, the first; "a blue thing" finds blue, which is
     # wrong; "anything" ties and finds red, wrong; "blue" finds blue
     assert result.text_to_image[1] == Proportion(3, 5)
-    assert result.mean_recall_at_1 == pytest.approx((1 / 3 + 3 / 5) / 2)
+    assert result.mean_recall[1] == pytest.approx((1 / 3 + 3 / 5) / 2)
 
 
 def test_equal_captions_are_embedded_once_and_count_by_position(encoder: Any, make_image: MakeImage) -> None:

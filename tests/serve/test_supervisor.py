@@ -152,14 +152,23 @@ def test_serve_up_ends_its_server_however_it_ends(
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "TMPDIR": str(tmp_path)},
+        preexec_fn=_interruptible,
     ) as serving:
-        assert serving.stdout is not None
-        assert serving.stdout.readline().startswith("grpc://127.0.0.1:")
-        children = psutil.Process(serving.pid).children(recursive=True)
-        serving.send_signal(stop)
-        assert serving.wait(30) == code
+        try:
+            assert serving.stdout is not None
+            assert serving.stdout.readline().startswith("grpc://127.0.0.1:")
+            children = psutil.Process(serving.pid).children(recursive=True)
+            serving.send_signal(stop)
+            assert serving.wait(30) == code
+        finally:
+            serving.kill()
     assert len(children) == 6
     _, alive = psutil.wait_procs(children, timeout=20)
     assert not alive
     if stop != signal.SIGKILL:
         assert [path.name for path in tmp_path.iterdir()] == ["log"]
+
+
+def _interruptible() -> None:
+    """Run in the child: where the tests run in the background of a shell, Ctrl-C is ignored in all they start."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
