@@ -139,9 +139,7 @@ def _build_objective(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         widths = [cache.embed_dim for cache in caches]
-        return Objective(
-            recipe.objective, student_dim, widths, gather=ranks.gather if ranks.size > 1 else None
-        )
+        return Objective(recipe.objective, student_dim, widths, gather=ranks.gather)
 
 
 def _write_skipped(path: Path, samples: ShardSet, bad: dict[int, str]) -> None:

@@ -37,13 +37,17 @@ class Ranks:
         return self.rank == 0
 
     def local_batch_size(self, batch_size: int) -> int:
-        """This rank's part of a global batch. Raises UsageError where ranks would have unequal parts."""
-        if batch_size % self.size:
+        """This rank's part of a global batch.
+
+        Raises UsageError where ranks would have unequal parts, or one pair each, which no batch statistic is made of.
+        """
+        local = batch_size // self.size
+        if batch_size % self.size or (self.size > 1 and local < 2):
             raise UsageError(
-                f"batch_size = {batch_size} cannot be split evenly over {self.size} processes",
-                remedy=f"--set batch_size={max(1, batch_size // self.size) * self.size}, or start another number",
+                f"batch_size = {batch_size} cannot be split evenly over {self.size} processes, two pairs or more each",
+                remedy=f"--set batch_size={max(2, local) * self.size}, or start another number of processes",
             )
-        return batch_size // self.size
+        return local
 
     def gather(self, rows: Tensor) -> Tensor:
         """[b, D] → [size · b, D], the rows of all ranks in the order of ranks, with gradient."""

@@ -70,8 +70,9 @@ def command(data: Path | None, out: Path, overwrite: bool) -> None:
 def _clear(out: Path, data: Path | None, overwrite: bool, screen: Screen) -> None:
     """An empty folder with the marker at `out`. Nothing of an earlier demo is ever reused."""
     from kdx.core.errors import UsageError
-    from kdx.core.folders import write_atomic
+    from kdx.core.folders import check_place, write_atomic
 
+    check_place(out)
     if data is not None and data.resolve().is_relative_to(out.resolve()):
         raise UsageError("--data lies inside --out", where=data, remedy="choose another --out")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):

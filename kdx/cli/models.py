@@ -21,6 +21,8 @@ def command(ctx: click.Context, as_json: bool) -> None:
     Example: kdx models --json
     """
     if ctx.invoked_subcommand is not None:
+        if as_json:
+            raise click.UsageError(f"--json is for the list, not for {ctx.invoked_subcommand}")
         return
     from kdx.models.architectures import count_parameters, names, read_architecture
 

@@ -17,8 +17,22 @@ SHOWN = 4  # first numbers of an embedding
 REFUSED_SHOWN = 5
 
 _json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+
+
+def _outside_products(ctx: click.Context, parameter: click.Parameter, out: Path | None) -> Path | None:
+    """A file added to a sealed folder would spoil it."""
+    if out:
+        from kdx.core.folders import check_place
+
+        check_place(out)
+    return out
+
+
 _out = click.option(
-    "--out", type=click.Path(path_type=Path, dir_okay=False), help="Save the embeddings as a .npy file."
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    callback=_outside_products,
+    help="Save the embeddings as a .npy file.",
 )
 
 

@@ -80,3 +80,10 @@ def test_a_folder_that_is_no_demo_is_left_alone(tmp_path: Path, capsys: pytest.C
 def test_data_inside_the_output_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert _run("--data", str(tmp_path / "out" / "data"), "--out", str(tmp_path / "out"), "--overwrite") == 2
     assert "lies inside" in capsys.readouterr().err
+
+
+def test_a_place_in_a_product_of_kdx_is_refused(
+    mini_checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _run("--out", str(mini_checkpoint / "demo")) == 2
+    assert "lies in the checkpoint" in capsys.readouterr().err and not (mini_checkpoint / "demo").exists()

@@ -34,3 +34,9 @@ def test_a_seed_that_torch_cannot_take_is_a_usage_error(tmp_path: Path) -> None:
         command, ["init", "kdx-mini", "--seed", str(2**64), "--out", str(tmp_path / "x")]
     )
     assert result.exit_code == 2 and "not in the range" in result.output
+
+
+def test_json_is_refused_where_it_has_no_effect(tmp_path: Path) -> None:
+    result = CliRunner().invoke(command, ["--json", "init", "kdx-mini", "--out", str(tmp_path / "x")])
+    assert result.exit_code == 2 and "--json is for the list, not for init" in result.output
+    assert not (tmp_path / "x").exists()

@@ -22,6 +22,14 @@ def test_embeddings_are_saved(exported_model: Path, tmp_path: Path) -> None:
     assert saved.dtype == np.float32 and np.allclose(np.linalg.norm(saved, axis=1), 1, atol=1e-5)
 
 
+def test_a_file_in_a_product_of_kdx_is_a_usage_error(
+    exported_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = exported_model / "texts.npy"
+    assert _run("text", str(exported_model), "a star", "--out", str(out)) == 2
+    assert "lies in the exported-model" in capsys.readouterr().err and not out.exists()
+
+
 def test_a_folder_as_output_is_a_usage_error(
     exported_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

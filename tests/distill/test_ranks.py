@@ -142,7 +142,9 @@ def test_each_rank_has_what_all_give(together: dict[str, Any]) -> None:
 
 
 def test_a_batch_that_does_not_split_evenly_is_refused() -> None:
-    assert Ranks(1, 4).local_batch_size(12) == 3
+    assert Ranks(1, 4).local_batch_size(12) == 3 and Ranks().local_batch_size(5) == 5
+    with pytest.raises(UsageError, match="two pairs or more each"):
+        Ranks(0, 4).local_batch_size(4)
     with pytest.raises(UsageError, match="batch_size = 10 cannot be split evenly over 4") as caught:
         Ranks(1, 4).local_batch_size(10)
     assert "batch_size=8" in str(caught.value.remedy)
