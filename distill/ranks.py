@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from kdx.core.errors import UsageError
+from kdx.core.errors import SetupError, UsageError
 
 T = TypeVar("T")
 PATIENCE = timedelta(days=2)  # the others wait while the first rank makes a teacher cache
@@ -93,17 +93,34 @@ ALONE = Ranks()
 
 @contextlib.contextmanager
 def join_ranks() -> Iterator[Ranks]:
-    """Joins the processes that torchrun started this one with; alone without torchrun."""
+    """Joins the processes that torchrun started this one with; alone without torchrun.
+
+    Raises SetupError where a machine has fewer GPUs than processes.
+    """
     if not dist.is_torchelastic_launched():
         yield ALONE
         return
     if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
+        device = _own_gpu(int(os.environ["LOCAL_RANK"]))
+        dist.init_process_group("nccl", timeout=PATIENCE, device_id=device)
+    else:
+        dist.init_process_group("gloo", timeout=PATIENCE)
     try:
         yield Ranks(dist.get_rank(), dist.get_world_size())
     finally:
         dist.destroy_process_group()
+
+
+def _own_gpu(local_rank: int) -> torch.device:
+    """Makes it the one that "cuda" means."""
+    count = torch.cuda.device_count()
+    if local_rank >= count:
+        raise SetupError(
+            f"process {local_rank + 1} of this machine has no GPU of its own, {count} are there",
+            remedy=f"torchrun --nproc-per-node {count}",
+        )
+    torch.cuda.set_device(local_rank)
+    return torch.device("cuda", local_rank)
 
 
 class _Gather(torch.autograd.Function):

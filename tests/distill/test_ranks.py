@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn
 
 from kdx.cli import main
-from kdx.core.errors import UsageError
+from kdx.core.errors import SetupError, UsageError
 from kdx.core.log import read_metrics
 from kdx.data.shards import write_shards
 from kdx.distill import Embeddings, Objective, ObjectiveConfig
-from kdx.distill.ranks import Ranks
+from kdx.distill.ranks import Ranks, join_ranks
 from kdx.models.architectures import build_model, read_architecture
 from kdx.models.checkpoint import open_checkpoint, save_checkpoint
 from kdx.models.clip_vocabulary import clip_tokenizer
@@ -148,6 +148,18 @@ def test_a_batch_that_does_not_split_evenly_is_refused() -> None:
     with pytest.raises(UsageError, match="batch_size = 10 cannot be split evenly over 4") as caught:
         Ranks(1, 4).local_batch_size(10)
     assert "batch_size=8" in str(caught.value.remedy)
+
+
+def test_a_process_without_a_gpu_of_its_own_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen: list[int] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    monkeypatch.setattr(dist, "is_torchelastic_launched", lambda: True)
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(SetupError, match="process 3 of this machine has no GPU of its own"), join_ranks():
+        pass
+    assert not chosen and not dist.is_initialized()
 
 
 @pytest.fixture
