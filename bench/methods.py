@@ -193,15 +193,19 @@ def _run_all(job: Job, tasks: list[Task], jobs: int, progress: Progress) -> list
     with ProcessPoolExecutor(jobs, mp_context=spawn) as pool:
         pending: dict[Future[Row], int] = {pool.submit(_run, job, task): i for i, task in enumerate(tasks)}
         rows: dict[int, Row] = {}
-        for done in as_completed(pending):
-            try:
+        try:
+            for done in as_completed(pending):
                 rows[pending[done]] = done.result()
-            except BrokenProcessPool:
-                raise SetupError(
-                    "the process of a run was killed, as a machine does when its memory is used up",
-                    remedy="choose fewer --jobs, or a smaller batch_size",
-                ) from None
-            progress(len(rows), len(tasks), tasks[pending[done]].method)
+                progress(len(rows), len(tasks), tasks[pending[done]].method)
+        except BrokenProcessPool:
+            raise SetupError(
+                "the process of a run was killed, as a machine does when its memory is used up",
+                remedy="choose fewer --jobs, or a smaller batch_size",
+            ) from None
+        except BaseException:  # an interrupted comparison does not wait for its runs
+            for process in multiprocessing.active_children():
+                process.terminate()
+            raise
     return [rows[number] for number in range(len(tasks))]
 
 

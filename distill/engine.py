@@ -22,6 +22,7 @@ from kdx.core.errors import UsageError
 from kdx.core.folders import check_free, sealed_folder
 from kdx.core.log import MetricsLog
 from kdx.core.progress import Progress, silent
+from kdx.core.provenance import cpu_count
 from kdx.data.loader import Loader, ViewReader
 from kdx.data.shards import ShardSet
 from kdx.models.architectures import preprocess_of
@@ -77,8 +78,12 @@ def train(
     model, inputs = build_student(recipe, teachers)
     model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     objective = _build_objective(recipe, architecture["embed_dim"], caches, ranks).to(device)
+    ranks.start_equal(model, objective)
     preprocess, tokenizer = preprocess_of(architecture), clip_tokenizer()
-    reader = ViewReader(samples, preprocess, recipe.views, max_bad_share=recipe.max_bad_share)
+    # of several ranks each sees a part of the bad images: the loop counts them all
+    reader = ViewReader(
+        samples, preprocess, recipe.views, max_bad_share=recipe.max_bad_share if ranks.size == 1 else 1.0
+    )
     loader = Loader(
         reader,
         tokenizer,
@@ -87,6 +92,7 @@ def train(
         seed=recipe.seed,
         rank=ranks.rank,
         num_ranks=ranks.size,
+        num_threads=max(1, cpu_count() // 2 // ranks.local_size),
     )
     inputs["data"] = samples.digest
     seeds = {"recipe": recipe.seed, "views": recipe.views.seed}
@@ -102,7 +108,7 @@ def train(
             )
             metrics = writing.enter_context(MetricsLog(folder / "metrics.jsonl"))
         try:
-            final_loss = loop.run(loader, preprocess.mean, preprocess.std, metrics, progress)
+            final_loss = loop.run(loader, reader, preprocess.mean, preprocess.std, metrics, progress)
         except NotFinite as error:
             steps = loop.restore_last_good()
             stopped = out.with_name(f"{out.name}.stopped")
@@ -115,7 +121,7 @@ def train(
                 str(error),
                 remedy=f"lower optimizer.lr or that term's weight; the student after {steps} steps is {stopped}",
             ) from None
-        bad = {row: why for each in ranks.gather_objects(reader.bad) for row, why in each.items()}
+        bad = ranks.merge(reader.bad)
         if folder is not None:
             _write_skipped(folder / "skipped.jsonl", samples, bad)
             if learnt := objective.state_dict():

@@ -9,7 +9,7 @@ import torch
 
 from kdx.core.log import MetricsLog
 from kdx.core.progress import Progress
-from kdx.data.loader import Batch, Loader
+from kdx.data.loader import Batch, Loader, ViewReader, check_bad_share
 from kdx.data.views import key_digest, philox
 from kdx.models.clip import ClipModel
 from kdx.models.masking import encode_masked_image
@@ -55,12 +55,29 @@ class Loop:
     def run(
         self,
         loader: Loader,
+        reader: ViewReader,
         mean: tuple[float, float, float],
         std: tuple[float, float, float],
         metrics: MetricsLog | None,
         progress: Progress,
     ) -> float:
-        """All steps; returns the last logged loss. Raises NotFinite when a loss is not, on every rank."""
+        """All steps; returns the last logged loss.
+
+        Raises NotFinite when a loss is not, DataError when too many images do not decode, both on every rank.
+        """
+        gpu = [torch.cuda.current_device()] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=gpu):
+            return self._run(loader, reader, mean, std, metrics, progress)
+
+    def _run(
+        self,
+        loader: Loader,
+        reader: ViewReader,
+        mean: tuple[float, float, float],
+        std: tuple[float, float, float],
+        metrics: MetricsLog | None,
+        progress: Progress,
+    ) -> float:
         self.model.train()
         scale = torch.tensor(std, device=self.device).mul(255).view(3, 1, 1)
         shift = torch.tensor(mean, device=self.device).mul(255).view(3, 1, 1)
@@ -77,6 +94,7 @@ class Loop:
                 now = time.monotonic()
                 written = {name: float(value) for name, value in numbers.items()}
                 last_loss = written["loss"]
+                check_bad_share(self.ranks.merge(reader.bad), reader.samples, self.recipe.max_bad_share)
                 if metrics is not None:
                     metrics.write(
                         step=done,

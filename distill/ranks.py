@@ -1,15 +1,17 @@
 """Training on several processes, as torchrun starts them.
 
 Each rank embeds its part of the global batch, gathers the embeddings of all and computes the loss of the whole batch.
-Gradients averaged over the ranks are then exactly those of one process: of the towers, because the gather's backward
-multiplies by the number of ranks what the average divides by it; of scales and projections, because each rank has the
-whole gradient of theirs.
+Gradients averaged over the ranks are then those of one process, for the same embeddings: of the towers, because the
+gather's backward multiplies by the number of ranks what the average divides by it; of scales and projections, because
+each rank has the whole gradient of theirs. What differs are batch statistics, which are a rank's own, and the random
+numbers of dropout and of MFD's masks, of which each rank draws its own.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -17,20 +19,27 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
-from kdx.core.errors import SetupError, UsageError
+from kdx.core.errors import KdxError, SetupError, UsageError
 
-T = TypeVar("T")
+K = TypeVar("K")
+V = TypeVar("V")
 PATIENCE = timedelta(days=2)  # the others wait while the first rank makes a teacher cache
+GRACE = 5.0  # seconds in which torchrun ends the others when one process has failed
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """The processes of one run: `size` of them, this one being `rank`, from 0. Alone by default."""
+    """The processes of one run: `size` of them, this one being `rank`, from 0. Alone by default.
+
+    local_size: how many of them are on this machine. control: the group for messages between CPUs.
+    """
 
     rank: int = 0
     size: int = 1
+    local_size: int = 1
+    control: dist.ProcessGroup | None = None
 
     @property
     def is_first(self) -> bool:
@@ -60,18 +69,24 @@ class Ranks:
             return
         flat = torch.cat([gradient.flatten() for gradient in gradients])  # one message instead of hundreds
         dist.all_reduce(flat)
-        for gradient, mean in zip(
-            gradients, (flat / self.size).split([each.numel() for each in gradients]), strict=True
-        ):
+        means = flat.div_(self.size).split([each.numel() for each in gradients])
+        for gradient, mean in zip(gradients, means, strict=True):
             gradient.copy_(mean.view_as(gradient))
 
-    def gather_objects(self, mine: T) -> list[T]:
-        """What each rank gives, in the order of ranks."""
+    def merge(self, mine: dict[K, V]) -> dict[K, V]:
+        """The entries of all ranks."""
         if self.size == 1:
-            return [mine]
+            return mine
         everyone: list[Any] = [None] * self.size
-        dist.all_gather_object(everyone, mine)
-        return everyone
+        dist.all_gather_object(everyone, mine, group=self.control)
+        return {key: value for each in everyone for key, value in each.items()}
+
+    def start_equal(self, *modules: nn.Module) -> None:
+        """Gives every rank the first one's parameters and buffers: builds of torch may differ between machines."""
+        if self.size > 1:
+            for module in modules:
+                for tensor in module.state_dict().values():
+                    dist.broadcast(tensor, 0)
 
     @contextlib.contextmanager
     def first_ahead(self) -> Iterator[None]:
@@ -85,7 +100,7 @@ class Ranks:
     def wait(self) -> None:
         """Returns when every rank has come here."""
         if self.size > 1:
-            dist.barrier()
+            dist.barrier(group=self.control)
 
 
 ALONE = Ranks()
@@ -102,13 +117,20 @@ def join_ranks() -> Iterator[Ranks]:
         return
     if torch.cuda.is_available():
         device = _own_gpu(int(os.environ["LOCAL_RANK"]))
-        dist.init_process_group("nccl", timeout=PATIENCE, device_id=device)
+        dist.init_process_group("nccl", device_id=device)
     else:
-        dist.init_process_group("gloo", timeout=PATIENCE)
+        dist.init_process_group("gloo")
+    control = dist.new_group(backend="gloo", timeout=PATIENCE)
+    ranks = Ranks(dist.get_rank(), dist.get_world_size(), int(os.environ["LOCAL_WORLD_SIZE"]), control)
     try:
-        yield Ranks(dist.get_rank(), dist.get_world_size())
-    finally:
-        dist.destroy_process_group()
+        yield ranks
+    except Exception as error:
+        # Another's failure takes this process along, with an error that explains nothing; an error of all is said
+        # once. torchrun ends those who wait here.
+        if not (ranks.is_first and isinstance(error, KdxError)):
+            time.sleep(GRACE)
+        raise  # without destroying the group, which would wait for the others
+    dist.destroy_process_group()
 
 
 def _own_gpu(local_rank: int) -> torch.device:
@@ -133,7 +155,7 @@ class _Gather(torch.autograd.Function):
     def forward(ctx: Any, rows: Tensor, ranks: Ranks) -> Tensor:
         ctx.ranks = ranks
         everyone = rows.new_empty(ranks.size * rows.shape[0], *rows.shape[1:])
-        dist.all_gather_into_tensor(everyone, rows.contiguous())
+        dist.all_gather(list(everyone.chunk(ranks.size)), rows.contiguous())
         return everyone
 
     @staticmethod

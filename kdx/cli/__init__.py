@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import errno
 import importlib
+import signal
 import sys
+import threading
+from types import FrameType
 from typing import NoReturn
 
 import click
@@ -80,7 +83,9 @@ def cli(verbose: bool) -> None:
 
 
 def main(args: list[str] | None = None) -> NoReturn:
-    """Runs kdx and exits: 0 done, 1 a bug, 2 usage, 3 a gate, 4 bad data, 5 the machine, 130 interrupted."""
+    """Runs kdx and exits: 0 done, 1 a bug, 2 usage, 3 a gate, 4 bad data, 5 the machine, 130 or 143 interrupted."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _terminate)
     try:
         cli.main(args, prog_name="kdx", standalone_mode=False)
     except KdxError as error:
@@ -109,6 +114,11 @@ def main(args: list[str] | None = None) -> NoReturn:
     except Exception:
         _report_bug()
     sys.exit(0)
+
+
+def _terminate(number: int, frame: FrameType | None) -> NoReturn:
+    """SIGTERM ends kdx in order, so that what is half-written is removed."""
+    sys.exit(128 + number)
 
 
 def _report_bug() -> NoReturn:

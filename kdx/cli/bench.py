@@ -107,7 +107,7 @@ def report(folder: Path) -> None:
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Where runs and methods.json go.")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a key of the recipe.")
 @click.option(
-    "--seeds", type=click.IntRange(min=1), default=3, show_default=True, help="Runs of each method."
+    "--seeds", type=click.IntRange(1, 1000), default=3, show_default=True, help="Runs of each method."
 )
 @click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Runs at a time.")
 @click.option("--limit", type=click.IntRange(min=1), help="Evaluate at most this many images.")

@@ -79,7 +79,7 @@ def command(
     if data is None or out is None:
         raise click.UsageError("--data and --out are needed to train")
 
-    from kdx.core.folders import check_free
+    from kdx.core.folders import check_free, check_place
     from kdx.data.shards import open_split
     from kdx.distill.engine import train
     from kdx.distill.ranks import join_ranks
@@ -88,9 +88,12 @@ def command(
 
     check_free(out, RUN_KIND, overwrite=overwrite)
     samples = open_split(data, "train")
+    if cache and not resolved.objective.needs_teacher:
+        raise click.UsageError("--cache has no effect: this recipe does not distil")
     cache = cache or default_cache(out)
-    if cache.resolve() == out.resolve():
-        raise click.UsageError("--cache and --out are the same folder")
+    if cache.resolve().is_relative_to(out.resolve()) or out.resolve().is_relative_to(cache.resolve()):
+        raise click.UsageError("--cache and --out must be two folders, none in the other")
+    check_place(cache)
     with join_ranks() as ranks:
         ranks.local_batch_size(resolved.batch_size)
         if ranks.is_first:

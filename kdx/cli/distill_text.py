@@ -111,7 +111,7 @@ def _si(number: float, unit: str = "") -> str:
     while number >= 999.5 and power < len(PREFIXES) - 1:
         number /= 1000
         power += 1
-    digits = 3 - len(str(int(number))) if power else 0
+    digits = max(0, 3 - len(str(int(number)))) if power else 0
     return f"{number:.{digits}f} {PREFIXES[power]}{unit}".rstrip()
 
 

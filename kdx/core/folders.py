@@ -54,12 +54,16 @@ def sealed_folder(
     of what the product was made from. On an error nothing is left. Raises UsageError when `path` exists
     and `overwrite` is not set, or when it exists and is not a sealed folder of this kind.
     """
-    path = path.absolute()
+    path = _without_dots(path)
     check_free(path, kind, overwrite=overwrite)
-    path.parent.mkdir(parents=True, exist_ok=True)
     building = path.parent / f".{path.name}.building-{os.getpid()}"
     shutil.rmtree(building, ignore_errors=True)
-    building.mkdir()
+    try:
+        building.mkdir(parents=True)
+    except OSError as error:
+        raise SetupError(
+            f"a folder cannot be made here: {error.strerror}", where=path, remedy="choose another path"
+        ) from None
     try:
         yield building
         manifest = Manifest(
@@ -73,6 +77,7 @@ def sealed_folder(
         for name in manifest.digest:
             _fsync(building / name)
         write_atomic(building / MANIFEST, json.dumps(manifest.__dict__, indent=2, sort_keys=True) + "\n")
+        check_free(path, kind, overwrite=overwrite)  # another process may have written there meanwhile
         _replace(building, path)
     finally:
         shutil.rmtree(building, ignore_errors=True)
@@ -83,6 +88,7 @@ def check_free(path: Path, kind: str, *, overwrite: bool = False) -> None:
 
     Call before long work.
     """
+    path = _without_dots(path)
     check_place(path)
     if not path.exists() and not path.is_symlink():
         return
@@ -98,13 +104,14 @@ def check_free(path: Path, kind: str, *, overwrite: bool = False) -> None:
 
 def check_place(path: Path) -> None:
     """Raises UsageError if `path` lies under a file or in a sealed folder, SetupError without permission to write."""
-    if inside := next((parent for parent in path.absolute().parents if _kind_of(parent)), None):
+    path = _without_dots(path)
+    if inside := next((parent for parent in path.parents if _kind_of(parent)), None):
         raise UsageError(
             f"lies in the {_kind_of(inside)} {inside}, which would no longer be whole",
             where=path,
             remedy="choose another path",
         )
-    above = next((parent for parent in path.absolute().parents if parent.exists()), path)
+    above = next((parent for parent in path.parents if parent.exists()), path)
     if not above.is_dir():
         raise UsageError(f"{above} is a file, not a folder", where=path, remedy="choose another path")
     if not os.access(above, os.W_OK | os.X_OK):
@@ -191,6 +198,11 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise DataError("must hold a JSON object", where=path, remedy="check the file")
     return cast(dict[str, Any], content)
+
+
+def _without_dots(path: Path) -> Path:
+    """Absolute. `missing/../run` is `run` also before `missing` is made, which making the parents would do."""
+    return Path(os.path.abspath(path))  # noqa: PTH100 - resolve() would follow a link that lies at `path`
 
 
 def _file_names(folder: Path) -> list[str]:

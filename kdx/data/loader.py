@@ -17,7 +17,6 @@ import numpy.typing as npt
 
 from kdx.core.errors import DataError, UsageError
 from kdx.core.preprocess import Preprocess, decode_image
-from kdx.core.provenance import cpu_count
 from kdx.core.tokenizer import Tokenizer
 
 from .shards import ShardSet
@@ -51,7 +50,7 @@ class ViewReader:
         self.config = config
         self.bad: dict[int, str] = {}  # row → why its image does not decode
         self._preprocess = preprocess
-        self._max_bad = max_bad_share * len(samples)
+        self._max_bad_share = max_bad_share
         self._keys = [key_digest(key) for key in samples.keys]
         size = preprocess.image_size
         shape = (len(samples), config.num_views, size, size, 3)
@@ -87,12 +86,18 @@ class ViewReader:
                 return
             self.bad[row] = error.what
             log.warning("skipped sample %s: %s", key, error.what)
-            if len(self.bad) > self._max_bad:
-                raise DataError(
-                    f"{len(self.bad)} of {len(self.samples)} images do not decode, the last one {key}: {error.what}",
-                    where=self.samples.folder,
-                    remedy="repair the shards, or raise max_bad_share in the recipe",
-                )
+            check_bad_share(self.bad, self.samples, self._max_bad_share)
+
+
+def check_bad_share(bad: dict[int, str], samples: ShardSet, max_bad_share: float) -> None:
+    """bad: row → why its image does not decode, in the order in which they were met. Raises DataError for too many."""
+    if len(bad) > max_bad_share * len(samples):
+        row, why = list(bad.items())[-1]
+        raise DataError(
+            f"{len(bad)} of {len(samples)} images do not decode, the last one {samples.keys[row]}: {why}",
+            where=samples.folder,
+            remedy="repair the shards, or raise max_bad_share in the recipe",
+        )
 
 
 def count_steps_per_epoch(samples: ShardSet, batch_size: int) -> int:
@@ -110,7 +115,9 @@ class Loader:
     """Endless batches over a shard set; an incomplete last batch of an epoch is left out.
 
     rank, num_ranks: which of so many processes this is; each gets every num_ranks-th row of the same global batch of
-    `batch_size`, which num_ranks divides.
+    `batch_size`, which num_ranks divides; for an image that does not decode the next row of its own stands in.
+    num_threads: that decode. On two cores a second one made each step of a small model slower: it takes the core
+    from torch's own threads and the interpreter from the loop.
     """
 
     def __init__(
@@ -123,12 +130,14 @@ class Loader:
         seed: int,
         rank: int = 0,
         num_ranks: int = 1,
+        num_threads: int = 1,
     ) -> None:
         samples = reader.samples
         self.steps_per_epoch = count_steps_per_epoch(samples, batch_size)
         self._reader = reader
         self._batch_size = batch_size
         self._rank, self._num_ranks = rank, num_ranks
+        self._num_threads = num_threads
         self._seed = seed
         self._keys = [key_digest(key) for key in samples.keys]
         self._tokens = [
@@ -138,36 +147,39 @@ class Loader:
         self._order: tuple[int, npt.NDArray[np.int64]] = (-1, np.empty(0, dtype=np.int64))
 
     def batches(self, start: int, stop: int) -> Iterator[Batch]:
-        """The batches of steps start … stop − 1, prepared ahead in threads on half of the cores.
-
-        On two cores a second decoding thread made each step of a small model slower: it takes the core from
-        torch's own threads and the interpreter from the loop.
-        """
-        with ThreadPoolExecutor(max(1, cpu_count() // 2), thread_name_prefix="kdx-decode") as pool:
+        """The batches of steps start … stop − 1, prepared ahead in threads."""
+        with ThreadPoolExecutor(self._num_threads, thread_name_prefix="kdx-decode") as pool:
             ahead: list[Future[Batch]] = []
             for step in range(start, min(start + PREFETCH, stop)):
-                ahead.append(pool.submit(self._make, step, self._rows(step)))
+                ahead.append(pool.submit(self._make, step, self._epoch_order(step)))
             for step in range(start, stop):
                 batch = ahead.pop(0).result()
                 if step + PREFETCH < stop:
-                    ahead.append(pool.submit(self._make, step + PREFETCH, self._rows(step + PREFETCH)))
+                    later = step + PREFETCH
+                    ahead.append(pool.submit(self._make, later, self._epoch_order(later)))
                 yield batch
 
-    def _rows(self, step: int) -> npt.NDArray[np.int64]:
-        """All rows of the epoch, turned so that this step's batch comes first and its stand-ins next."""
-        epoch, within = divmod(step, self.steps_per_epoch)
+    def _epoch_order(self, step: int) -> npt.NDArray[np.int64]:
+        """All rows of this step's epoch. Called by one thread."""
+        epoch = step // self.steps_per_epoch
         if self._order[0] != epoch:
             random = philox(self._seed, epoch)
             self._order = (epoch, random.permutation(len(self._keys)))
-        return np.roll(self._order[1], -within * self._batch_size)
+        return self._order[1]
 
-    def _make(self, step: int, candidates: npt.NDArray[np.int64]) -> Batch:
+    def _candidates(self, step: int, order: npt.NDArray[np.int64]) -> Iterator[int]:
+        """Rows from this step's batch on, around the whole epoch: what comes after the batch stands in."""
+        start = step % self.steps_per_epoch * self._batch_size
+        for place in range(self._rank, len(order), self._num_ranks):
+            yield int(order[(start + place) % len(order)])
+
+    def _make(self, step: int, order: npt.NDArray[np.int64]) -> Batch:
         epoch = step // self.steps_per_epoch
         view = epoch % self._reader.config.num_views
         rows: list[int] = []
         pixels: list[npt.NDArray[np.uint8]] = []
         count = self._batch_size // self._num_ranks
-        for row in candidates[self._rank :: self._num_ranks].tolist():
+        for row in self._candidates(step, order):
             rendered = self._reader.read(row, view)
             if rendered is None:
                 continue  # the next row in order stands in

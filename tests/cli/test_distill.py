@@ -1,6 +1,9 @@
 """Facts of `kdx distill`: recipes are listed and resolved, and a toy run goes from shards to a sealed student."""
 
 import json
+import subprocess
+import sys
+import time
 import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -95,6 +98,49 @@ def test_a_dry_run_prints_the_resolved_recipe_with_its_plan_and_makes_nothing(
     assert document["plan"]["student"]["total_params"] == count_parameters("kdx-mini").total_params
     assert document["plan"]["pairs_seen"] == 57_600 and document["plan"]["epochs"] is None
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_of_absurd_length_prints_its_plan(capsys: pytest.CaptureFixture[str]) -> None:
+    assert _run("demo-clip-kd", "--dry-run", "--set", "steps=999999999999999999") == 0
+    assert "# compute" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("out", "cache"), [("run", "run/cache"), ("cache/run", "cache"), ("run", "run")])
+def test_run_and_cache_in_each_other_are_refused_before_any_work(
+    tmp_path: Path,
+    data: Path,
+    mini_checkpoint: Path,
+    capsys: pytest.CaptureFixture[str],
+    out: str,
+    cache: str,
+) -> None:
+    places = ("--out", tmp_path / out, "--cache", tmp_path / cache)
+    assert _run("demo-clip-kd", *TOY, "--data", data, "--teacher", mini_checkpoint, *places) == 2
+    assert "none in the other" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists() and not (tmp_path / "cache").exists()
+
+
+def test_a_cache_that_nothing_needs_is_refused(
+    tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    places = ("--data", data, "--out", tmp_path / "run", "--cache", tmp_path / "cache")
+    assert _run("demo-baseline", *TOY, *places) == 2
+    assert "does not distil" in capsys.readouterr().err
+
+
+def test_sigterm_leaves_nothing(tmp_path: Path, data: Path) -> None:
+    program = [sys.executable, "-c", "from kdx.cli import main; main()", "distill", "demo-baseline", *TOY]
+    places = ["--set", "steps=100000", "--data", str(data), "--out", str(tmp_path / "run")]
+    with subprocess.Popen([*program, *places], stderr=subprocess.DEVNULL) as training:
+        try:
+            while not list(tmp_path.glob(".run.building-*/metrics.jsonl")):
+                assert training.poll() is None
+                time.sleep(0.05)
+            training.terminate()
+            assert training.wait(30) == 143
+        finally:
+            training.kill()
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
 
 
 def test_a_dry_run_takes_what_data_and_teacher_tell(

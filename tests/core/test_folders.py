@@ -110,6 +110,32 @@ def test_nothing_is_written_into_a_sealed_folder(tmp_path: Path) -> None:
     open_sealed(tmp_path / "a", "thing")
 
 
+def test_a_place_behind_a_missing_folder_is_the_place_itself(tmp_path: Path) -> None:
+    _seal(tmp_path / "a", content="kept")
+    for kind in ("thing", "other"):
+        with pytest.raises(UsageError, match="exists already"):
+            _seal(tmp_path / "missing" / ".." / "a", kind=kind)
+    with pytest.raises(UsageError, match="of kind other"):
+        _seal(tmp_path / "missing" / ".." / "a", kind="other", overwrite=True)
+    assert (tmp_path / "a" / "file.txt").read_text() == "kept" and not (tmp_path / "missing").exists()
+
+
+def test_the_second_of_two_writers_does_not_replace_the_first(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="exists already"), sealed_folder(tmp_path / "a", "thing") as folder:
+        (folder / "file.txt").write_text("late")
+        _seal(tmp_path / "b", content="early")
+        (tmp_path / "b").rename(tmp_path / "a")
+    assert (tmp_path / "a" / "file.txt").read_text() == "early"
+
+
+def test_a_place_where_no_folder_can_be_made_is_said(tmp_path: Path) -> None:
+    with (
+        pytest.raises(SetupError, match="a folder cannot be made here"),
+        sealed_folder(Path("/proc/x"), "thing"),
+    ):
+        pass
+
+
 def test_a_json_file_that_cannot_be_read_is_said_without_pythons_words(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="there is no such file"):
         read_json(tmp_path / "a.json")

@@ -17,6 +17,7 @@ from kdx.cli import main
 from kdx.core.errors import SetupError, UsageError
 from kdx.core.log import read_metrics
 from kdx.data.shards import write_shards
+from kdx.data.views import philox
 from kdx.distill import Embeddings, Objective, ObjectiveConfig
 from kdx.distill.ranks import Ranks, join_ranks
 from kdx.models.architectures import build_model, read_architecture
@@ -94,14 +95,17 @@ def _work(rank: int, size: int, folder: Path) -> None:
     ranks = Ranks(rank, size)
     found = {name: _gradients(name, ranks) for name in WEIGHTS}
     found["faulty"] = _gradients("all", _WithoutFactor(rank, size))
-    objects = ranks.gather_objects({rank: "bad"})
+    merged = ranks.merge({rank: "bad"})
+    torch.manual_seed(rank)
+    layer = nn.Linear(2, 2)
+    ranks.start_equal(layer)
     with ranks.first_ahead():
         if not ranks.is_first:
             assert (folder / "made by the first").exists()
         else:
             (folder / "made by the first").touch()
     if rank == size - 1:
-        torch.save({"found": found, "objects": objects}, folder / "result.pt")
+        torch.save({"found": found, "merged": merged, "weight": layer.weight.detach()}, folder / "result.pt")
     dist.destroy_process_group()
 
 
@@ -137,8 +141,13 @@ def test_the_comparison_notices_a_gather_without_the_factor(together: dict[str, 
     assert _difference(faulty, alone) > 0.4
 
 
-def test_each_rank_has_what_all_give(together: dict[str, Any]) -> None:
-    assert together["objects"] == [{rank: "bad"} for rank in range(RANKS)]
+def test_a_rank_has_what_all_give(together: dict[str, Any]) -> None:
+    assert together["merged"] == dict.fromkeys(range(RANKS), "bad")
+
+
+def test_ranks_start_with_the_weights_of_the_first(together: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    assert torch.equal(together["weight"], nn.Linear(2, 2, dtype=torch.float64).weight)
 
 
 def test_a_batch_that_does_not_split_evenly_is_refused() -> None:
@@ -167,9 +176,9 @@ def inputs(tmp_path: Path, make_samples: Any) -> Path:
     """A folder with a teacher and two sets: whole, and with one image that does not decode."""
     samples = make_samples(20)
     write_shards(tmp_path / "data", "train", samples)
-    write_shards(
-        tmp_path / "broken", "train", [replace(samples[0], image=b"\xff\xd8\xff no image"), *samples[1:]]
-    )
+    row = int(philox(0, 0).permutation(20)[1])  # the second of the first epoch: the second process reads it
+    samples[row] = replace(samples[row], image=b"\xff\xd8\xff no image")
+    write_shards(tmp_path / "broken", "train", samples)
     architecture = read_architecture("kdx-mini-teacher")
     save_checkpoint(tmp_path / "teacher", build_model(architecture, seed=1), architecture, clip_tokenizer())
     return tmp_path
@@ -177,8 +186,9 @@ def inputs(tmp_path: Path, make_samples: Any) -> Path:
 
 def test_torchrun_makes_the_student_of_one_process(inputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(inputs)
-    with pytest.raises(SystemExit, match="0"):
+    with pytest.raises(SystemExit) as stopped:
         main(_arguments("alone"))
+    assert stopped.value.code == 0
     shared = _torchrun(2, inputs, _arguments("shared"))
     assert shared.returncode == 0, shared.stderr
     assert shared.stdout == "shared\n" and "reused" not in shared.stderr
@@ -190,29 +200,44 @@ def test_torchrun_makes_the_student_of_one_process(inputs: Path, monkeypatch: py
 
 
 def test_an_image_that_one_process_cannot_read_stands_in_the_run(inputs: Path) -> None:
-    done = _torchrun(2, inputs, [*_arguments("run", data="broken"), "--json"])
+    done = _torchrun(2, inputs, [*_arguments("run", data="broken"), "--set=steps=1", "--json"])
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["bad_images"] == 1
     assert len((inputs / "run/skipped.jsonl").read_text().splitlines()) == 1
 
 
-def _arguments(out: str, data: str = "data") -> list[str]:
+def test_too_many_bad_images_stop_all_and_are_said_once(inputs: Path) -> None:
+    arguments = _arguments("run", data="broken", recipe="demo-baseline")
+    done = _torchrun(2, inputs, [*arguments, "--set=max_bad_share=0", "--set=steps=1"])
+    assert done.returncode != 0 and done.stderr.count("1 of 20 images do not decode") == 1, done.stderr
+    assert "bug" not in done.stderr and not list(inputs.glob("*run*"))
+
+
+def test_what_the_first_process_lacks_is_said_once(inputs: Path) -> None:
+    done = _torchrun(2, inputs, [*_arguments("run"), "--teacher", "nowhere"])
+    assert done.returncode != 0 and done.stderr.count("nowhere: ") == 1, done.stderr
+    assert "bug" not in done.stderr and not list(inputs.glob("*run*"))
+
+
+def _arguments(out: str, data: str = "data", recipe: str = "demo-clip-kd") -> list[str]:
     # a large eps makes AdamW's steps proportional to the gradient, so that the order of summing stays without effect
     settings = ("student=kdx-mini-vit", "steps=4", "batch_size=16", "optimizer.warmup_steps=1",
                 "optimizer.eps=1.0", "max_bad_share=0.1")  # fmt: skip
-    places = ("--data", data, "--teacher", "teacher", "--cache", f"{out}.cache", "--out", out)
-    return ["distill", "demo-clip-kd", *(f"--set={each}" for each in settings), *places]
+    teacher = ("--teacher", "teacher") if recipe == "demo-clip-kd" else ()
+    return [
+        "distill",
+        recipe,
+        *(f"--set={each}" for each in settings),
+        "--data",
+        data,
+        *teacher,
+        "--out",
+        out,
+    ]
 
 
 def _torchrun(processes: int, folder: Path, arguments: list[str]) -> subprocess.CompletedProcess[str]:
-    launch = [
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        str(processes),
-        "--no-python",
-    ]
+    launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "--no-python"]
     program = [sys.executable, "-c", "from kdx.cli import main; main()"]
     return subprocess.run(
         [sys.executable, *launch, *program, *arguments],
