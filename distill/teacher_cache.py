@@ -117,7 +117,7 @@ def open_cache(
     reused = folder.exists()
     if reused:
         _check_identity(folder, identity)
-        open_sealed(folder, KIND)
+        open_sealed(folder, KIND, verify_large=False)  # many gigabytes, of which a step reads little
     else:
         _build(folder, identity, teacher, samples, views, max_bad_share, progress)
     return TeacherCache(

@@ -115,7 +115,8 @@ def parse(config: type[ConfigT], table: Table, where: str | Path) -> ConfigT:
     except UsageError as error:
         raise UsageError(error.what, where=where, remedy=error.remedy) from None
     except ValidationError as error:
-        first = error.errors()[0]
+        # a misspelt key explains best why another is missing
+        first = min(error.errors(), key=lambda each: each["type"] != "extra_forbidden")
         parts = [str(part) for part in first["loc"]]
         key, value = ".".join(parts), first["input"]
         if first["type"] == "extra_forbidden":

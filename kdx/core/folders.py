@@ -23,7 +23,7 @@ from .provenance import collect_provenance
 
 MANIFEST = "manifest.json"
 SCHEMA = 1
-LARGE_FILE = 256 * 2**20  # digests of larger files are checked on request: reading them takes seconds
+LARGE_FILE = 256 * 2**20  # bytes
 
 
 @dataclass(frozen=True)
@@ -118,10 +118,11 @@ def check_place(path: Path) -> None:
         raise SetupError(f"no permission to write in {above}", where=path, remedy="choose another path")
 
 
-def open_sealed(path: Path, kind: str, *, verify_large: bool = False) -> Manifest:
+def open_sealed(path: Path, kind: str, *, verify_large: bool = True) -> Manifest:
     """Checks that a whole folder of this kind lies at `path` and returns its manifest.
 
-    Raises DataError naming the first file that is missing, surplus or changed.
+    verify_large: whether the digests of files over LARGE_FILE are checked too. Raises DataError naming the first file
+    that is missing, surplus or changed.
     """
     again = f"make the {kind} again, or copy it again from where it came"
     if not path.is_dir():

@@ -54,6 +54,12 @@ def test_the_nearest_known_key_is_named_at_any_depth() -> None:
     assert caught.value.remedy == "did you mean maybe.rate?"
 
 
+def test_a_misspelt_key_is_named_before_the_one_that_it_should_be() -> None:
+    with pytest.raises(UsageError, match="unknown key nam") as caught:
+        parse(Outer, {"nam": "x"}, "file.toml")
+    assert caught.value.remedy == "did you mean name?"
+
+
 def test_a_wrong_type_is_named_with_its_value() -> None:
     with pytest.raises(UsageError, match=r"inner.rate = 'fast'"):
         parse(Outer, {"name": "x", "inner": {"rate": "fast"}}, "file.toml")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from kdx.core import folders
 from kdx.core.errors import DataError, SetupError, UsageError
 from kdx.core.folders import MANIFEST, check_free, open_sealed, read_json, sealed_folder, write_atomic
 
@@ -134,6 +135,17 @@ def test_a_place_where_no_folder_can_be_made_is_said(tmp_path: Path) -> None:
         sealed_folder(Path("/proc/x"), "thing"),
     ):
         pass
+
+
+def test_large_files_are_read_unless_the_caller_cannot_afford_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(folders, "LARGE_FILE", 3)
+    _seal(tmp_path / "a")
+    (tmp_path / "a" / "file.txt").write_text("hullo")
+    with pytest.raises(DataError, match="has changed"):
+        open_sealed(tmp_path / "a", "thing")
+    open_sealed(tmp_path / "a", "thing", verify_large=False)
 
 
 def test_a_json_file_that_cannot_be_read_is_said_without_pythons_words(tmp_path: Path) -> None:

@@ -62,6 +62,7 @@ def test_configurations_carry_the_models_numbers_exactly(repository: Path) -> No
     assert float(zero_shot.parameters["logit_scale"].string_value) == spec.logit_scale
     optional = {tensor.name: tensor.optional for tensor in zero_shot.input}
     assert optional == {"image": False, "labels": False, "templates": True, "top_k": True}
+    assert [config.instance_group[0].count for config in (image, text, zero_shot)] == [2, 2, 1]
     for config in (image, text):
         assert config.dynamic_batching.default_queue_policy.max_queue_size > 0
 

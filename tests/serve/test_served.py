@@ -43,6 +43,7 @@ def test_images_equal_those_in_process(
     assert np.abs(client.embed_images(images) - local.embed_images(images)).max() < 1e-5
 
 
+@pytest.mark.slow  # it looks at the clock
 def test_requests_that_follow_each_other_at_once_do_not_wait_for_the_batcher(client: TritonClient) -> None:
     seconds: list[float] = []
     for _ in range(300):
