@@ -108,7 +108,10 @@ def train(
             )
             metrics = writing.enter_context(MetricsLog(folder / "metrics.jsonl"))
         try:
-            final_loss = loop.run(loader, reader, preprocess.mean, preprocess.std, metrics, progress)
+            with torch.random.fork_rng(
+                devices=[torch.cuda.current_device()] if device.type == "cuda" else []
+            ):
+                final_loss = loop.run(loader, reader, preprocess.mean, preprocess.std, metrics, progress)
         except NotFinite as error:
             steps = loop.restore_last_good()
             stopped = out.with_name(f"{out.name}.stopped")

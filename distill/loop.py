@@ -61,23 +61,10 @@ class Loop:
         metrics: MetricsLog | None,
         progress: Progress,
     ) -> float:
-        """All steps; returns the last logged loss.
+        """All steps; returns the last logged loss. Each step seeds torch's own generator.
 
         Raises NotFinite when a loss is not, DataError when too many images do not decode, both on every rank.
         """
-        gpu = [torch.cuda.current_device()] if self.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=gpu):
-            return self._run(loader, reader, mean, std, metrics, progress)
-
-    def _run(
-        self,
-        loader: Loader,
-        reader: ViewReader,
-        mean: tuple[float, float, float],
-        std: tuple[float, float, float],
-        metrics: MetricsLog | None,
-        progress: Progress,
-    ) -> float:
         self.model.train()
         scale = torch.tensor(std, device=self.device).mul(255).view(3, 1, 1)
         shift = torch.tensor(mean, device=self.device).mul(255).view(3, 1, 1)
@@ -94,7 +81,8 @@ class Loop:
                 now = time.monotonic()
                 written = {name: float(value) for name, value in numbers.items()}
                 last_loss = written["loss"]
-                check_bad_share(self.ranks.merge(reader.bad), reader.samples, self.recipe.max_bad_share)
+                bad = self.ranks.merge(dict(reader.bad))  # decoding threads add to it
+                check_bad_share(bad, reader.samples, self.recipe.max_bad_share)
                 if metrics is not None:
                     metrics.write(
                         step=done,
