@@ -108,6 +108,7 @@ def compare_methods(
     out: Path,
     *,
     settings: Sequence[str] = (),
+    only: Sequence[str] = (),
     seeds: int = 3,
     jobs: int = 1,
     limit: int | None = None,
@@ -117,10 +118,10 @@ def compare_methods(
     """Trains the recipe's student with each method and seed, evaluates all, and seals the folder `out`.
 
     recipe: one without a distilling term; settings: on top of it. pairs: what is trained on; data: whose val
-    split is evaluated, at most `limit` images. seeds: 0 … seeds − 1. jobs: runs at a time. A method that the
-    student cannot do is left out, a run that fails is recorded with its error. Returns what methods.json says.
-    Raises UsageError for what no method could train, DataError for bad shards or a bad teacher, SetupError when a
-    run's process is killed.
+    split is evaluated, at most `limit` images. only: names of methods to compare with the baseline; all if empty.
+    seeds: 0 … seeds − 1. jobs: runs at a time. A method that the student cannot do is left out, a run that fails is
+    recorded with its error. Returns what methods.json says. Raises UsageError for what no method could train,
+    DataError for bad shards or a bad teacher, SetupError when a run's process is killed.
     """
     check_free(out, KIND, overwrite=overwrite)
     if read_recipe(recipe, settings).objective.needs_teacher:
@@ -143,7 +144,7 @@ def compare_methods(
                 threads=max(1, cpu_count() // jobs),
                 teacher_images=encoder.embed_images(_held_out(data)),
             )
-            methods = method_settings(encoder.spec.embed_dim)
+            methods = _chosen(method_settings(encoder.spec.embed_dim), only)
         job.runs.mkdir()
         tasks, left_out = _tasks(recipe, settings, methods, seeds)
         samples = open_split(pairs, "train")
@@ -166,6 +167,13 @@ def compare_methods(
         }
         (folder / "methods.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     return document
+
+
+def _chosen(methods: dict[str, tuple[str, ...]], only: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    for name in only:
+        if name not in methods:
+            raise UsageError(f"there is no method {name}", remedy=f"choose from {', '.join(methods)}")
+    return {name: each for name, each in methods.items() if not only or name in ("baseline", *only)}
 
 
 def _tasks(

@@ -106,6 +106,7 @@ def report(folder: Path) -> None:
 )
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Where runs and methods.json go.")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a key of the recipe.")
+@click.option("--method", "only", multiple=True, help="Compare only this one with the baseline; repeatable.")
 @click.option(
     "--seeds", type=click.IntRange(1, 1000), default=3, show_default=True, help="Runs of each method."
 )
@@ -120,6 +121,7 @@ def methods(
     teacher: Path,
     out: Path,
     settings: tuple[str, ...],
+    only: tuple[str, ...],
     seeds: int,
     jobs: int,
     limit: int | None,
@@ -143,6 +145,7 @@ def methods(
             teacher,
             out,
             settings=settings,
+            only=only,
             seeds=seeds,
             jobs=jobs,
             limit=limit,

@@ -83,6 +83,19 @@ def test_without_classes_recalls_are_compared(
     assert "100.0 ± 0.0 %" in result.output
 
 
+def test_chosen_methods_are_compared_with_the_baseline_and_unknown_ones_refused(
+    tmp_path: Path, job: list[str]
+) -> None:
+    arguments = ["methods", "demo-baseline", *job, *TOY, "--seeds", "1"]
+    result = CliRunner().invoke(command, [*arguments, "--method", "ckd"])
+    assert isinstance(result.exception, UsageError) and "there is no method ckd" in str(result.exception)
+    assert not (tmp_path / "out").exists()
+    result = CliRunner().invoke(command, [*arguments, "--method", "icl"])
+    assert result.exit_code == 0, result.output
+    document = json.loads((tmp_path / "out" / "methods.json").read_text())
+    assert list(document["methods"]) == ["baseline", "icl"]
+
+
 def test_a_recipe_that_distils_is_no_baseline(job: list[str]) -> None:
     result = CliRunner().invoke(command, ["methods", "demo-clip-kd", *job])
     assert isinstance(result.exception, UsageError) and "baseline" in str(result.exception)
