@@ -132,6 +132,7 @@ def compare_methods(
         )
     with sealed_folder(out, KIND, overwrite=overwrite) as folder:
         with TorchEncoder.open(teacher) as encoder:
+            methods = _chosen(method_settings(encoder.spec.embed_dim), only)
             teacher_score = evaluate_dataset(encoder, data, limit=limit)
             job = Job(
                 recipe=recipe,
@@ -144,7 +145,6 @@ def compare_methods(
                 threads=max(1, cpu_count() // jobs),
                 teacher_images=encoder.embed_images(_held_out(data)),
             )
-            methods = _chosen(method_settings(encoder.spec.embed_dim), only)
         job.runs.mkdir()
         tasks, left_out = _tasks(recipe, settings, methods, seeds)
         samples = open_split(pairs, "train")
@@ -170,6 +170,7 @@ def compare_methods(
 
 
 def _chosen(methods: dict[str, tuple[str, ...]], only: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """The baseline and those of these names; all if there are none. Raises UsageError for a name that is none."""
     for name in only:
         if name not in methods:
             raise UsageError(f"there is no method {name}", remedy=f"choose from {', '.join(methods)}")

@@ -79,6 +79,7 @@ def command(
     if data is None or out is None:
         raise click.UsageError("--data and --out are needed to train")
 
+    from kdx.core.errors import UsageError
     from kdx.core.folders import check_free, check_place
     from kdx.data.shards import open_split
     from kdx.distill.engine import train
@@ -86,15 +87,21 @@ def command(
     from kdx.distill.teachers import default_cache, open_teachers, unlike_expected
     from kdx.models.checkpoint import RUN_KIND
 
-    check_free(out, RUN_KIND, overwrite=overwrite)
-    samples = open_split(data, "train")
-    if cache and not resolved.objective.needs_teacher:
-        raise click.UsageError("--cache has no effect: this recipe does not distil")
-    cache = cache or default_cache(out)
-    if cache.resolve().is_relative_to(out.resolve()) or out.resolve().is_relative_to(cache.resolve()):
-        raise click.UsageError("--cache and --out must be two folders, none in the other")
-    check_place(cache)
     with join_ranks() as ranks:
+        check_free(out, RUN_KIND, overwrite=overwrite)
+        samples = open_split(data, "train")
+        if cache and not resolved.objective.needs_teacher:
+            raise UsageError(
+                "has no use: this recipe does not distil", where=cache, remedy="leave --cache out"
+            )
+        cache = cache or default_cache(out)
+        if cache.resolve().is_relative_to(out.resolve()) or out.resolve().is_relative_to(cache.resolve()):
+            raise UsageError(
+                f"--cache and --out {out} must be two folders, none in the other",
+                where=cache,
+                remedy="choose another --cache",
+            )
+        check_place(cache)
         ranks.local_batch_size(resolved.batch_size)
         if ranks.is_first:
             for note in unlike_expected(resolved, teachers):

@@ -213,8 +213,9 @@ def test_too_many_bad_images_stop_all_and_are_said_once(inputs: Path) -> None:
     assert "bug" not in done.stderr and not list(inputs.glob("*run*"))
 
 
-def test_what_the_first_process_lacks_is_said_once(inputs: Path) -> None:
-    done = _torchrun(2, inputs, [*_arguments("run"), "--teacher", "nowhere"])
+@pytest.mark.parametrize("option", ["--teacher", "--data"])  # the first process finds out, or every one
+def test_what_is_missing_is_said_once(inputs: Path, option: str) -> None:
+    done = _torchrun(2, inputs, [*_arguments("run"), option, "nowhere"])
     assert done.returncode != 0 and done.stderr.count("nowhere: ") == 1, done.stderr
     assert "bug" not in done.stderr and not list(inputs.glob("*run*"))
 
