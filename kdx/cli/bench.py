@@ -110,7 +110,7 @@ def report(folder: Path) -> None:
 @click.option(
     "--seeds", type=click.IntRange(1, 1000), default=3, show_default=True, help="Runs of each method."
 )
-@click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Runs at a time.")
+@click.option("--jobs", type=click.IntRange(1, 1000), default=1, show_default=True, help="Runs at a time.")
 @click.option("--limit", type=click.IntRange(min=1), help="Evaluate at most this many images.")
 @click.option("--overwrite", is_flag=True, help="Replace a comparison that lies at OUT.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")

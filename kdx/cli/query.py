@@ -16,6 +16,20 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".ti
 SHOWN = 4  # first numbers of an embedding
 REFUSED_SHOWN = 5
 
+
+class _Utf8(click.ParamType):
+    """Text. Python hides bytes of the command line that are not UTF-8 in lone surrogates."""
+
+    name = "text"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            self.fail(f"{value!r} is not UTF-8", param, ctx)
+        return value
+
+
 _json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 
 
@@ -46,7 +60,7 @@ def command() -> None:
 
 @command.command()
 @click.argument("model")
-@click.argument("texts", nargs=-1, required=True, metavar="TEXT...")
+@click.argument("texts", nargs=-1, required=True, metavar="TEXT...", type=_Utf8())
 @_out
 @_json
 def text(model: str, texts: tuple[str, ...], out: Path | None, as_json: bool) -> None:
@@ -79,7 +93,7 @@ def image(model: str, images: tuple[str, ...], out: Path | None, as_json: bool) 
 @command.command()
 @click.argument("model")
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
-@click.option("--label", "labels", multiple=True, help="A class; may be given several times.")
+@click.option("--label", "labels", multiple=True, type=_Utf8(), help="A class; may be given several times.")
 @click.option(
     "--labels-from",
     type=click.Path(path_type=Path),
@@ -89,6 +103,7 @@ def image(model: str, images: tuple[str, ...], out: Path | None, as_json: bool) 
     "--template",
     "templates",
     multiple=True,
+    type=_Utf8(),
     help='Prompt with {} for the class.  [default: "a photo of a {}."]',
 )
 @click.option(
@@ -134,7 +149,7 @@ def classify(
 
 @command.command()
 @click.argument("model")
-@click.argument("query", metavar="TEXT")
+@click.argument("query", metavar="TEXT", type=_Utf8())
 @click.argument("places", nargs=-1, required=True, metavar="PLACE...", type=click.Path(path_type=Path))
 @click.option("--top", "top_k", type=click.IntRange(1), default=10, show_default=True, help="Images to show.")
 @_json

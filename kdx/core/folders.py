@@ -58,12 +58,7 @@ def sealed_folder(
     check_free(path, kind, overwrite=overwrite)
     building = path.parent / f".{path.name}.building-{os.getpid()}"
     shutil.rmtree(building, ignore_errors=True)
-    try:
-        building.mkdir(parents=True)
-    except OSError as error:
-        raise SetupError(
-            f"a folder cannot be made here: {error.strerror}", where=path, remedy="choose another path"
-        ) from None
+    _make_folder(building, path)
     try:
         yield building
         manifest = Manifest(
@@ -174,7 +169,7 @@ def read_manifest(path: Path) -> Manifest:
 
 def write_atomic(path: Path, content: str | bytes) -> None:
     """Writes a file so that a reader sees the old content or the new, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _make_folder(path.parent, path)
     building = path.parent / f".{path.name}.building-{os.getpid()}"
     try:
         with building.open("wb") as file:
@@ -199,6 +194,16 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise DataError("must hold a JSON object", where=path, remedy="check the file")
     return cast(dict[str, Any], content)
+
+
+def _make_folder(folder: Path, path: Path) -> None:
+    """For what is to lie at `path`. Some places say only then that they cannot be written, whatever access() said."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SetupError(
+            f"a folder cannot be made here: {error.strerror}", where=path, remedy="choose another path"
+        ) from None
 
 
 def _without_dots(path: Path) -> Path:

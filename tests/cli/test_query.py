@@ -22,6 +22,18 @@ def test_embeddings_are_saved(exported_model: Path, tmp_path: Path) -> None:
     assert saved.dtype == np.float32 and np.allclose(np.linalg.norm(saved, axis=1), 1, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [("text", "a\udcffb"), ("classify", "x.png", "--label", "\udcff"), ("search", "\udcff", "folder")],
+)
+def test_text_that_is_not_utf8_is_refused(
+    exported_model: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]
+) -> None:
+    verb, *rest = arguments
+    assert _run(verb, str(exported_model), *rest) == 2
+    assert "is not UTF-8" in capsys.readouterr().err
+
+
 def test_a_file_in_a_product_of_kdx_is_a_usage_error(
     exported_model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

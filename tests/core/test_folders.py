@@ -129,12 +129,14 @@ def test_the_second_of_two_writers_does_not_replace_the_first(tmp_path: Path) ->
     assert (tmp_path / "a" / "file.txt").read_text() == "early"
 
 
-def test_a_place_where_no_folder_can_be_made_is_said(tmp_path: Path) -> None:
+def test_a_place_where_no_folder_can_be_made_is_said() -> None:
     with (
         pytest.raises(SetupError, match="a folder cannot be made here"),
         sealed_folder(Path("/proc/x"), "thing"),
     ):
         pass
+    with pytest.raises(SetupError, match="a folder cannot be made here"):
+        write_atomic(Path("/proc/x/file"), "text")
 
 
 def test_large_files_are_read_unless_the_caller_cannot_afford_it(
