@@ -3,13 +3,14 @@
 KdxError                      1  a bug in kdx (only as a base class; nothing raises it directly)
 ├── UsageError                2  the command, recipe or configuration asks for what cannot be
 ├── GateError                 3  a gate (parity, accuracy) did not pass
-├── DataError                 4  a file, shard, artefact or request is bad
+├── DataError                 4  a file, shard, exported model or request is bad
 └── SetupError                5  the machine lacks something: package, binary, hardware, port, space
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 
 class KdxError(Exception):
@@ -26,6 +27,28 @@ class KdxError(Exception):
         self.remedy = remedy
         super().__init__(what if self.where is None else f"{self.where}: {what}")
 
+    def to_dict(self) -> dict[str, str | None]:
+        """The error as JSON, for another process: class, what, where, remedy."""
+        return {
+            "class": type(self).__name__,
+            "what": self.what,
+            "where": self.where,
+            "remedy": self.remedy,
+        }
+
+    @staticmethod
+    def from_dict(fields: dict[str, Any]) -> KdxError:
+        """The error that `to_dict` described, with its class, so that its owner stays the same across processes.
+
+        Raises KeyError or TypeError if `fields` is no such description.
+        """
+        where, remedy = fields["where"], fields["remedy"]
+        if not isinstance(fields["what"], str) or not all(
+            v is None or isinstance(v, str) for v in (where, remedy)
+        ):
+            raise TypeError(f"not an error of kdx: {fields}")
+        return _KINDS[fields["class"]](fields["what"], where=where, remedy=remedy)
+
 
 class UsageError(KdxError):
     """The command, recipe or configuration asks for what cannot be."""
@@ -40,7 +63,7 @@ class GateError(KdxError):
 
 
 class DataError(KdxError):
-    """A file, shard, artefact or request is bad."""
+    """A file, shard, exported model or request is bad."""
 
     exit_code = 4
 
@@ -49,3 +72,6 @@ class SetupError(KdxError):
     """The machine lacks a package, a binary, hardware, a port or space."""
 
     exit_code = 5
+
+
+_KINDS = {kind.__name__: kind for kind in (KdxError, UsageError, GateError, DataError, SetupError)}
