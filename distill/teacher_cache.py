@@ -1,13 +1,15 @@
 """The frozen teacher's embeddings of every view and caption, computed once and sealed.
 
 One safetensors file a shard: `image` [n, K, D] and `text` [n, C, D] in fp16 (unit rows; C is the largest number
-of captions of a sample, missing ones are zero) and `key` [n], the uint64 digests of the samples' keys. Two
-roundings of 2⁻¹¹ move a logit at scale 100 by less than 0.1; those of random rows with D = 512 moved by up to 0.008.
+of captions of a sample, missing ones are zero) and `key` [n], the uint64 digests of the samples' keys, which are
+compared whenever a cache is opened. Two roundings of 2⁻¹¹ move a logit at scale 100 by less than 0.1; those of random
+rows with D = 512 moved by up to 0.008.
 """
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,24 +17,25 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from kdx.core.digests import value_digest
-from kdx.core.encoder import Encoder, EncoderSpec, FloatArray
-from kdx.core.errors import UsageError
+from kdx.core.encoder import Encoder, FloatArray
+from kdx.core.errors import DataError, UsageError
 from kdx.core.folders import MANIFEST, open_sealed, read_manifest, sealed_folder
 from kdx.core.preprocess import normalize
 from kdx.core.progress import Progress, silent
 from kdx.data.loader import ViewReader
 from kdx.data.shards import Shard, ShardSet
-from kdx.data.views import ViewConfig, key_digest
+from kdx.data.views import RULES as VIEW_RULES, ViewConfig, key_digest
 
 from .objective import Embeddings
 
 KIND = "teacher-cache"
 FORMAT = 1
 BATCH = 256
+ANEW = "remove the cache, so that it is made anew"
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,8 @@ class TeacherCache:
     ) -> Embeddings:
         """What the teacher says of these pairs: float32 [B, D] twice, its scale and its bias.
 
-        rows: of the shard set; views and captions: which of a row's. All int [B].
+        rows: of the shard set; views and captions: which of a row's. All int [B]. Raises DataError for an image that
+        did not decode when the cache was made.
         """
         image = torch.empty(len(rows), self.embed_dim, dtype=torch.float16)
         text = torch.empty_like(image)
@@ -81,21 +85,26 @@ class TeacherCache:
             shard = self.shards[number]
             image[here] = shard.image[within, torch.from_numpy(views[here])]
             text[here] = shard.text[within, torch.from_numpy(captions[here])]
+        if not image.any(dim=1).all():  # zeros stand for images that did not decode when the cache was made
+            raise DataError("the teacher cache lacks images that decode now", remedy=ANEW)
         bias = None if self.logit_bias is None else torch.tensor(self.logit_bias, device=device)
         scale = torch.tensor(self.logit_scale, device=device)
         return Embeddings(image.to(device, torch.float32), text.to(device, torch.float32), scale, bias)
 
 
-def fingerprint(spec: EncoderSpec, samples: ShardSet, views: ViewConfig) -> str:
-    """The identity of a cache: teacher, its preprocessing and tokenizer, the views and the data."""
+def fingerprint(teacher: Encoder, samples: ShardSet, views: ViewConfig) -> str:
+    """The identity of a cache: teacher, its preprocessing and tokenizer, the views and the data.
+
+    Preprocessing, tokenizer and views as this kdx applies them, whatever the one that made the teacher did.
+    """
     return value_digest(
         {
             "format": FORMAT,
-            "model": spec.model_digest,
-            "preprocess": spec.preprocess_digest,
-            "tokenizer": spec.tokenizer_digest,
-            "views": views.model_dump(mode="json"),
-            "data": samples.digest,
+            "model": teacher.spec.model_digest,
+            "preprocess": teacher.preprocess.digest,
+            "tokenizer": teacher.tokenizer.digest,
+            "views": [VIEW_RULES, views.model_dump(mode="json")],
+            "data": samples.pairs_digest,
         }
     )
 
@@ -111,27 +120,49 @@ def open_cache(
 ) -> TeacherCache:
     """Opens the cache at `folder`, or computes and seals it there if nothing lies there.
 
-    Raises UsageError when a cache of something else lies there, DataError when it is not whole.
+    Raises UsageError when a cache of something else lies there, DataError when it is not whole or not of these
+    samples.
     """
-    identity = fingerprint(teacher.spec, samples, views)
+    identity = fingerprint(teacher, samples, views)
     reused = folder.exists()
     if reused:
         _check_identity(folder, identity)
         open_sealed(folder, KIND, verify_large=False)  # many gigabytes, of which a step reads little
     else:
         _build(folder, identity, teacher, samples, views, max_bad_share, progress)
+    shards: list[CachedShard] = []
+    for shard in samples.shards:
+        keys = [samples.keys[row] for row in shard.rows]
+        shards.append(_open_shard(folder / _file_name(shard), keys, views.num_views, teacher.spec.embed_dim))
     return TeacherCache(
-        shards=tuple(_mapped(folder / _file_name(shard)) for shard in samples.shards),
+        shards=tuple(shards),
         logit_scale=teacher.spec.logit_scale,
         logit_bias=teacher.spec.logit_bias or None,  # a specification says 0 where a model has none
         reused=reused,
     )
 
 
-def _mapped(path: Path) -> CachedShard:
-    """safetensors maps a file for torch tensors on the CPU and reads none of it."""
-    with safe_open(path, framework="pt") as file:
-        return CachedShard(file.get_tensor("image"), file.get_tensor("text"))
+def _open_shard(path: Path, keys: Sequence[str], num_views: int, embed_dim: int) -> CachedShard:
+    """Maps a file: of its embeddings nothing is read. Raises DataError unless they are of the samples `keys`."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            image, text, key = (file.get_tensor(name) for name in ("image", "text", "key"))
+    except SafetensorError as error:
+        raise DataError(f"is damaged: {error}", where=path, remedy=ANEW) from None
+    if not np.array_equal(key.numpy(), _key_digests(keys)):
+        raise DataError("holds the embeddings of other samples, or in another order", where=path, remedy=ANEW)
+    expected = (len(keys), num_views, embed_dim)
+    if image.shape != expected or text.ndim != 3 or (text.shape[0], text.shape[2]) != expected[::2]:
+        raise DataError(
+            f"holds embeddings of the shapes {list(image.shape)} and {list(text.shape)}, not {list(expected)}",
+            where=path,
+            remedy=ANEW,
+        )
+    return CachedShard(image, text)
+
+
+def _key_digests(keys: Sequence[str]) -> npt.NDArray[np.uint64]:
+    return np.array([key_digest(key) for key in keys], dtype=np.uint64)
 
 
 def _file_name(shard: Shard) -> str:
@@ -176,7 +207,7 @@ def _build(
             table = {
                 "image": np.concatenate([part["image"] for part in tensors]),
                 "text": np.concatenate([_with_captions(part["text"], captions) for part in tensors]),
-                "key": np.array([key_digest(samples.keys[row]) for row in shard.rows], dtype=np.uint64),
+                "key": _key_digests([samples.keys[row] for row in shard.rows]),
             }
             save_file(table, building / _file_name(shard))
 

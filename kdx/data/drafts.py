@@ -36,7 +36,9 @@ def read_drafts(paths: list[Path]) -> tuple[list[Draft], list[tuple[str, str]]]:
     for path in paths:
         file = TarFile.at(path)
         for key, members in _group(file).items():
-            unique = key if key not in seen else f"{path.stem}/{key}"
+            unique = key
+            while unique in seen:
+                unique = f"{path.stem}/{unique}"
             seen.add(unique)
             try:
                 drafts.append(_draft(unique, file, members))

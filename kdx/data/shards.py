@@ -7,15 +7,17 @@ KEY.json = {"captions": [...]}, whose first one is KEY.txt.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import itertools
+import json
 import os
 import tarfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import overload
+from typing import Any, overload
 
 from kdx.core.digests import file_digest, value_digest
 from kdx.core.errors import DataError, SetupError, UsageError
@@ -118,13 +120,31 @@ class ShardSet(Sequence[Sample]):
         return self._entries[index].label
 
     @cached_property
+    def pairs_digest(self) -> str:
+        """sha256 (hex) of the images with their keys and captions, row by row; reads all shards once.
+
+        Which samples are good, and so what row a sample has, is decided outside of the shards too (`classes.txt`).
+        """
+        shards = [[s.name, s.file.size, file_digest(s.path), len(s.rows)] for s in self.shards]
+        return value_digest([shards, _rows_digest([entry.key, entry.captions] for entry in self._entries)])
+
+    @cached_property
     def digest(self) -> str:
-        """sha256 (hex) over names, sizes and contents of the shards; reads all of them once."""
-        return value_digest([[s.name, s.file.size, file_digest(s.path)] for s in self.shards])
+        """sha256 (hex) of all that a set says: the pairs, their labels and what the labels mean."""
+        labels = _rows_digest(entry.label for entry in self._entries)
+        return value_digest([self.pairs_digest, labels, self.classes])
 
     def _read(self, entry: _Entry) -> Sample:
         image = entry.file.read(entry.image.offset, entry.image.size)
         return Sample(entry.key, image, entry.captions, entry.label)
+
+
+def _rows_digest(rows: Iterable[Any]) -> str:
+    """Of JSON-serialisable values, one at a time: a set may have more rows than should be spelled out at once."""
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(json.dumps(row).encode() + b"\n")
+    return digest.hexdigest()
 
 
 # Reading

@@ -19,6 +19,9 @@ from kdx.core.preprocess import FILTERS
 
 Box = tuple[int, int, int, int]  # left, upper, right, lower
 
+# Part of a teacher cache's identity, so that a cache of other crops is not taken: change it with what decides them.
+RULES = "RandomResizedCrop of torchvision, by random.Random of seed/key/view, flip drawn last"
+
 ATTEMPTS = 10
 RATIO = (3 / 4, 4 / 3)
 

@@ -24,6 +24,7 @@ from kdx.distill import Recipe, loop, open_teachers, read_recipe, teacher_cache,
 from kdx.distill.objective import INITIAL_LOG_SCALE
 from kdx.distill.teacher_cache import TeacherCache, open_cache
 from kdx.models.checkpoint import open_checkpoint
+from kdx.models.clip_vocabulary import clip_tokenizer
 from kdx.runtime.torch import TorchEncoder
 
 MakeSamples = Callable[..., list[Sample]]
@@ -92,9 +93,11 @@ def test_the_cache_holds_the_teachers_embeddings_of_each_view_and_caption(
 
 
 def test_a_cache_is_read_from_the_disk_as_it_is_asked_for(tmp_path: Path) -> None:
-    image = np.zeros((4_000, 2, 1_024), dtype=np.float16)  # 16 MiB
-    save_file({"image": image, "text": image[:, :1].copy()}, tmp_path / "train-00000.safetensors")
-    shard = teacher_cache._mapped(tmp_path / "train-00000.safetensors")
+    image = np.ones((4_000, 2, 1_024), dtype=np.float16)  # 16 MiB
+    keys = [f"s{row}" for row in range(4_000)]
+    table = {"image": image, "text": image[:, :1].copy(), "key": teacher_cache._key_digests(keys)}
+    save_file(table, tmp_path / "train-00000.safetensors")
+    shard = teacher_cache._open_shard(tmp_path / "train-00000.safetensors", keys, 2, 1_024)
     cache = TeacherCache((shard, shard), 1.0, None, reused=True)
     rows = np.array([7_999, 5])
     said = cache.embeddings(rows, np.array([1, 0]), np.array([0, 0]), torch.device("cpu"))
@@ -261,6 +264,7 @@ class _Foreign(Encoder):
     def __init__(self, spec: EncoderSpec) -> None:
         self.spec = spec
         self.preprocess = spec.preprocess()
+        self.tokenizer = clip_tokenizer()
         self.seen: list[tuple[int, ...]] = []
 
     def encode_image(self, pixels: FloatArray) -> FloatArray:
