@@ -25,7 +25,7 @@ from kdx.core.log import read_metrics
 from kdx.core.progress import Progress, silent
 from kdx.core.provenance import collect_provenance, cpu_count
 from kdx.data.shards import open_split
-from kdx.distill import open_teachers, read_recipe, train
+from kdx.distill import open_teachers, read_recipe, run_recipe
 from kdx.evaluate import Evaluation, evaluate_dataset
 from kdx.runtime.torch import TorchEncoder
 
@@ -225,10 +225,13 @@ def _run(job: Job, task: Task) -> Row:
     recipe = read_recipe(job.recipe, task.settings)
     run = job.runs / f"{task.method}-{task.seed}"
     try:
-        samples = open_split(job.pairs, "train")
-        teachers = [job.teacher] if recipe.needs_teacher else []
-        caches = open_teachers(recipe, samples, teachers, job.cache)
-        result = train(recipe, samples, run, caches=caches, teachers=teachers)
+        result = run_recipe(
+            recipe,
+            job.pairs,
+            run,
+            teachers=[job.teacher] if recipe.needs_teacher else [],
+            cache=job.cache if recipe.objective.needs_teacher else None,
+        )
         with kdx.load(run) as student:
             evaluation = evaluate_dataset(student, job.data, limit=job.limit)
             images = student.embed_images(_held_out(job.data))

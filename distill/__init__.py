@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from .objective import Embeddings, Objective
     from .objective_config import ObjectiveConfig
     from .recipe import Recipe, read_recipe
+    from .run import run_recipe
     from .teachers import open_teachers
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "RunResult",
     "open_teachers",
     "read_recipe",
+    "run_recipe",
     "train",
 ]
 
@@ -30,6 +32,7 @@ _MODULES = {
     "RunResult": "engine",
     "open_teachers": "teachers",
     "read_recipe": "recipe",
+    "run_recipe": "run",
     "train": "engine",
 }
 

@@ -167,27 +167,25 @@ class _Demo:
     def _train(self, name: str, recipe: str, pairs: str, teacher: str | None = None) -> None:
         import kdx
         from kdx.data.shards import open_split
-        from kdx.distill.engine import train
-        from kdx.distill.recipe import read_recipe
-        from kdx.distill.teachers import open_teachers
+        from kdx.distill import read_recipe, run_recipe
         from kdx.evaluate import evaluate_dataset
 
         run, data = self.out / name, self.out / pairs
-        samples = open_split(data, "train")
-        settings = _fitting_batch(recipe, len(samples))
+        settings = _fitting_batch(recipe, len(open_split(data, "train")))
         options = [f"--data {data}", *(f"--set {setting}" for setting in settings)]
         if teacher:
             options.append(f"--teacher {self.out / teacher}")
         self.screen.command(
             f"Train the {name} model", f"kdx distill {recipe} {' '.join(options)} --out {run}"
         )
-        resolved = read_recipe(recipe, settings)
-        teachers = [self.out / teacher] if teacher else []
-        with show_progress("teacher cache") as progress:
-            cache = run.with_name(run.name + ".cache")
-            caches = open_teachers(resolved, samples, teachers, cache, progress=progress)
-        with show_progress("training") as progress:
-            result = train(resolved, samples, run, caches=caches, teachers=teachers, progress=progress)
+        result = run_recipe(
+            read_recipe(recipe, settings),
+            data,
+            run,
+            teachers=[self.out / teacher] if teacher else [],
+            stages=show_progress,
+            tell=self.screen.say,
+        )
         if result.bad_images:
             self.screen.say(f"skipped {result.bad_images} images that do not decode: {run / 'skipped.jsonl'}")
         self.screen.command(

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import json
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from kdx.core.progress import Progress, silent
-
 from .distill_text import describe_recipe, plan_lines, recipe_table
 
 if TYPE_CHECKING:
-    from kdx.distill.ranks import Ranks
     from kdx.distill.recipe import Recipe
 
 
@@ -79,46 +75,23 @@ def command(
     if data is None or out is None:
         raise click.UsageError("--data and --out are needed to train")
 
-    from kdx.core.errors import UsageError
-    from kdx.core.folders import check_free, check_place
-    from kdx.data.shards import open_split
-    from kdx.distill.engine import train
+    from kdx.cli.progress import show_progress
     from kdx.distill.ranks import join_ranks
-    from kdx.distill.teachers import default_cache, open_teachers, unlike_expected
-    from kdx.models.checkpoint import RUN_KIND
+    from kdx.distill.run import run_recipe
+    from kdx.distill.teachers import default_cache
 
     with join_ranks() as ranks:
-        check_free(out, RUN_KIND, overwrite=overwrite)
-        samples = open_split(data, "train")
-        if cache and not resolved.objective.needs_teacher:
-            raise UsageError(
-                "has no use: this recipe does not distil", where=cache, remedy="leave --cache out"
-            )
-        cache = cache or default_cache(out)
-        if cache.resolve().is_relative_to(out.resolve()) or out.resolve().is_relative_to(cache.resolve()):
-            raise UsageError(
-                f"--cache and --out {out} must be two folders, none in the other",
-                where=cache,
-                remedy="choose another --cache",
-            )
-        check_place(cache)
-        ranks.local_batch_size(resolved.batch_size)
-        if ranks.is_first:
-            for note in unlike_expected(resolved, teachers):
-                click.echo(note, err=True)
-        with ranks.first_ahead(), _progress(ranks, "teacher cache") as progress:
-            caches = open_teachers(resolved, samples, teachers, cache, progress=progress)
-        with _progress(ranks, "training") as progress:
-            result = train(
-                resolved,
-                samples,
-                out,
-                caches=caches,
-                teachers=teachers,
-                overwrite=overwrite,
-                ranks=ranks,
-                progress=progress,
-            )
+        result = run_recipe(
+            resolved,
+            data,
+            out,
+            teachers=teachers,
+            cache=cache,
+            overwrite=overwrite,
+            ranks=ranks,
+            stages=show_progress,
+            tell=lambda note: click.echo(note, err=True),
+        )
     if not ranks.is_first:
         return
     if as_json:
@@ -127,7 +100,7 @@ def command(
         )
         return
     if result.cache_reused:
-        click.echo(f"reused the teacher cache {cache}", err=True)
+        click.echo(f"reused the teacher cache {cache or default_cache(out)}", err=True)
     if result.bad_images:
         click.echo(
             f"skipped {result.bad_images} images that do not decode: {out / 'skipped.jsonl'}", err=True
@@ -136,13 +109,6 @@ def command(
     click.echo(
         f"next: kdx eval {out} --data {data}   or   kdx export {out} --data {data} --out exported", err=True
     )
-
-
-def _progress(ranks: Ranks, title: str) -> AbstractContextManager[Progress]:
-    """Shown once, not by every process."""
-    from kdx.cli.progress import show_progress
-
-    return show_progress(title) if ranks.is_first else nullcontext(silent)
 
 
 def _show_plan(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
 
@@ -13,3 +14,14 @@ class Progress(Protocol):
 
 def silent(done: int, total: int, note: str = "") -> None:
     """The Progress that shows nothing."""
+
+
+class Stages(Protocol):
+    """Shows work that has several parts: called with the title of each, it gives the Progress of that part."""
+
+    def __call__(self, title: str) -> AbstractContextManager[Progress]: ...
+
+
+def silent_stages(title: str) -> AbstractContextManager[Progress]:
+    """The Stages that show nothing."""
+    return nullcontext(silent)

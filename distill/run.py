@@ -1,0 +1,83 @@
+"""A whole run, from a recipe and paths to a sealed student: what `kdx distill`, the demo and the benchmarks call."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from kdx.core.errors import UsageError
+from kdx.core.folders import check_free, check_place
+from kdx.core.progress import Stages, silent_stages
+from kdx.data.shards import open_split
+from kdx.models.checkpoint import RUN_KIND
+
+from .engine import RunResult, train
+from .ranks import ALONE, Ranks
+from .recipe import Recipe
+from .teachers import default_cache, open_teachers, unlike_expected
+
+log = logging.getLogger(__name__)
+
+
+def run_recipe(
+    recipe: Recipe,
+    data: Path,
+    out: Path,
+    *,
+    teachers: Sequence[Path] = (),
+    cache: Path | None = None,
+    overwrite: bool = False,
+    ranks: Ranks = ALONE,
+    stages: Stages = silent_stages,
+    tell: Callable[[str], None] = log.warning,
+) -> RunResult:
+    """Trains the recipe's student on the train shards in `data` and seals the run at `out`.
+
+    teachers: checkpoints or runs, needed where the recipe distils or inherits. cache: where the teachers' embeddings
+    are kept, or already lie; `out` with ".cache" added if not given. overwrite: replace a run that lies at `out`.
+    ranks: the processes that share the work, from `join_ranks`. stages: shows the progress of "teacher cache" and
+    "training". tell: takes what the user should know and is no error.
+
+    Everything that can be checked is checked before the first teacher is asked: the places to write, the data, the
+    teachers, the student. Raises what `open_teachers` and `train` raise, and UsageError for places that do not go
+    together.
+    """
+    cache = _check_places(recipe, out, cache, overwrite=overwrite)
+    samples = open_split(data, "train")
+    ranks.local_batch_size(recipe.batch_size)
+    if ranks.is_first:
+        for note in unlike_expected(recipe, teachers):
+            tell(note)
+    else:
+        stages = silent_stages  # one process shows for all
+    caching = stages if recipe.objective.needs_teacher else silent_stages
+    with ranks.first_ahead(), caching("teacher cache") as progress:
+        caches = open_teachers(recipe, samples, teachers, cache, progress=progress)
+    with stages("training") as progress:
+        return train(
+            recipe,
+            samples,
+            out,
+            caches=caches,
+            teachers=teachers,
+            overwrite=overwrite,
+            ranks=ranks,
+            progress=progress,
+        )
+
+
+def _check_places(recipe: Recipe, out: Path, cache: Path | None, *, overwrite: bool) -> Path:
+    """Returns where the teacher cache lies or will lie. Raises UsageError, SetupError where nothing can be written."""
+    check_free(out, RUN_KIND, overwrite=overwrite)
+    if cache and not recipe.objective.needs_teacher:
+        raise UsageError("has no use: this recipe does not distil", where=cache, remedy="leave --cache out")
+    cache = cache or default_cache(out)
+    if cache.resolve().is_relative_to(out.resolve()) or out.resolve().is_relative_to(cache.resolve()):
+        raise UsageError(
+            f"--cache and --out {out} must be two folders, none in the other",
+            where=cache,
+            remedy="choose another --cache",
+        )
+    check_place(cache)
+    return cache
