@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from kdx.cli.demo_data import SEED, choose_pairs, draw_set
 from kdx.cli.demo_query import ask, good_samples
 from kdx.cli.demo_report import Results, write_demo_report
-from kdx.cli.demo_screen import Screen
+from kdx.cli.demo_screen import Screen, Stage
 from kdx.cli.progress import show_progress
 
 if TYPE_CHECKING:
@@ -23,13 +24,6 @@ if TYPE_CHECKING:
     from kdx.serve.client import TritonClient
 
 MARKER = "kdx-demo.json"  # says that a folder is a demo's, so that a later one may replace it
-
-# The setting, fixed before any score was seen: what users have is few pairs with noisy captions, and a teacher
-# that has seen more of them.
-TRAIN, VAL = 12_000, 2_000
-TEACHER_PAIRS, STUDENT_PAIRS = 30_000, 4_000  # at most; the student gets at most half of the set
-WRONG_CAPTIONS = 0.3
-SEED = 0
 
 EVAL_IMAGES = 2_000
 PARITY_IMAGES = 1_000
@@ -40,7 +34,12 @@ BENCH_SECONDS = 10.0
 @click.option(
     "--data",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Folder with your own train and val (or test) shards. Default: a synthetic set is drawn.",
+    help="Folder with your own train and val (or test) shards, taken as they are. Default: a set of shapes is drawn.",
+)
+@click.option(
+    "--teacher",
+    type=click.Path(path_type=Path),
+    help="Checkpoint or run to learn from, such as `kdx import` writes. Default: a small one is trained.",
 )
 @click.option(
     "--out",
@@ -50,31 +49,64 @@ BENCH_SECONDS = 10.0
     help="Folder for all that is made.",
 )
 @click.option("--overwrite", is_flag=True, help="Start afresh if OUT holds an earlier demo: it is removed.")
-def command(data: Path | None, out: Path, overwrite: bool) -> None:
-    """Run the whole chain: data, teacher, distillation, export, Triton, queries, report.
+def command(data: Path | None, teacher: Path | None, out: Path, overwrite: bool) -> None:
+    """Show the whole chain at work: data, teacher, distillation, export, Triton, queries, report.
 
-    Each stage prints the command that repeats it alone. Takes about six minutes on two cores, without a GPU,
-    and needs Triton: kdx serve install.
+    Without --data it draws pictures of shapes and gives 30 % of them the caption of another picture, since text
+    from the web is as noisy. Your own pairs are never changed. Without --teacher it first trains a small teacher.
 
-    Example: kdx demo --data my-shards --out my-demo
+    Each stage prints the command that does the same by itself. It takes about five minutes on two cores, without a
+    GPU, and needs Triton: kdx serve install.
+
+    \b
+    Example: kdx demo
+    On your own data: kdx demo --data my-shards --teacher my-teacher --out my-demo
     """
+    from kdx.models.checkpoint import read_checkpoint_architecture
     from kdx.serve.environment import find_triton
 
     find_triton()  # before minutes of training
-    screen = Screen()
-    _clear(out, data, overwrite, screen)
-    demo = _Demo(out, data or out / "shapes", own_data=data is not None, screen=screen)
+    if teacher is not None:
+        read_checkpoint_architecture(teacher)  # is one
+    screen = Screen(_stages(own_data=data is not None, own_teacher=teacher is not None))
+    _clear(out, {"--data": data, "--teacher": teacher}, overwrite, screen)
+    demo = _Demo(
+        out,
+        data or out / "shapes",
+        teacher or out / "teacher",
+        own_data=data is not None,
+        own_teacher=teacher is not None,
+        screen=screen,
+    )
     screen.end(out, demo.run())
 
 
-def _clear(out: Path, data: Path | None, overwrite: bool, screen: Screen) -> None:
-    """An empty folder with the marker at `out`. Nothing of an earlier demo is ever reused."""
+def _stages(*, own_data: bool, own_teacher: bool) -> list[Stage]:
+    """The stages to come; how long training takes is known for what the demo brings itself."""
+    known = not (own_data or own_teacher)
+    teacher = Stage("teacher", "a small CLIP, trained on all pairs", 130 if known else None)
+    return [
+        Stage("data", "your images and captions", 1)
+        if own_data
+        else Stage("data", "images with captions, some of them wrong", 16),
+        *([] if own_teacher else [teacher]),
+        Stage("distil", "the student alone, and taught by the teacher (CLIP-KD)", 110 if known else None),
+        Stage("export", "to ONNX, compared with PyTorch", 12),
+        Stage("serve", "a Triton server with the student", 3),
+        Stage("query", "embeddings, classes and search", 3),
+        Stage("bench", "latency, and the report", 20),
+    ]
+
+
+def _clear(out: Path, given: dict[str, Path | None], overwrite: bool, screen: Screen) -> None:
+    """An empty folder with the marker at `out`. Nothing of an earlier demo is ever reused. given: by option."""
     from kdx.core.errors import UsageError
     from kdx.core.folders import check_place, write_atomic
 
     check_place(out)
-    if data is not None and data.resolve().is_relative_to(out.resolve()):
-        raise UsageError("--data lies inside --out", where=data, remedy="choose another --out")
+    for option, place in given.items():
+        if place is not None and place.resolve().is_relative_to(out.resolve()):
+            raise UsageError(f"{option} lies inside --out", where=place, remedy="choose another --out")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         if not (out / MARKER).is_file():
             raise UsageError("holds something else than a demo", where=out, remedy="choose another --out")
@@ -87,19 +119,34 @@ def _clear(out: Path, data: Path | None, overwrite: bool, screen: Screen) -> Non
         screen.say(f"starting afresh: the earlier demo in {out} is removed, nothing of it is reused")
         shutil.rmtree(out)
     created = datetime.now(UTC).isoformat(timespec="seconds")
-    write_atomic(out / MARKER, json.dumps({"created": created, "data": data and str(data)}) + "\n")
+    inputs = {option.removeprefix("--"): place and str(place) for option, place in given.items()}
+    write_atomic(out / MARKER, json.dumps({"created": created, **inputs}) + "\n")
 
 
 @dataclass
 class _Demo:
-    """The stages in their order, and what later ones need of earlier ones."""
+    """The stages in their order, and what later ones need of earlier ones.
+
+    own_data, own_teacher: they are the user's; else the demo makes them. steps: of the runs that were trained here.
+    """
 
     out: Path
     data: Path
+    teacher: Path
     own_data: bool
+    own_teacher: bool
     screen: Screen
+    steps: dict[str, int] = field(default_factory=dict)
     scores: dict[str, Evaluation] = field(default_factory=dict)
-    setting: dict[str, str | int | float] = field(default_factory=dict)
+
+    @property
+    def models(self) -> dict[str, Path]:
+        """The three that are compared."""
+        return {
+            "teacher": self.teacher,
+            "baseline": self.out / "baseline",
+            "distilled": self.out / "distilled",
+        }
 
     def run(self) -> dict[str, Any]:
         """All stages. Returns what report.json says. The server is stopped whatever happens."""
@@ -107,12 +154,22 @@ class _Demo:
         from kdx.serve.supervisor import TritonServer
 
         with self.screen.stage("data"):
-            self._make_data()
-        with self.screen.stage("teacher"):
-            self._train("teacher", "demo-teacher", "teacher-pairs")
+            if not self.own_data:
+                draw_set(self.data, self.screen)
+            pairs = choose_pairs(
+                self.data, self.out, own_data=self.own_data, own_teacher=self.own_teacher, screen=self.screen
+            )
+        if pairs.teacher is not None:
+            with self.screen.stage("teacher"):
+                self._train("teacher", "demo-teacher", pairs.teacher)
+                self._evaluate("teacher")
         with self.screen.stage("distil"):
-            self._train("baseline", "demo-baseline", "student-pairs")
-            self._train("distilled", "demo-clip-kd", "student-pairs", teacher="teacher")
+            if self.own_teacher:
+                self._evaluate("teacher")
+            self._train("baseline", "demo-baseline", pairs.student)
+            self._evaluate("baseline")
+            self._train("distilled", "demo-clip-kd", pairs.student, taught=True)
+            self._evaluate("distilled")
             gain = 100 * (self.scores["distilled"].score - self.scores["baseline"].score)
             self.screen.say(f"CLIP-KD: {gain:+.1f} points for the same student, pairs and steps")
         with self.screen.stage("export"):
@@ -130,68 +187,56 @@ class _Demo:
             with self.screen.stage("bench"):
                 latency = self._measure(client)
                 triton = {"version": client.connection.server_version(), "source": server.source}
-        results = Results(self.setting, self.scores, exported, answers, latency, triton, SEED)
+        results = Results(
+            pairs.setting, self.models, self.steps, self.scores, exported, answers, latency, triton, SEED
+        )
         return write_demo_report(self.out, results, self.screen)
 
-    def _make_data(self) -> None:
-        from kdx.data.shards import open_split
-        from kdx.data.subset import write_subset
-        from kdx.data.synthetic import write_synthetic
-
-        if not self.own_data:
-            self.screen.command("Draw the set", f"kdx data synthetic {self.data} --train {TRAIN} --val {VAL}")
-            with show_progress("drawing") as progress:
-                write_synthetic(self.data, num_train=TRAIN, num_val=VAL, seed=SEED, progress=progress)
-        samples = open_split(self.data, "train")
-        open_split(self.data, "val")  # a missing one is said now, not after the training
-        pairs = {
-            "teacher-pairs": min(TEACHER_PAIRS, len(samples)),
-            "student-pairs": min(STUDENT_PAIRS, len(samples) // 2),
-        }
-        for name, count in pairs.items():
-            self.screen.command(
-                f"Take {name.replace('-', ' ')}",
-                f"kdx data subset {self.data} {self.out / name} --pairs {count} --wrong-captions {WRONG_CAPTIONS}",
-            )
-            wrong = write_subset(
-                samples, self.out / name, pairs=count, wrong_captions=WRONG_CAPTIONS, seed=SEED
-            )
-            self.screen.say(f"{count:,} pairs, {wrong:,} of them with another image's caption")
-        self.setting = {
-            "data": str(self.data) if self.own_data else "synthetic shapes, 64 × 64 pixels",
-            "pairs of the teacher": pairs["teacher-pairs"],
-            "pairs of the students": pairs["student-pairs"],
-            "share of wrong captions": WRONG_CAPTIONS,
-        }
-
-    def _train(self, name: str, recipe: str, pairs: str, teacher: str | None = None) -> None:
-        import kdx
+    def _train(self, name: str, recipe: str, data: Path, *, taught: bool = False) -> None:
         from kdx.data.shards import open_split
         from kdx.distill import read_recipe, run_recipe
-        from kdx.evaluate import evaluate_dataset
 
-        run, data = self.out / name, self.out / pairs
-        settings = _fitting_batch(recipe, len(open_split(data, "train")))
+        run = self.models[name]
+        settings = self._fitting(recipe, len(open_split(data, "train")), taught)
         options = [f"--data {data}", *(f"--set {setting}" for setting in settings)]
-        if teacher:
-            options.append(f"--teacher {self.out / teacher}")
+        if taught:
+            options.append(f"--teacher {self.teacher}")
         self.screen.command(
             f"Train the {name} model", f"kdx distill {recipe} {' '.join(options)} --out {run}"
         )
+        resolved = read_recipe(recipe, settings)
         result = run_recipe(
-            read_recipe(recipe, settings),
+            resolved,
             data,
             run,
-            teachers=[self.out / teacher] if teacher else [],
+            teachers=[self.teacher] if taught else [],
             stages=show_progress,
             tell=self.screen.say,
         )
         if result.bad_images:
             self.screen.say(f"skipped {result.bad_images} images that do not decode: {run / 'skipped.jsonl'}")
+        self.steps[name] = resolved.steps
+
+    def _fitting(self, recipe: str, pairs: int, taught: bool) -> tuple[str, ...]:
+        """Settings for a set that is smaller than the recipe's batch, and for a teacher that is not the demo's."""
+        from kdx.distill import read_recipe
+        from kdx.models.checkpoint import read_checkpoint_architecture
+
+        settings = () if pairs >= read_recipe(recipe).batch_size else (f"batch_size={pairs}",)
+        if taught and self.own_teacher:
+            width = read_checkpoint_architecture(self.teacher)["embed_dim"]
+            settings += (f"objective.fd={2000 / width:g}",)  # CLIP-KD's, 2000 on the mean over features
+        return settings
+
+    def _evaluate(self, name: str) -> None:
+        import kdx
+        from kdx.evaluate import evaluate_dataset
+
+        model = self.models[name]
         self.screen.command(
-            f"Evaluate the {name} model", f"kdx eval {run} --data {self.data} --limit {EVAL_IMAGES}"
+            f"Evaluate the {name} model", f"kdx eval {model} --data {self.data} --limit {EVAL_IMAGES}"
         )
-        with kdx.load(run) as encoder, show_progress("evaluation") as progress:
+        with kdx.load(model) as encoder, show_progress("evaluation") as progress:
             score = evaluate_dataset(encoder, self.data, limit=EVAL_IMAGES, progress=progress)
         self.scores[name] = score
         self.screen.say(
@@ -230,7 +275,7 @@ class _Demo:
         names = {
             "torch": self.out / "distilled",
             "onnx": self.out / "exported",
-            "teacher": self.out / "teacher",
+            "teacher": self.teacher,
         }
         self.screen.command(
             "Measure latency",
@@ -244,10 +289,3 @@ class _Demo:
                 seconds=BENCH_SECONDS,
                 progress=progress,
             )
-
-
-def _fitting_batch(recipe: str, pairs: int) -> tuple[str, ...]:
-    """Settings for a set that is smaller than the recipe's batch."""
-    from kdx.distill.recipe import read_recipe
-
-    return () if pairs >= read_recipe(recipe).batch_size else (f"batch_size={pairs}",)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,9 +16,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Results:
-    """What the stages found. scores: by run (teacher, baseline, distilled); latency: by form, as `measure_latency`."""
+    """What the stages found.
 
-    setting: dict[str, str | int | float]
+    models, scores: of teacher, baseline and distilled; steps: of those that were trained here. latency: by form, as
+    `measure_latency`.
+    """
+
+    setting: Mapping[str, str | int | float]
+    models: dict[str, Path]
+    steps: dict[str, int]
     scores: dict[str, Evaluation]
     exported: ExportedModel
     answers: Answers
@@ -34,8 +41,8 @@ def write_demo_report(out: Path, results: Results, screen: Screen) -> dict[str, 
     screen.command("Write the page again", f"kdx bench report {out}")
     report = _report(results, screen)
     curves = {
-        run: [(line["step"], line["task"]) for line in read_metrics(out / run / "metrics.jsonl")]
-        for run in results.scores
+        run: [(line["step"], line["task"]) for line in read_metrics(results.models[run] / "metrics.jsonl")]
+        for run in results.steps
     }
     answers = results.answers
     write_report(
@@ -46,19 +53,23 @@ def write_demo_report(out: Path, results: Results, screen: Screen) -> dict[str, 
 
 def _report(results: Results, screen: Screen) -> dict[str, Any]:
     from kdx.core.provenance import collect_provenance
-    from kdx.distill.recipe import read_recipe
     from kdx.models.architectures import count_parameters
+    from kdx.models.checkpoint import read_checkpoint_architecture
 
-    student, teacher = read_recipe("demo-baseline"), read_recipe("demo-teacher")
+    architectures = {run: read_checkpoint_architecture(model) for run, model in results.models.items()}
     latency = dict(results.latency)
     of_teacher = latency.pop("teacher")  # a model, not a runtime
+    measured = {"teacher": of_teacher, "baseline": latency["torch"], "distilled": latency["torch"]}
     scores = results.scores
     return {
         "title": "kdx demo",
         "summary": _summary(scores),
-        "setting": results.setting
-        | {
-            "steps": f"{teacher.steps} (teacher), {student.steps} (students)",
+        "setting": {
+            **results.setting,
+            "teacher": "trained here"
+            if "teacher" in results.steps
+            else f"given: {results.models['teacher']}",
+            "steps": ", ".join(f"{steps:,} ({run})" for run, steps in results.steps.items()),
             "objective of CLIP-KD": "task + CRD + ICL + FD with the published weights",
         },
         "accuracy": {
@@ -69,15 +80,11 @@ def _report(results: Results, screen: Screen) -> dict[str, Any]:
         },
         "models": {
             run: {
-                "architecture": recipe.student,
-                "parameters": count_parameters(recipe.student).total_params,
-                "latency_ms": measured["1"]["p50"],
+                "architecture": architecture["name"],
+                "parameters": count_parameters(architecture).total_params,
+                "latency_ms": measured[run]["1"]["p50"],
             }
-            for run, recipe, measured in (
-                ("teacher", teacher, of_teacher),
-                ("baseline", student, latency["torch"]),
-                ("distilled", student, latency["torch"]),
-            )
+            for run, architecture in architectures.items()
         },
         "parity": results.exported.parity(),
         "latency_ms": latency,
@@ -85,7 +92,10 @@ def _report(results: Results, screen: Screen) -> dict[str, Any]:
         "seconds": {name: round(seconds, 2) for name, seconds in screen.seconds.items()},
         "commands": [{"title": title, "command": text} for title, text in screen.commands],
         "provenance": collect_provenance(
-            inputs={"student": results.exported.spec.model_digest},
+            inputs={
+                "student": results.exported.spec.model_digest,
+                "teacher": scores["teacher"].model_digest,
+            },
             seeds={"data": results.seed, "recipe": results.seed},
         ),
     }

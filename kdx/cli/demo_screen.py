@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,39 +14,51 @@ from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
 
-# stage → what it is, and its usual share of the whole, for the estimate of the time left
-STAGES = {
-    "data": ("images with captions, and noisy pairs of them", 0.06),
-    "teacher": ("a small CLIP, trained on all pairs", 0.53),
-    "distil": ("the student alone, and with CLIP-KD", 0.31),
-    "export": ("ONNX behind a parity gate", 0.04),
-    "serve": ("a real Triton", 0.005),
-    "query": ("embeddings, classes and search", 0.005),
-    "bench": ("latency, and the report", 0.05),
-}
-WHOLE = 345.0  # seconds of all stages on two cores
+PRIOR = (
+    10.0  # seconds at the usual pace that are counted in, so that a first stage of no time decides nothing
+)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """usual: its seconds on two cores; None if that depends on what the user gave."""
+
+    name: str
+    about: str
+    usual: float | None
 
 
 class Screen:
     """Headings, commands and results go to stderr; the last screen goes to stdout."""
 
-    def __init__(self) -> None:
+    def __init__(self, stages: Sequence[Stage]) -> None:
         self.seconds: dict[str, float] = {}
         self.commands: list[tuple[str, str]] = []
+        self._stages = {stage.name: stage for stage in stages}
         self._console = Console(stderr=True, highlight=False)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """One stage: its heading before, its seconds noted after."""
-        about, _ = STAGES[name]
-        number = list(STAGES).index(name) + 1
-        left = _minutes(self._estimate_left(name))
+        number = list(self._stages).index(name)
+        left = self.estimate_left()
         self._console.print(
-            f"\n[bold cyan]{number}/{len(STAGES)} {name}[/]  {escape(about)}  [dim]({left} left)[/]"
+            f"\n[bold cyan]{number + 1}/{len(self._stages)} {name}[/]  {escape(self._stages[name].about)}"
+            + ("" if left is None else f"  [dim]({_minutes(left)} left)[/]")
         )
         start = time.monotonic()
         yield
         self.seconds[name] = time.monotonic() - start
+
+    def estimate_left(self) -> float | None:
+        """The usual seconds of the stages to come, scaled by how long those behind took; None if one is not known."""
+        usual = {name: stage.usual for name, stage in self._stages.items()}
+        ahead = [seconds for name, seconds in usual.items() if name not in self.seconds]
+        behind = {
+            name: seconds for name, seconds in usual.items() if name in self.seconds and seconds is not None
+        }
+        pace = (PRIOR + sum(self.seconds[name] for name in behind)) / (PRIOR + sum(behind.values()))
+        return None if None in ahead else pace * sum(seconds or 0.0 for seconds in ahead)
 
     def command(self, title: str, command: str) -> None:
         """The shell command that does the same as what follows."""
@@ -74,15 +87,6 @@ class Screen:
             if command.startswith(("kdx serve up", "kdx query")):
                 console.print(f"  {escape(command)}", soft_wrap=True)
         console.print(f"  open {out / 'report.html'} in a browser", soft_wrap=True)
-
-    def _estimate_left(self, name: str) -> float:
-        """The shares still to come, scaled by how long those behind took here."""
-        names = list(STAGES)
-        position = names.index(name)
-        behind = sum(STAGES[stage][1] for stage in names[:position])
-        ahead = sum(STAGES[stage][1] for stage in names[position:])
-        pace = sum(self.seconds.values()) / behind if behind else WHOLE
-        return pace * ahead
 
 
 def _results(report: dict[str, Any]) -> Table:
