@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from kdx.core.encoder import Encoder, FloatArray
+from kdx.core.encoder import Embedder, FloatArray
 from kdx.core.errors import DataError, UsageError
 from kdx.core.preprocess import ImageSource
 from kdx.core.progress import Progress, silent
@@ -15,13 +15,13 @@ BATCH = 16
 
 
 class ExactSearch:
-    """The embeddings of named images, made by any Encoder, a served one included.
+    """The embeddings of named images, made by any Embedder, a served one included.
 
     refused: the images that the encoder did not take, with the reason; they are not found.
     """
 
     def __init__(
-        self, encoder: Encoder, images: Mapping[str, ImageSource], *, progress: Progress = silent
+        self, encoder: Embedder, images: Mapping[str, ImageSource], *, progress: Progress = silent
     ) -> None:
         self._encoder = encoder
         self.names: list[str] = []

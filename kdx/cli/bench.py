@@ -66,7 +66,7 @@ def latency(
     images = _some_images(data, split)
     with ExitStack() as stack, show_progress("latency") as progress:
         encoders = {model: stack.enter_context(kdx.load(model)) for model in models}
-        preprocess = next(iter(encoders.values())).preprocess
+        preprocess = next(iter(encoders.values())).spec.preprocess()
         calls: dict[str, Embed] = {model: encoder.embed_images for model, encoder in encoders.items()}
         calls[PREPROCESS] = lambda batch: [preprocess(image) for image in batch]
         measured = measure_latency(calls, images, batch_sizes=batch_sizes, seconds=seconds, progress=progress)

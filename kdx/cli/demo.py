@@ -21,7 +21,7 @@ from kdx.cli.progress import show_progress
 if TYPE_CHECKING:
     from kdx.evaluate import Evaluation
     from kdx.runtime.exported_model import ExportedModel
-    from kdx.serve.client import TritonClient
+    from kdx.runtime.triton import TritonEmbedder
 
 MARKER = "kdx-demo.json"  # says that a folder is a demo's, so that a later one may replace it
 
@@ -150,7 +150,7 @@ class _Demo:
 
     def run(self) -> dict[str, Any]:
         """All stages. Returns what report.json says. The server is stopped whatever happens."""
-        from kdx.serve.client import TritonClient
+        from kdx.runtime.triton import TritonEmbedder
         from kdx.serve.supervisor import TritonServer
 
         with self.screen.stage("data"):
@@ -181,7 +181,7 @@ class _Demo:
                 self.screen.command("Serve it", f"kdx serve up {repository}")
                 server = running.enter_context(TritonServer(repository, self.out / "triton.log"))
                 self.screen.say(f"ready at {server.url}: each model has answered a real inference")
-            client = running.enter_context(TritonClient(server.url))
+            client = running.enter_context(TritonEmbedder(server.url))
             with self.screen.stage("query"):
                 answers = ask(client, exported, self.data, self.out, self.screen)
             with self.screen.stage("bench"):
@@ -267,7 +267,7 @@ class _Demo:
         self.screen.command("Write the Triton repository", f"kdx serve build {exported} --out {repository}")
         write_repository(exported, repository)
 
-    def _measure(self, client: TritonClient) -> dict[str, dict[str, dict[str, float]]]:
+    def _measure(self, client: TritonEmbedder) -> dict[str, dict[str, dict[str, float]]]:
         import kdx
         from kdx.bench import measure_latency
 

@@ -14,7 +14,7 @@ from kdx.cli.progress import show_progress
 if TYPE_CHECKING:
     from kdx.bench import ClassifyExample, SearchExample
     from kdx.runtime.exported_model import ExportedModel
-    from kdx.serve.client import TritonClient
+    from kdx.runtime.triton import TritonEmbedder
 
 SEARCHED_IMAGES = 1_000
 COMPARED = 64  # images and texts whose served embeddings are compared with those in this process
@@ -30,13 +30,12 @@ class Answers:
     classifications: list[ClassifyExample]
 
 
-def ask(client: TritonClient, exported: ExportedModel, data: Path, out: Path, screen: Screen) -> Answers:
+def ask(client: TritonEmbedder, exported: ExportedModel, data: Path, out: Path, screen: Screen) -> Answers:
     """Asks the server every kind of question and compares its answers with the exported model's in this process.
 
     Raises GateError where they differ by more than TOLERANCE.
     """
     from kdx.bench import ClassifyExample, SearchExample
-    from kdx.evaluate import classify
     from kdx.runtime.onnx import OnnxEncoder
     from kdx.serve.search import ExactSearch
 
@@ -59,7 +58,7 @@ def ask(client: TritonClient, exported: ExportedModel, data: Path, out: Path, sc
         screen.command("Classify an image", f"kdx query classify {url} {place} {options}")
         pictures = [sample.image for sample in shown]
         served = client.classify(pictures, labels, templates=templates)
-        local = classify(here, pictures, labels, templates=templates)
+        local = here.classify(pictures, labels, templates=templates)
         differences["classification"] = max(
             (0.0 if there[0] == here_[0] else 1.0) + abs(there[1] - here_[1])
             for best, own in zip(served, local, strict=True)

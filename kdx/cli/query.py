@@ -70,8 +70,8 @@ def text(model: str, texts: tuple[str, ...], out: Path | None, as_json: bool) ->
     """
     import kdx
 
-    with kdx.load(model) as encoder:
-        _show(list(texts), encoder.embed_texts(texts), out, as_json)
+    with kdx.load(model) as embedder:
+        _show(list(texts), embedder.embed_texts(texts), out, as_json)
 
 
 @command.command()
@@ -86,8 +86,8 @@ def image(model: str, images: tuple[str, ...], out: Path | None, as_json: bool) 
     """
     import kdx
 
-    with kdx.load(model) as encoder:
-        _show(list(images), encoder.embed_images(images), out, as_json)
+    with kdx.load(model) as embedder:
+        _show(list(images), embedder.embed_images(images), out, as_json)
 
 
 @command.command()
@@ -124,18 +124,12 @@ def classify(
     Example: kdx query classify grpc://localhost:8001 photo.jpg --label cat --label dog
     """
     import kdx
-    from kdx.evaluate import classify as classify_here
-    from kdx.serve.client import TritonClient
 
     names = [*labels, *(_read_labels(labels_from) if labels_from else ())]
     if not names:
         raise click.UsageError("give the classes with --label or --labels-from")
-    if "://" in model:
-        with TritonClient(model) as client:
-            found = client.classify(images, names, templates=templates or None, top_k=top_k)
-    else:
-        with kdx.load(model) as encoder:
-            found = classify_here(encoder, images, names, templates=templates or None, top_k=top_k)
+    with kdx.load(model) as embedder:
+        found = embedder.classify(images, names, templates=templates or None, top_k=top_k)
     if as_json:
         rows = [
             {"image": name, "top": [{"label": label, "score": score} for label, score in best]}
@@ -163,8 +157,8 @@ def search(model: str, query: str, places: tuple[Path, ...], top_k: int, as_json
     from kdx.serve.search import ExactSearch
 
     images = {name: image for place in places for name, image in _images_at(place).items()}
-    with kdx.load(model) as encoder, show_progress("embedding images") as progress:
-        index = ExactSearch(encoder, images, progress=progress)
+    with kdx.load(model) as embedder, show_progress("embedding images") as progress:
+        index = ExactSearch(embedder, images, progress=progress)
         hits = index.find(query, top_k)
     for name, reason in list(index.refused.items())[:REFUSED_SHOWN]:
         click.echo(f"left out {name}: {reason}", err=True)

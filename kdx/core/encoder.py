@@ -1,9 +1,13 @@
-"""The one contract of kdx: an Encoder turns images and texts into comparable unit vectors."""
+"""The contracts of kdx: an Embedder turns images and texts into comparable unit vectors; an Encoder does it here.
+
+Embedder   any model: a checkpoint, an exported model, the endpoint of a server
+└── Encoder   one that runs in this process, with its own preprocessing and tokenizer
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Any, Self, TypeVar
@@ -13,6 +17,8 @@ import numpy.typing as npt
 
 from .errors import DataError
 from .preprocess import ImageSource, Preprocess
+from .prompts import best_labels, class_vectors, label_probabilities, prompt_texts
+from .requests import at_item, check_count, check_images, check_labels, check_templates, check_texts
 from .tokenizer import Tokenizer
 
 FloatArray = npt.NDArray[np.float32]
@@ -72,13 +78,65 @@ class EncoderSpec:
         )
 
 
-class Encoder(ABC):
-    """image → unit vector, text → unit vector; numpy in, numpy out.
+class Embedder(ABC):
+    """image → unit vector, text → unit vector, and which label fits an image; numpy out.
+
+    What may be asked is said in kdx/core/requests.py and is the same for every form: a request that breaks a rule
+    is a UsageError, a picture that cannot be decoded a DataError, and both name the item (`images[3]`).
+    """
+
+    spec: EncoderSpec
+
+    @abstractmethod
+    def embed_images(self, images: Iterable[ImageSource], batch_size: int = EMBED_BATCH) -> FloatArray:
+        """images: paths, encoded bytes or PIL images, any number. Returns float32 [N, D], unit rows.
+
+        Raises UsageError, and DataError for an image that cannot be decoded.
+        """
+
+    @abstractmethod
+    def embed_texts(self, texts: Iterable[str], batch_size: int = EMBED_BATCH) -> FloatArray:
+        """texts: any number of strings. Returns float32 [N, D], unit rows, in the order given. Raises UsageError."""
+
+    def classify(
+        self,
+        images: Iterable[ImageSource],
+        labels: Iterable[str],
+        *,
+        templates: Iterable[str] | None = None,
+        top_k: int = 5,
+    ) -> list[list[tuple[str, float]]]:
+        """For each image its `top_k` best labels with their probabilities over all labels, best first.
+
+        templates: prompts with `{}` where the label goes, whose vectors are averaged; without them "a photo of a
+        {}.". A top_k above the number of labels gives all. A label may stand there twice: each counts by itself.
+        Raises UsageError, and DataError for an image that cannot be decoded.
+        """
+        labels, templates = check_labels(labels), check_templates(templates)
+        top_k, images = check_count(top_k, "top_k"), check_images(images)
+        vectors = class_vectors(self.embed_texts(prompt_texts(labels, templates)), len(templates))  # [C, D]
+        scores = label_probabilities(self.embed_images(images), vectors, self.spec.logit_scale)  # [N, C]
+        return [
+            [(labels[column], float(row[column])) for column in best]
+            for row, best in zip(scores, best_labels(scores, top_k), strict=True)
+        ]
+
+    def close(self) -> None:  # noqa: B027  most forms hold nothing
+        """Gives back what the model holds: sessions, connections. Safe to call twice."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Encoder(Embedder):
+    """An Embedder in this process: it also takes pixels and tokens.
 
     A form of Encoder implements encode_image and encode_text; batching, decoding and tokenizing are here.
     """
 
-    spec: EncoderSpec
     preprocess: Preprocess
     tokenizer: Tokenizer
 
@@ -91,44 +149,36 @@ class Encoder(ABC):
         """tokens: int [B, L ≤ context_length], padded with 0. Returns float32 [B, D], unit rows."""
 
     def embed_images(self, images: Iterable[ImageSource], batch_size: int = EMBED_BATCH) -> FloatArray:
-        """images: paths, encoded bytes or PIL images, any number. Returns float32 [N, D], unit rows.
-
-        Raises DataError for an image that cannot be decoded.
-        """
+        numbered = enumerate(check_images(images))
         batches = [
-            self.encode_image(np.stack([self.preprocess(image) for image in batch]))
-            for batch in _batched(images, batch_size)
+            self.encode_image(np.stack([self._pixels(index, image) for index, image in batch]))
+            for batch in batched(numbered, check_count(batch_size, "batch_size"))
         ]
-        return self._concatenate(batches)
+        return concatenate(batches, self.spec.embed_dim)
 
-    def embed_texts(self, texts: Sequence[str], batch_size: int = EMBED_BATCH) -> FloatArray:
-        """texts: any number of strings. Returns float32 [N, D], unit rows, in the order given.
-
-        Texts are encoded in order of length, so that no batch is padded further than it needs.
-        """
-        tokens = [self.tokenizer.encode(text, self.spec.context_length) for text in texts]
+    def embed_texts(self, texts: Iterable[str], batch_size: int = EMBED_BATCH) -> FloatArray:
+        """Texts are encoded in order of length, so that no batch is padded further than it needs."""
+        tokens = [self.tokenizer.encode(text, self.spec.context_length) for text in check_texts(texts)]
         order = sorted(range(len(tokens)), key=lambda i: len(tokens[i]))
         embeddings = np.empty((len(tokens), self.spec.embed_dim), dtype=np.float32)
-        for rows in _batched(order, batch_size):
+        for rows in batched(order, check_count(batch_size, "batch_size")):
             embeddings[rows] = self.encode_text(Tokenizer.pad([tokens[i] for i in rows]))
         return embeddings
 
-    def close(self) -> None:  # noqa: B027  most forms hold nothing
-        """Gives back what the encoder holds: sessions, connections. Safe to call twice."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def _concatenate(self, batches: list[FloatArray]) -> FloatArray:
-        if not batches:
-            return np.empty((0, self.spec.embed_dim), dtype=np.float32)
-        return np.concatenate(batches)
+    def _pixels(self, index: int, image: ImageSource) -> FloatArray:
+        try:
+            return self.preprocess(image)
+        except DataError as error:
+            raise at_item(error, "images", index, image) from None
 
 
-def _batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
+def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Lists of `size` items, the last one of what is left."""
     iterator = iter(items)
     while batch := list(islice(iterator, size)):
         yield batch
+
+
+def concatenate(batches: list[FloatArray], embed_dim: int) -> FloatArray:
+    """The rows of all batches [N, D]; without any, none of that width."""
+    return np.concatenate(batches) if batches else np.empty((0, embed_dim), dtype=np.float32)

@@ -192,6 +192,21 @@ def decode_image(source: ImageSource) -> Image.Image:
         ) from None
 
 
+def read_encoded(source: ImageSource) -> bytes:
+    """The encoded file or bytes as they are; a PIL image as a PNG of what decode_image makes of it.
+
+    Raises DataError for what cannot be read; files and bytes are not decoded.
+    """
+    if isinstance(source, bytes):
+        return source
+    if isinstance(source, Image.Image):
+        file = io.BytesIO()
+        decode_image(source).save(file, "PNG")
+        return file.getvalue()
+    with _open(source, _name(source)) as opened:
+        return opened.read()
+
+
 def _open(source: str | Path | bytes, where: str) -> io.BytesIO | io.BufferedReader:
     if isinstance(source, bytes):
         return io.BytesIO(source)

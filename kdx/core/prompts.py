@@ -33,3 +33,8 @@ def label_probabilities(
     logits = np.float32(logit_scale) * (images @ vectors.T)
     exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
     return exponentials / exponentials.sum(axis=1, keepdims=True)
+
+
+def best_labels(scores: npt.NDArray[np.float32], top_k: int) -> npt.NDArray[np.int64]:
+    """The columns of the `top_k` highest scores of each row, best first; of equal ones the first. [B, C] → [B, K]."""
+    return np.argsort(-scores, axis=1, kind="stable")[:, :top_k]

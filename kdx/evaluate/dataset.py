@@ -1,4 +1,4 @@
-"""Evaluation of any Encoder on a split of a shard folder, each image embedded once."""
+"""Evaluation of any Embedder on a split of a shard folder, each image embedded once."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from kdx.core.encoder import EMBED_BATCH, Encoder, FloatArray
+from kdx.core.encoder import EMBED_BATCH, Embedder, FloatArray
 from kdx.core.errors import DataError, UsageError
 from kdx.core.preprocess import decode_image
 from kdx.core.progress import Progress, silent
@@ -71,7 +71,7 @@ class Evaluation:
 
 
 def evaluate_dataset(
-    encoder: Encoder,
+    encoder: Embedder,
     folder: Path,
     *,
     split: str = "val",
@@ -128,7 +128,7 @@ def _spread(num_samples: int, limit: int | None) -> list[int]:
     return [i * num_samples // limit for i in range(limit)]
 
 
-def _embed(encoder: Encoder, samples: ShardSet, rows: list[int], progress: Progress) -> _Embedded:
+def _embed(encoder: Embedder, samples: ShardSet, rows: list[int], progress: Progress) -> _Embedded:
     embedded = _Embedded()
     for start in range(0, len(rows), EMBED_BATCH):
         batch = {row: samples[row] for row in rows[start : start + EMBED_BATCH]}
@@ -167,7 +167,7 @@ def _check_bad(bad: int, total: int, samples: ShardSet) -> None:
 
 
 def _zero_shot(
-    encoder: Encoder,
+    encoder: Embedder,
     samples: ShardSet,
     embedded: _Embedded,
     templates: list[str],
@@ -186,7 +186,7 @@ def _zero_shot(
     )
 
 
-def _retrieval(encoder: Encoder, samples: ShardSet, embedded: _Embedded) -> RetrievalResult | None:
+def _retrieval(encoder: Embedder, samples: ShardSet, embedded: _Embedded) -> RetrievalResult | None:
     captions = {position: samples.captions(row) for position, row in enumerate(embedded.rows)}
     captions = {position: own for position, own in captions.items() if own}
     if not captions:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kdx.core.encoder import Encoder, FloatArray
+from kdx.core.encoder import Embedder, FloatArray
 from kdx.core.errors import DataError
 from kdx.core.preprocess import ImageSource
 
@@ -45,7 +45,7 @@ class RetrievalResult:
 
 
 def evaluate_retrieval(
-    encoder: Encoder, images: Iterable[ImageSource], captions: Sequence[Sequence[str]]
+    encoder: Embedder, images: Iterable[ImageSource], captions: Sequence[Sequence[str]]
 ) -> RetrievalResult:
     """recall@1, 5, 10 of an encoder. captions: all captions of each image, one or more.
 
@@ -57,7 +57,7 @@ def evaluate_retrieval(
 
 
 def score_retrieval(
-    encoder: Encoder, images: FloatArray, captions: Sequence[Sequence[str]]
+    encoder: Embedder, images: FloatArray, captions: Sequence[Sequence[str]]
 ) -> RetrievalResult:
     """The same for images that are embedded already. images: float32 [N, D]. Raises DataError."""
     if len(images) != len(captions):

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kdx.core.encoder import Encoder, FloatArray
-from kdx.core.errors import DataError, UsageError
+from kdx.core.encoder import Embedder, FloatArray
+from kdx.core.errors import DataError
 from kdx.core.preprocess import ImageSource
-from kdx.core.prompts import DEFAULT_TEMPLATES, class_vectors, label_probabilities, prompt_texts
+from kdx.core.prompts import class_vectors, prompt_texts
+from kdx.core.requests import check_labels, check_templates
 
 from .metrics import Proportion, check_embeddings, share_within, target_ranks
 
@@ -38,41 +39,19 @@ class ZeroShotResult:
         }
 
 
-def class_weights(encoder: Encoder, classes: Sequence[str], templates: Sequence[str]) -> FloatArray:
+def class_weights(encoder: Embedder, classes: Sequence[str], templates: Sequence[str]) -> FloatArray:
     """The zero-shot classifier: the mean direction of each class's prompts. Returns float32 [C, D], unit rows.
 
-    templates: strings with one `{}` where the class's name goes. Raises UsageError for others.
+    templates: strings with `{}` where the class's name goes. Raises UsageError for others.
     """
-    if not classes:
-        raise UsageError("there are no classes", remedy="give at least one")
+    classes, templates = check_labels(classes), check_templates(templates)
     embeddings = encoder.embed_texts(prompt_texts(classes, templates))  # [C · T, D]
     check_embeddings(embeddings, "the classes' prompts")
     return class_vectors(embeddings, len(templates))
 
 
-def classify(
-    encoder: Encoder,
-    images: Sequence[ImageSource],
-    labels: Sequence[str],
-    *,
-    templates: Sequence[str] | None = None,
-    top_k: int = 5,
-) -> list[list[tuple[str, float]]]:
-    """For each image its `top_k` best labels with their probabilities over all labels, best first.
-
-    The same as the served model `zero_shot`. Raises UsageError, DataError.
-    """
-    weights = class_weights(encoder, labels, templates or DEFAULT_TEMPLATES)  # [C, D]
-    probabilities = label_probabilities(encoder.embed_images(images), weights, encoder.spec.logit_scale)
-    best = np.argsort(-probabilities, axis=1, kind="stable")[:, :top_k]
-    return [
-        [(labels[int(index)], float(row[index])) for index in order]
-        for row, order in zip(probabilities, best, strict=True)
-    ]
-
-
 def evaluate_zero_shot(
-    encoder: Encoder,
+    encoder: Embedder,
     images: Iterable[ImageSource],
     labels: Sequence[int],
     classes: Sequence[str],

@@ -1,10 +1,10 @@
-"""The forms of an Encoder, one file each, and `load`, which picks by what lies at a path or URL."""
+"""The forms of a model, one file each, and `load`, which picks by what lies at a path or URL."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from kdx.core.encoder import Encoder
+from kdx.core.encoder import Embedder
 from kdx.core.errors import DataError, UsageError
 from kdx.core.folders import read_manifest
 
@@ -13,7 +13,7 @@ from .exported_model import KIND as EXPORTED, open_exported_model
 __all__ = ["load"]
 
 
-def load(path_or_url: str | Path) -> Encoder:
+def load(path_or_url: str | Path) -> Embedder:
     """Opens a checkpoint (or a run's student), an exported model, or a Triton server at `grpc://host:port`.
 
     Raises DataError if nothing whole lies there, UsageError for a scheme that kdx does not speak, SetupError
@@ -40,11 +40,11 @@ def load(path_or_url: str | Path) -> Encoder:
     )
 
 
-def _load_url(url: str) -> Encoder:
+def _load_url(url: str) -> Embedder:
     if not url.startswith("grpc://"):
         raise UsageError(
             "is not a URL that kdx speaks", where=url, remedy="use grpc://HOST:PORT of a Triton server"
         )
-    from .triton import TritonEncoder
+    from .triton import TritonEmbedder
 
-    return TritonEncoder(url)
+    return TritonEmbedder(url)

@@ -1,74 +1,103 @@
-"""The Triton form of an Encoder: a server that takes encoded images and strings, over gRPC."""
+"""The Triton form of an Embedder: a server that takes encoded images and strings, over gRPC."""
 
 from __future__ import annotations
 
-import io
 import json
-from collections.abc import Iterable, Sequence
-from itertools import islice
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
-from kdx.core.encoder import Encoder, EncoderSpec, FloatArray, IntArray
+from kdx.core.encoder import Embedder, EncoderSpec, FloatArray, batched, concatenate
 from kdx.core.errors import DataError, KdxError, SetupError, UsageError
-from kdx.core.preprocess import ImageSource
+from kdx.core.preprocess import ImageSource, read_encoded
+from kdx.core.requests import (
+    SHOWN_REASON,
+    at_item,
+    beginning,
+    check_count,
+    check_images,
+    check_labels,
+    check_templates,
+    check_texts,
+    move_item,
+)
 
+MAX_TOP_K = 2**31 - 1  # an int32 on the wire
 TIMEOUT = 60.0  # seconds for one call; tritonclient itself waits for ever
 IMAGE_BATCH, TEXT_BATCH = 16, 64  # max_batch_size of the served models
 BAD_INPUT = "bad input: "  # how the served models begin a message that is the client's fault
 
 
-class TritonEncoder(Encoder):
-    """Asks the models `embed_image` and `embed_text` of a kdx repository at `grpc://host:port`.
+class TritonEmbedder(Embedder):
+    """Asks the models `embed_image`, `embed_text` and `zero_shot` of a kdx repository at `grpc://host:port`.
 
-    Decoding, preprocessing and tokenizing happen in the server. Several threads may share the encoder.
+    Decoding, preprocessing and tokenizing happen in the server. Several threads may share the embedder.
     Raises SetupError if no server answers, DataError if it serves no kdx model or refuses an input.
     """
 
     def __init__(self, url: str) -> None:
         self.connection = TritonConnection(url)
         self.spec = self.connection.read_spec()
-        self.preprocess = self.spec.preprocess()
-
-    def encode_image(self, pixels: FloatArray) -> FloatArray:
-        """Not possible: the endpoint takes encoded images. Raises UsageError."""
-        raise self._takes_raw_inputs("encode_image", "embed_images")
-
-    def encode_text(self, tokens: IntArray) -> FloatArray:
-        """Not possible: the endpoint takes strings. Raises UsageError."""
-        raise self._takes_raw_inputs("encode_text", "embed_texts")
 
     def embed_images(self, images: Iterable[ImageSource], batch_size: int = IMAGE_BATCH) -> FloatArray:
-        iterator = iter(images)
-        batches: list[FloatArray] = []
-        while group := list(islice(iterator, min(batch_size, IMAGE_BATCH))):
-            column = to_bytes_column([read_image_bytes(image) for image in group])
-            batches.append(
-                self.connection.infer("embed_image", {"image": column}, ["embedding"])["embedding"]
-            )
-        return self._concatenate(batches)
+        size = min(check_count(batch_size, "batch_size"), IMAGE_BATCH)
+        answers = [
+            answer["embedding"] for answer in self._ask_about(images, "embed_image", {}, ["embedding"], size)
+        ]
+        return concatenate(answers, self.spec.embed_dim)
 
-    def embed_texts(self, texts: Sequence[str], batch_size: int = TEXT_BATCH) -> FloatArray:
-        size = min(batch_size, TEXT_BATCH)
-        batches: list[FloatArray] = []
-        for start in range(0, len(texts), size):
-            column = to_bytes_column([encode_utf8(text) for text in texts[start : start + size]])
-            batches.append(self.connection.infer("embed_text", {"text": column}, ["embedding"])["embedding"])
-        return self._concatenate(batches)
+    def embed_texts(self, texts: Iterable[str], batch_size: int = TEXT_BATCH) -> FloatArray:
+        size = min(check_count(batch_size, "batch_size"), TEXT_BATCH)
+        answers: list[FloatArray] = []
+        for number, group in enumerate(batched(check_texts(texts), size)):
+            column = to_bytes_column([text.encode() for text in group])
+            try:
+                answer = self.connection.infer("embed_text", {"text": column}, ["embedding"])
+            except KdxError as error:
+                raise move_item(error, "texts", number * size, group) from None
+            answers.append(answer["embedding"])
+        return concatenate(answers, self.spec.embed_dim)
+
+    def classify(
+        self,
+        images: Iterable[ImageSource],
+        labels: Iterable[str],
+        *,
+        templates: Iterable[str] | None = None,
+        top_k: int = 5,
+    ) -> list[list[tuple[str, float]]]:
+        """As every Embedder. The server also refuses more labels × templates than one request may ask for."""
+        inputs: dict[str, npt.NDArray[Any]] = {
+            "labels": _json_tensor(check_labels(labels)),
+            "templates": _json_tensor(check_templates(templates)),
+            "top_k": np.array([min(check_count(top_k, "top_k"), MAX_TOP_K)], dtype=np.int32),
+        }
+        return [
+            [(label.decode(), float(score)) for label, score in zip(names, scores, strict=True)]
+            for answer in self._ask_about(images, "zero_shot", inputs, ["label", "score"], IMAGE_BATCH)
+            for names, scores in zip(answer["label"], answer["score"], strict=True)
+        ]
 
     def close(self) -> None:
         self.connection.close()
 
-    def _takes_raw_inputs(self, asked: str, instead: str) -> UsageError:
-        return UsageError(
-            f"{asked} is not possible: a Triton endpoint takes encoded images and texts",
-            where=self.connection.url,
-            remedy=f"use {instead}",
-        )
+    def _ask_about(
+        self,
+        images: Iterable[ImageSource],
+        model: str,
+        inputs: dict[str, npt.NDArray[Any]],
+        outputs: Sequence[str],
+        size: int,
+    ) -> Iterator[dict[str, npt.NDArray[Any]]]:
+        """The answers about the images, `size` of them in a request; errors name the image among all of them."""
+        for number, group in enumerate(batched(enumerate(check_images(images)), size)):
+            column = to_bytes_column([_sendable(index, image) for index, image in group])
+            try:
+                yield self.connection.infer(model, {**inputs, "image": column}, outputs)
+            except KdxError as error:
+                raise move_item(error, "images", number * size, [image for _, image in group]) from None
 
 
 class TritonConnection:
@@ -149,35 +178,29 @@ def to_bytes_column(values: Sequence[bytes]) -> npt.NDArray[np.object_]:
     return column
 
 
-def encode_utf8(text: str) -> bytes:
-    """Raises DataError for lone surrogates, which UTF-8 cannot carry."""
-    try:
-        return text.encode()
-    except UnicodeEncodeError:
-        raise DataError(
-            "the text cannot be sent as UTF-8", where=repr(text[:40]), remedy="correct it"
-        ) from None
+def to_message(error: KdxError) -> str:
+    """How a served model spells an error that is the client's fault; `_translate` reads it."""
+    return BAD_INPUT + json.dumps(error.to_dict(), ensure_ascii=False)
 
 
-def read_image_bytes(image: ImageSource) -> bytes:
-    """The encoded file that is sent; a PIL image is sent as PNG."""
-    if isinstance(image, bytes):
-        return image
-    if isinstance(image, Image.Image):
-        file = io.BytesIO()
-        image.save(file, "PNG")
-        return file.getvalue()
+def _json_tensor(strings: Sequence[str]) -> npt.NDArray[np.object_]:
+    """BYTES [1]: a JSON list."""
+    return np.array([json.dumps(strings, ensure_ascii=False).encode()], dtype=np.object_)
+
+
+def _sendable(index: int, image: ImageSource) -> bytes:
+    """The encoded file; a PIL image is sent as PNG of what it looks like in RGB."""
     try:
-        return Path(image).read_bytes()
-    except OSError as error:
-        raise DataError(f"cannot be read: {error.strerror}", where=image, remedy="check the path") from None
+        return read_encoded(image)
+    except DataError as error:
+        raise at_item(error, "images", index, image) from None
 
 
 def _translate(error: Any, url: str, asked: str) -> KdxError:
     """tritonclient's exception as what it means for the caller."""
     status, message = str(error.status() or ""), str(error.message())
     if "INVALID_ARGUMENT" in status:
-        return DataError(message.removeprefix(BAD_INPUT), where=asked, remedy="correct the request")
+        return _refusal(message.removeprefix(BAD_INPUT), asked)
     if "NOT_FOUND" in status:
         return DataError(
             f"does not serve {asked}", where=url, remedy="serve an exported model with `kdx serve up`"
@@ -192,3 +215,11 @@ def _translate(error: Any, url: str, asked: str) -> KdxError:
         return SetupError("no Triton server answers here", where=url, remedy="start one with `kdx serve up`")
     reason = (message or status or "no reason given").splitlines()[0]
     return SetupError(f"{asked} failed: {reason}", where=url, remedy="see the server's log")
+
+
+def _refusal(message: str, asked: str) -> KdxError:
+    """What a served model refused, as it said it; what Triton itself refused, as the caller's error."""
+    try:
+        return KdxError.from_dict(json.loads(message))
+    except (ValueError, KeyError, TypeError):
+        return UsageError(beginning(message, SHOWN_REASON), where=asked, remedy="correct the request")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from kdx.core.errors import DataError
+from kdx.core.errors import UsageError
 
 from .limits import MAX_TEXT_BYTES
 from .requests import answer_embeddings, open_encoder
@@ -25,10 +25,10 @@ class TritonPythonModel:
 
 
 def read_text(value: bytes) -> str:
-    """Raises DataError for what is too long or not UTF-8."""
+    """Raises UsageError for what is too long or not UTF-8."""
     if len(value) > MAX_TEXT_BYTES:
-        raise DataError(f"a text of {len(value):,} bytes is over the limit of {MAX_TEXT_BYTES:,}")
+        raise UsageError(f"a text of {len(value):,} bytes is over the limit of {MAX_TEXT_BYTES:,}")
     try:
         return value.decode()
     except UnicodeDecodeError:
-        raise DataError("a text is not UTF-8") from None
+        raise UsageError("a text is not UTF-8") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,10 +12,11 @@ import numpy as np
 import triton_python_backend_utils as pb_utils  # pyright: ignore[reportMissingImports]
 
 from kdx.core.encoder import FloatArray
-from kdx.core.errors import DataError
+from kdx.core.errors import DataError, KdxError, UsageError
+from kdx.core.requests import at_item
 from kdx.runtime.exported_model import open_exported_model
 from kdx.runtime.onnx import OnnxEncoder
-from kdx.runtime.triton import BAD_INPUT, to_bytes_column
+from kdx.runtime.triton import BAD_INPUT, to_bytes_column, to_message
 
 T = TypeVar("T")
 
@@ -33,7 +35,7 @@ def answer_embeddings(
     parts: list[slice | Exception] = []
     for request in requests:
         try:
-            own = [read(value) for value in read_bytes(request, name)]
+            own = [_read_item(read, name, row, value) for row, value in enumerate(read_bytes(request, name))]
         except Exception as error:
             parts.append(error)
             continue
@@ -52,10 +54,10 @@ def answer_embeddings(
 
 
 def read_bytes(request: Any, name: str) -> list[bytes]:
-    """The elements of a BYTES tensor, in order. Raises DataError if it is missing."""
+    """The elements of a BYTES tensor, in order. Raises UsageError if it is missing."""
     tensor = pb_utils.get_input_tensor_by_name(request, name)
     if tensor is None:
-        raise DataError(f"the input {name} is missing")
+        raise UsageError(f"the input {name} is missing")
     return [bytes(value) for value in tensor.as_numpy().reshape(-1)]
 
 
@@ -65,8 +67,8 @@ def response(outputs: dict[str, Any]) -> Any:
 
 def error_response(error: Exception) -> Any:
     """A fault of the request as INVALID_ARGUMENT; any other is logged, and the client learns no more."""
-    if isinstance(error, DataError):
-        return _error(BAD_INPUT + str(error), pb_utils.TritonError.INVALID_ARG)
+    if isinstance(error, DataError | UsageError):
+        return _error(to_message(error), pb_utils.TritonError.INVALID_ARG)
     if isinstance(error, OverloadError):
         return _error(str(error), pb_utils.TritonError.UNAVAILABLE)
     pb_utils.Logger.log_error("".join(traceback.format_exception(error)))
@@ -76,8 +78,8 @@ def error_response(error: Exception) -> Any:
 def ask(model: str, name: str, values: Sequence[bytes]) -> FloatArray:
     """The embeddings [B, D] of one batch, from another model of this server.
 
-    Raises what the other model said: DataError, OverloadError, or RuntimeError. Triton hands on the text of its
-    error, but not the code.
+    Raises what the other model said: DataError, UsageError, OverloadError, or RuntimeError. Triton hands on the
+    text of its error, but not the code.
     """
     request = pb_utils.InferenceRequest(
         model_name=model,
@@ -87,13 +89,20 @@ def ask(model: str, name: str, values: Sequence[bytes]) -> FloatArray:
     answer = request.exec()
     if answer.has_error():
         message = answer.error().message()
-        _, is_bad_input, what = message.partition(BAD_INPUT)
+        _, is_bad_input, fields = message.partition(BAD_INPUT)
         if is_bad_input:
-            raise DataError(what)
+            raise KdxError.from_dict(json.loads(fields))
         if "maximum queue size" in message:
             raise OverloadError(message)
         raise RuntimeError(f"{model}: {message}")
     return pb_utils.get_output_tensor_by_name(answer, "embedding").as_numpy().copy()
+
+
+def _read_item(read: Callable[[bytes], T], name: str, row: int, value: bytes) -> T:
+    try:
+        return read(value)
+    except KdxError as error:
+        raise at_item(error, f"{name}s", row) from None
 
 
 class OverloadError(Exception):

@@ -16,8 +16,9 @@ import numpy.typing as npt
 import triton_python_backend_utils as pb_utils  # pyright: ignore[reportMissingImports]
 
 from kdx.core.encoder import FloatArray
-from kdx.core.errors import DataError
-from kdx.core.prompts import DEFAULT_TEMPLATES, class_vectors, label_probabilities, prompt_texts
+from kdx.core.errors import UsageError
+from kdx.core.prompts import best_labels, class_vectors, label_probabilities, prompt_texts
+from kdx.core.requests import check_count, check_labels, check_templates
 from kdx.runtime.triton import IMAGE_BATCH, TEXT_BATCH
 
 from .limits import CACHED_LABEL_SETS, MAX_JSON_BYTES, MAX_PROMPTS
@@ -47,14 +48,16 @@ class TritonPythonModel:
 
     def _classify(self, request: Any) -> dict[str, npt.NDArray[Any]]:
         images = read_bytes(request, "image")
+        if not images:
+            raise UsageError("images is empty", remedy="give at least one image")
         if len(images) > IMAGE_BATCH:
-            raise DataError(f"{len(images)} images are over the limit of {IMAGE_BATCH} for one request")
+            raise UsageError(f"{len(images)} images are over the limit of {IMAGE_BATCH} for one request")
         prompts = _read_prompts(request)
-        top_k = min(_read_top_k(request), len(prompts[0]))
+        top_k = _read_top_k(request)
         vectors = self._vectors_of(prompts)  # [C, D]
         embeddings = ask("embed_image", "image", images)  # [B, D]
         scores = label_probabilities(embeddings, vectors, self._logit_scale)  # [B, C]
-        best = np.argsort(-scores, axis=1, kind="stable")[:, :top_k]
+        best = best_labels(scores, top_k)  # [B, K]
         labels = np.array([label.encode() for label in prompts[0]], dtype=np.object_)
         return {"label": labels[best], "score": np.take_along_axis(scores, best, axis=1)}
 
@@ -76,48 +79,30 @@ class TritonPythonModel:
 
 
 def _read_prompts(request: Any) -> Prompts:
-    labels = _read_strings(request, "labels")
-    if labels is None:
-        raise DataError("the input labels is missing")
-    if len(set(labels)) < len(labels):
-        raise DataError("labels holds a label twice")
-    templates = _read_strings(request, "templates") or DEFAULT_TEMPLATES
-    if not all("{}" in template for template in templates):
-        raise DataError("each of templates must hold {} where the label goes")
+    labels = check_labels(_read_list(request, "labels"))
+    sent = pb_utils.get_input_tensor_by_name(request, "templates") is not None
+    templates = check_templates(_read_list(request, "templates") if sent else None)
     if len(labels) * len(templates) > MAX_PROMPTS:
-        raise DataError(
+        raise UsageError(
             f"{len(labels)} labels × {len(templates)} templates are over the limit of {MAX_PROMPTS} prompts"
         )
-    return labels, templates
+    return tuple(labels), tuple(templates)
 
 
-def _read_strings(request: Any, name: str) -> tuple[str, ...] | None:
-    """A JSON list of non-empty strings, or None if the input was not sent. Raises DataError."""
-    if pb_utils.get_input_tensor_by_name(request, name) is None:
-        return None
+def _read_list(request: Any, name: str) -> list[Any]:
+    """The list that a JSON text spells. Raises UsageError."""
     (text,) = read_bytes(request, name)
     if len(text) > MAX_JSON_BYTES:
-        raise DataError(f"{name} is over the limit of {MAX_JSON_BYTES:,} bytes")
+        raise UsageError(f"{name} is over the limit of {MAX_JSON_BYTES:,} bytes")
     try:
-        strings = json.loads(text)
+        values = json.loads(text)
     except (ValueError, RecursionError):
-        strings = None
-    if not isinstance(strings, list) or not strings or not all(_is_text(string) for string in strings):
-        raise DataError(f'{name} must be a JSON list of non-empty strings, such as ["cat", "dog"]')
-    return tuple(strings)
-
-
-def _is_text(value: object) -> bool:
-    if not isinstance(value, str) or not value.strip():
-        return False
-    return not any("\ud800" <= character <= "\udfff" for character in value)  # JSON can spell lone surrogates
+        values = None
+    if not isinstance(values, list):
+        raise UsageError(f'{name} is not a JSON list of strings, such as ["cat", "dog"]')
+    return values
 
 
 def _read_top_k(request: Any) -> int:
     tensor = pb_utils.get_input_tensor_by_name(request, "top_k")
-    if tensor is None:
-        return DEFAULT_TOP_K
-    top_k = int(tensor.as_numpy().reshape(-1)[0])
-    if top_k < 1:
-        raise DataError(f"top_k = {top_k} is not positive")
-    return top_k
+    return DEFAULT_TOP_K if tensor is None else check_count(tensor.as_numpy().reshape(-1)[0], "top_k")

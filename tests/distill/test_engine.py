@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -271,7 +271,7 @@ class _Foreign(Encoder):
         self.seen.append(pixels.shape[1:])
         return self._rows(pixels.mean(axis=(1, 2, 3)))
 
-    def embed_texts(self, texts: Sequence[str], batch_size: int = 64) -> FloatArray:
+    def embed_texts(self, texts: Iterable[str], batch_size: int = 64) -> FloatArray:
         return self._rows(np.array([sum(text.encode()) for text in texts], dtype=np.float32))
 
     def encode_text(self, tokens: object) -> FloatArray:

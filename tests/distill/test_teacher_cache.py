@@ -2,7 +2,7 @@
 
 import dataclasses
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -51,7 +51,7 @@ class _Teacher(Encoder):
     def encode_image(self, pixels: FloatArray) -> FloatArray:
         return _on_circle(pixels.mean(axis=(1, 2, 3)))
 
-    def embed_texts(self, texts: Sequence[str], batch_size: int = 64) -> FloatArray:
+    def embed_texts(self, texts: Iterable[str], batch_size: int = 64) -> FloatArray:
         return _on_circle(np.array([sum(text.encode()) for text in texts], dtype=np.float32))
 
     def encode_text(self, tokens: object) -> FloatArray:

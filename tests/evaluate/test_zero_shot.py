@@ -24,7 +24,7 @@ def test_class_weights_are_the_normalised_mean_of_the_prompts(encoder: Encoder) 
 
 
 def test_no_classes_are_refused(encoder: Encoder) -> None:
-    with pytest.raises(UsageError, match="no classes"):
+    with pytest.raises(UsageError):
         class_weights(encoder, [], ["{}"])
 
 

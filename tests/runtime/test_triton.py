@@ -16,10 +16,9 @@ from kdx.core.errors import DataError, KdxError, SetupError, UsageError
 from kdx.runtime.exported_model import open_exported_model
 from kdx.runtime.triton import (
     TritonConnection,
-    TritonEncoder,
-    encode_utf8,
-    read_image_bytes,
+    TritonEmbedder,
     to_bytes_column,
+    to_message,
 )
 
 URL = "grpc://localhost:8001"
@@ -71,7 +70,7 @@ def test_the_scheme_may_be_left_out() -> None:
 @pytest.mark.parametrize(
     ("status", "message", "kind", "what"),
     [
-        ("StatusCode.INVALID_ARGUMENT", "bad input: not an image", DataError, "embed_image: not an image"),
+        ("StatusCode.INVALID_ARGUMENT", "[request id: 1] batch-size", UsageError, "batch-size"),
         ("StatusCode.NOT_FOUND", "unknown model", DataError, "does not serve embed_image"),
         ("StatusCode.DEADLINE_EXCEEDED", "", SetupError, "embed_image did not answer in time"),
         ("StatusCode.UNAVAILABLE", "Exceeds maximum queue size", SetupError, "embed_image is overloaded"),
@@ -147,43 +146,37 @@ class _Connection:
 
     def __init__(self) -> None:
         self.sizes: list[int] = []
+        self.sent: list[bytes] = []
 
     def infer(self, model: str, inputs: dict[str, np.ndarray], outputs: list[str]) -> dict[str, np.ndarray]:
         (column,) = inputs.values()
         self.sizes.append(len(column))
+        self.sent += column[:, 0].tolist()
         return {"embedding": np.array([[float(len(value))] for value in column[:, 0]], np.float32)}
 
 
 @pytest.fixture
-def encoder(exported_model: Path) -> TritonEncoder:
-    encoder = TritonEncoder.__new__(TritonEncoder)
+def embedder(exported_model: Path) -> TritonEmbedder:
+    embedder = TritonEmbedder.__new__(TritonEmbedder)
     spec: EncoderSpec = open_exported_model(exported_model).spec
-    encoder.spec, encoder.connection = spec, _Connection()  # type: ignore[assignment]
-    return encoder
+    embedder.spec, embedder.connection = spec, _Connection()  # type: ignore[assignment]
+    return embedder
 
 
-def test_requests_hold_what_the_server_takes_at_once(encoder: TritonEncoder) -> None:
-    sizes: list[int] = encoder.connection.sizes  # type: ignore[attr-defined]
-    images = encoder.embed_images([b"x" * n for n in range(1, 36)])
+def test_requests_hold_what_the_server_takes_at_once(embedder: TritonEmbedder) -> None:
+    sizes: list[int] = embedder.connection.sizes  # type: ignore[attr-defined]
+    images = embedder.embed_images([b"x" * n for n in range(1, 36)])
     assert images[:, 0].tolist() == list(range(1, 36)) and sizes == [16, 16, 3]
     sizes.clear()
-    texts = encoder.embed_texts(["y" * n for n in range(1, 131)], batch_size=1000)
+    texts = embedder.embed_texts(["y" * n for n in range(1, 131)], batch_size=1000)
     assert texts[:, 0].tolist() == list(range(1, 131)) and sizes == [64, 64, 2]
     sizes.clear()
-    assert len(encoder.embed_texts(["a", "b", "c"], batch_size=2)) == 3 and sizes == [2, 1]
+    assert len(embedder.embed_texts(["a", "b", "c"], batch_size=2)) == 3 and sizes == [2, 1]
 
 
-def test_nothing_asks_nothing(encoder: TritonEncoder) -> None:
-    assert encoder.embed_images([]).shape == encoder.embed_texts([]).shape == (0, encoder.spec.embed_dim)
-    assert encoder.connection.sizes == []  # type: ignore[attr-defined]
-
-
-def test_tensors_are_refused_with_what_to_use_instead(encoder: TritonEncoder) -> None:
-    with pytest.raises(UsageError, match="encode_image is not possible") as caught:
-        encoder.encode_image(np.zeros((1, 3, 32, 32), np.float32))
-    assert caught.value.remedy == "use embed_images"
-    with pytest.raises(UsageError, match="encode_text is not possible"):
-        encoder.encode_text(np.zeros((1, 4), np.int64))
+def test_nothing_asks_nothing(embedder: TritonEmbedder) -> None:
+    assert embedder.embed_images([]).shape == embedder.embed_texts([]).shape == (0, embedder.spec.embed_dim)
+    assert embedder.connection.sizes == []  # type: ignore[attr-defined]
 
 
 def test_a_column_keeps_nul_bytes_and_empty_values() -> None:
@@ -192,21 +185,25 @@ def test_a_column_keeps_nul_bytes_and_empty_values() -> None:
     assert column.shape == (3, 1) and column[:, 0].tolist() == values
 
 
-def test_a_text_that_utf8_cannot_carry_is_bad_data() -> None:
-    assert encode_utf8("naïve 🙂") == "naïve 🙂".encode()
-    with pytest.raises(DataError, match="cannot be sent as UTF-8"):
-        encode_utf8("a\ud800")
-
-
-def test_images_are_sent_as_their_files_and_pil_images_without_loss(
-    tmp_path: Path, make_photo: Callable[..., bytes]
+def test_a_file_is_sent_as_it_is_and_a_pil_image_as_its_rgb(
+    embedder: TritonEmbedder, tmp_path: Path, make_photo: Callable[..., bytes]
 ) -> None:
     photo = make_photo(0)
     (tmp_path / "photo.jpg").write_bytes(photo)
-    assert [
-        read_image_bytes(image) for image in (photo, tmp_path / "photo.jpg", str(tmp_path / "photo.jpg"))
-    ] == [photo] * 3
     decoded = Image.open(io.BytesIO(photo))
-    assert Image.open(io.BytesIO(read_image_bytes(decoded))).tobytes() == decoded.tobytes()
-    with pytest.raises(DataError, match="cannot be read"):
-        read_image_bytes(tmp_path / "nowhere.jpg")
+    embedder.embed_images(
+        [photo, tmp_path / "photo.jpg", str(tmp_path / "photo.jpg"), decoded, decoded.convert("CMYK")]
+    )
+    sent: list[bytes] = embedder.connection.sent  # type: ignore[attr-defined]
+    assert sent[:3] == [photo] * 3
+    assert Image.open(io.BytesIO(sent[3])).tobytes() == decoded.tobytes()
+    assert Image.open(io.BytesIO(sent[4])).mode == "RGB"
+
+
+def test_what_the_server_refuses_is_numbered_among_all_images(embedder: TritonEmbedder) -> None:
+    message = to_message(DataError("is not an image", where="images[2]", remedy="convert it"))
+    refused = InferenceServerException(message, status="StatusCode.INVALID_ARGUMENT")
+    embedder.connection = _connection(refused)
+    with pytest.raises(DataError) as caught:
+        embedder.embed_images([b"x"] * 5, batch_size=5)
+    assert caught.value.where == "images[2]" and caught.value.what == "is not an image"
