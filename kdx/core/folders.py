@@ -1,8 +1,8 @@
 """Sealed folders: every product of kdx is a folder that is either whole or does not open.
 
-A sealed folder is written under a temporary name beside its place, each file is fsynced and digested,
-`manifest.json` is written last, and the folder is renamed into place. Opening checks kind, schema and
-digests. Nothing in a folder is ever unpickled or executed.
+A sealed folder is made in a workspace beside its place, each file is fsynced and digested, `manifest.json` is written
+last, and the folder is renamed into place. Opening checks kind, schema and digests. Nothing in a folder is ever
+unpickled or executed.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any, cast
 from .digests import file_digest
 from .errors import DataError, SetupError, UsageError
 from .provenance import collect_provenance
+from .workspace import locked, move_all, workspace
 
 MANIFEST = "manifest.json"
 SCHEMA = 1
@@ -51,31 +52,31 @@ def sealed_folder(
     """Yields an empty folder to fill; seals it and moves it to `path` when the block ends without an error.
 
     fields: what the manifest says beyond the common part; the block may still add to it. inputs: digests
-    of what the product was made from. On an error nothing is left. Raises UsageError when `path` exists
-    and `overwrite` is not set, or when it exists and is not a sealed folder of this kind.
+    of what the product was made from. On an error nothing is left, and what lay at `path` is there again. Raises
+    UsageError when `path` exists and `overwrite` is not set, or when it exists and is not a sealed folder of this
+    kind; SetupError when the disk is full.
     """
     path = _without_dots(path)
     check_free(path, kind, overwrite=overwrite)
-    building = path.parent / f".{path.name}.building-{os.getpid()}"
-    shutil.rmtree(building, ignore_errors=True)
-    _make_folder(building, path)
-    try:
-        yield building
+    with workspace(path) as new:
+        new.mkdir()
+        yield new
         manifest = Manifest(
             kind=kind,
             schema=SCHEMA,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
-            digest={name: file_digest(building / name) for name in _file_names(building)},
+            digest={name: file_digest(new / name) for name in _file_names(new)},
             provenance=collect_provenance(inputs=inputs, seeds=seeds),
             fields=fields or {},
         )
         for name in manifest.digest:
-            _fsync(building / name)
-        write_atomic(building / MANIFEST, json.dumps(manifest.__dict__, indent=2, sort_keys=True) + "\n")
-        check_free(path, kind, overwrite=overwrite)  # another process may have written there meanwhile
-        _replace(building, path)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
+            _fsync(new / name)
+        write_atomic(new / MANIFEST, json.dumps(manifest.__dict__, indent=2, sort_keys=True) + "\n")
+        with locked(path.parent):
+            check_free(path, kind, overwrite=overwrite)  # another process may have written there meanwhile
+            stepping_aside = [(path, new.with_name("old"))] if path.exists() else []
+            move_all([*stepping_aside, (new, path)])  # a rename cannot replace a folder that is not empty
+            _fsync(path.parent)
 
 
 def check_free(path: Path, kind: str, *, overwrite: bool = False) -> None:
@@ -167,18 +168,27 @@ def read_manifest(path: Path) -> Manifest:
         ) from None
 
 
+def check_space(path: Path, size: int) -> None:
+    """Raises SetupError unless the disk of `path` has `size` bytes left. Call before long work."""
+    path = _without_dots(path)
+    above = next(parent for parent in (path, *path.parents) if parent.exists())
+    free = shutil.disk_usage(above).free
+    if free < size:
+        raise SetupError(
+            f"needs {_in_units(size)}, and {_in_units(free)} are free",
+            where=path,
+            remedy="free space, or choose another path",
+        )
+
+
 def write_atomic(path: Path, content: str | bytes) -> None:
-    """Writes a file so that a reader sees the old content or the new, never a part."""
-    _make_folder(path.parent, path)
-    building = path.parent / f".{path.name}.building-{os.getpid()}"
-    try:
-        with building.open("wb") as file:
+    """Writes a file so that a reader sees the old content or the new, never a part. Raises SetupError."""
+    with workspace(path) as new:
+        with new.open("wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
-        building.replace(path)
-    finally:
-        building.unlink(missing_ok=True)
+        new.replace(path)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -194,16 +204,6 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise DataError("must hold a JSON object", where=path, remedy="check the file")
     return cast(dict[str, Any], content)
-
-
-def _make_folder(folder: Path, path: Path) -> None:
-    """For what is to lie at `path`. Some places say only then that they cannot be written, whatever access() said."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SetupError(
-            f"a folder cannot be made here: {error.strerror}", where=path, remedy="choose another path"
-        ) from None
 
 
 def _without_dots(path: Path) -> Path:
@@ -232,11 +232,5 @@ def _fsync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _replace(building: Path, path: Path) -> None:
-    """Renames a folder into place; an old one steps aside first, because rename cannot replace it."""
-    old = path.parent / f".{path.name}.old-{os.getpid()}"
-    if path.exists():
-        path.rename(old)
-    building.rename(path)
-    _fsync(path.parent)
-    shutil.rmtree(old, ignore_errors=True)
+def _in_units(size: int) -> str:
+    return f"{size / 2**30:,.1f} GiB" if size >= 2**30 else f"{size / 2**20:,.1f} MiB"

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 from kdx.core.errors import UsageError
 from kdx.core.folders import check_place
+from kdx.core.workspace import locked, move_all, workspace
 
 from .shards import SPLITS
 
@@ -26,18 +25,18 @@ def building_set(folder: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """
     folder = folder.resolve()
     check_set_free(folder, overwrite=overwrite)
-    building = folder.parent / f".{folder.name}.building-{os.getpid()}"
-    shutil.rmtree(building, ignore_errors=True)
-    building.mkdir(parents=True)
-    try:
-        yield building
+    with workspace(folder) as new:
+        new.mkdir()
+        yield new
         folder.mkdir(exist_ok=True)
-        for old in set_files(folder):
-            old.unlink()
-        for new in reversed(set_files(building)):
-            new.rename(folder / new.name)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
+        old = new.with_name("old")
+        old.mkdir()
+        with locked(folder):
+            check_set_free(folder, overwrite=overwrite)  # another process may have written there meanwhile
+            move_all(
+                [(file, old / file.name) for file in set_files(folder)]
+                + [(file, folder / file.name) for file in reversed(set_files(new))]
+            )
 
 
 def check_set_free(folder: Path, *, overwrite: bool = False) -> None:

@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any, overload
 
 from kdx.core.digests import file_digest, value_digest
-from kdx.core.errors import DataError, SetupError, UsageError
+from kdx.core.errors import DataError, UsageError
+from kdx.core.workspace import locked, move_all, workspace
 
 from .drafts import IMAGE_EXTENSIONS, MAX_IMAGE, MAX_TEXT, Draft, read_drafts
 from .sample import (
@@ -291,30 +292,24 @@ def write_shards(
     """Writes the shards of a split, `split-00000.tar` and on, and returns the number of samples.
 
     Equal samples give equal bytes. Shards get their names when all are whole; on an error none is left.
-    Raises UsageError if the split has shards there, DataError for a sample that could not be read back.
+    Raises UsageError if the split has shards there, DataError for a sample that could not be read back, SetupError
+    where nothing can be written.
     """
+    _check_no_shards(folder, split)
+    count = 0
+    with workspace(folder / f"{split}-shards") as new:
+        new.mkdir()
+        for number, group in enumerate(_groups(samples, samples_per_shard)):
+            count += _write_tar(new / f"{split}-{number:05d}.tar", group)
+        with locked(folder):
+            _check_no_shards(folder, split)  # another process may have written there meanwhile
+            move_all((path, folder / path.name) for path in sorted(new.iterdir()))
+    return count
+
+
+def _check_no_shards(folder: Path, split: str) -> None:
     if shard_paths(folder, split):
         raise UsageError(f"holds {split} shards already", where=folder, remedy="choose another folder")
-    count = 0
-    building: dict[Path, Path] = {}
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for number, group in enumerate(_groups(samples, samples_per_shard)):
-            path = folder / f"{split}-{number:05d}.tar"
-            building[path] = folder / f".{path.name}.building-{os.getpid()}"
-            count += _write_tar(building[path], group)
-        for path, temporary in building.items():
-            temporary.replace(path)
-    except OSError as error:
-        raise SetupError(
-            f"cannot be written: {error.strerror}",
-            where=folder,
-            remedy="free space, or choose another folder",
-        ) from None
-    finally:
-        for temporary in building.values():
-            temporary.unlink(missing_ok=True)
-    return count
 
 
 def _groups(samples: Iterable[Sample], size: int) -> Iterator[Iterable[Sample]]:
