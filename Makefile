@@ -33,11 +33,11 @@ check: .venv/installed-dev
 	touch $@
 
 .venv/installed: .venv/created pyproject.toml constraints.txt
-	$(BIN)/python -m pip install -q -c constraints.txt -e '.[cpu]'
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[train,cpu]'
 	touch $@
 
 .venv/installed-dev: .venv/installed
-	$(BIN)/python -m pip install -q -c constraints.txt -e '.[cpu,dev]'
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[train,cpu,dev]'
 	touch $@
 
 clean:

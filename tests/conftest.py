@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +25,8 @@ if TYPE_CHECKING:
 
 from kdx.data.shards import Sample
 
-DATA = Path(__file__).parent.parent.parent / "shared" / "data"  # real photos, where a machine has them
+ROOT = Path(__file__).parent.parent
+DATA = ROOT.parent / "shared" / "data"  # real photos, where a machine has them
 
 
 @pytest.fixture(scope="session")
@@ -99,3 +103,35 @@ def triton_server(exported_model: Path, tmp_path_factory: pytest.TempPathFactory
     write_repository(exported_model, folder / "repository")
     with TritonServer(folder / "repository", folder / "triton.log") as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the checkout's files, so that the build leaves nothing in the tree."""
+    if not (ROOT / ".git").exists() or shutil.which("git") is None:
+        pytest.skip("not a git checkout")
+    listed = subprocess.run(
+        ["git", "-C", ROOT, "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    copy = tmp_path_factory.mktemp("source")
+    for name in sorted(set(listed.stdout.split("\0")[:-1])):
+        if (ROOT / name).exists():
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, copy / name, follow_symlinks=False)
+    return copy
+
+
+@pytest.fixture(scope="session")
+def wheel(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel of `source`."""
+    out = tmp_path_factory.mktemp("wheel")
+    script = "import sys; from setuptools.build_meta import build_wheel; build_wheel(sys.argv[1])"
+    built = subprocess.run(
+        [sys.executable, "-c", script, out], cwd=source, capture_output=True, text=True, check=False
+    )
+    assert built.returncode == 0, built.stderr
+    (path,) = out.iterdir()
+    return path

@@ -14,6 +14,9 @@ import click
 
 import kdx
 from kdx.core.errors import KdxError, SetupError
+from kdx.core.extras import naming_the_extra
+
+from .output import write_what_cannot_be_encoded_as_escapes
 
 # what an operating system refuses anywhere, in reading and in writing, whatever kdx has checked before
 MACHINE = {
@@ -86,8 +89,10 @@ def main(args: list[str] | None = None) -> NoReturn:
     """Runs kdx and exits: 0 done, 1 a bug, 2 usage, 3 a gate, 4 bad data, 5 the machine, 130 or 143 interrupted."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _terminate)
+    write_what_cannot_be_encoded_as_escapes()
     try:
-        cli.main(args, prog_name="kdx", standalone_mode=False)
+        with naming_the_extra():
+            cli.main(args, prog_name="kdx", standalone_mode=False)
     except KdxError as error:
         _fail(str(error), error.remedy)
         sys.exit(error.exit_code)

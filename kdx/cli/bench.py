@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import click
+
+from .output import print_json
 
 PREPROCESS = "preprocess"  # the row beside the models
 NUM_IMAGES = 64  # different images that take turns
@@ -71,8 +72,7 @@ def latency(
         calls[PREPROCESS] = lambda batch: [preprocess(image) for image in batch]
         measured = measure_latency(calls, images, batch_sizes=batch_sizes, seconds=seconds, progress=progress)
     if as_json:
-        document = {"latency_ms": measured, "provenance": collect_provenance()}
-        click.echo(json.dumps(document, indent=2))
+        print_json({"latency_ms": measured, "provenance": collect_provenance()})
         return
     click.echo(_table(measured))
     one = measured[PREPROCESS][str(batch_sizes[0])]
@@ -152,7 +152,10 @@ def methods(
             overwrite=overwrite,
             progress=progress,
         )
-    click.echo(json.dumps(document, indent=2) if as_json else _comparison(document))
+    if as_json:
+        print_json(document)
+    else:
+        click.echo(_comparison(document))
 
 
 def _comparison(document: dict[str, Any]) -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import click
+
+from .output import print_json
 
 SKIPPED_SHOWN = 5
 
@@ -120,7 +121,7 @@ def info(folder: Path, as_json: bool) -> None:
 
     description = describe_set(folder)
     if as_json:
-        click.echo(json.dumps(description, indent=2))
+        print_json(description)
         return
     for name, split in description["splits"].items():
         click.echo("\n".join(_split_lines(name, split)))

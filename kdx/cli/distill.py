@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from .distill_text import describe_recipe, plan_lines, recipe_table
+from .output import print_json
 
 if TYPE_CHECKING:
     from kdx.distill.recipe import Recipe
@@ -64,7 +64,10 @@ def command(
     if list_:
         recipes = {name: read_recipe(name) for name in recipe_names()}
         described = [describe_recipe(name, each) for name, each in recipes.items()]
-        click.echo(json.dumps(described, indent=2) if as_json else recipe_table(recipes))
+        if as_json:
+            print_json(described)
+        else:
+            click.echo(recipe_table(recipes))
         return
     if recipe is None:
         raise click.UsageError("RECIPE is missing; see the shipped ones with --list")
@@ -95,9 +98,7 @@ def command(
     if not ranks.is_first:
         return
     if as_json:
-        click.echo(
-            json.dumps({**result.__dict__, "path": str(out), "student": str(result.student)}, indent=2)
-        )
+        print_json({**result.__dict__, "path": str(out), "student": str(result.student)})
         return
     if result.cache_reused:
         click.echo(f"reused the teacher cache {cache or default_cache(out)}", err=True)
@@ -131,7 +132,7 @@ def _show_plan(
     notes = unlike_expected(recipe, teachers)
     table = recipe.model_dump(mode="json", exclude_none=True)
     if as_json:
-        click.echo(json.dumps({"recipe": table, "plan": plan.to_dict(), "notes": notes}, indent=2))
+        print_json({"recipe": table, "plan": plan.to_dict(), "notes": notes})
         return
     click.echo(tomli_w.dumps(table))
     for line in (*plan_lines(name, plan, recipe), *notes):

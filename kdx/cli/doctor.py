@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import shutil
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import click
+
+from .output import print_json
 
 
 @dataclass(frozen=True)
@@ -39,9 +40,7 @@ def command(as_json: bool) -> None:
     if as_json:
         from kdx.core.provenance import collect_provenance
 
-        click.echo(
-            json.dumps({"findings": [asdict(f) for f in findings], "machine": collect_provenance()}, indent=2)
-        )
+        print_json({"findings": [asdict(f) for f in findings], "machine": collect_provenance()})
     else:
         width = max(len(finding.subject) for finding in findings)
         colours = {"ok": "green", "missing": "yellow", "wrong": "red"}

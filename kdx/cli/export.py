@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
+
+from .output import print_json
 
 
 @click.command(name="export")
@@ -53,7 +54,7 @@ def command(
         )
     report = exported.parity()
     if as_json:
-        click.echo(json.dumps(report, indent=2))
+        print_json(report)
         return
     click.echo(out)
     click.echo(parity_table(report), err=True)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
+
+from .output import print_json
 
 
 @click.command(name="import")
@@ -40,7 +41,7 @@ def command(
         source, out, architecture=architecture, quick_gelu=quick_gelu, overwrite=overwrite
     )
     if as_json:
-        click.echo(json.dumps(report.to_dict(), indent=2))
+        print_json(report.to_dict())
         return
     click.echo(out)
     click.echo(f"architecture: {report.architecture}", err=True)

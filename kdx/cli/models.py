@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
+
+from .output import print_json
 
 
 @click.group(name="models", invoke_without_command=True)
@@ -28,7 +29,7 @@ def command(ctx: click.Context, as_json: bool) -> None:
 
     counts = [count_parameters(name) for name in names()]
     if as_json:
-        click.echo(json.dumps([count.to_dict() for count in counts], indent=2))
+        print_json([count.to_dict() for count in counts])
         return
     from rich.console import Console
     from rich.table import Table

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import sys
 import tempfile
@@ -12,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import click
+
+from .output import print_json
 
 CHECK_INTERVAL = 10.0  # seconds between two real inferences while a server runs
 
@@ -39,7 +40,7 @@ def install(as_json: bool) -> None:
         click.echo("looking for Triton; the first installation downloads about 120 MB", err=True)
     environment, made = install_triton()
     if as_json:
-        click.echo(json.dumps({"environment": str(environment), "installed_now": made}))
+        print_json({"environment": str(environment), "installed_now": made})
         return
     click.echo(environment)
     click.echo("installed Triton" if made else "Triton was installed already: reused", err=True)
@@ -116,7 +117,7 @@ def check(url: str, as_json: bool) -> None:
         milliseconds = probe(connection)
         version = connection.server_version()
     if as_json:
-        click.echo(json.dumps({"url": url, "triton": version, "milliseconds": milliseconds}, indent=2))
+        print_json({"url": url, "triton": version, "milliseconds": milliseconds})
         return
     click.echo(f"Triton {version} answers: " + ", ".join(f"{m} {t:.1f} ms" for m, t in milliseconds.items()))
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from kdx.core.encoder import Embedder
 from kdx.core.errors import DataError, UsageError
+from kdx.core.extras import naming_the_extra
 from kdx.core.folders import read_manifest
 
 from .exported_model import KIND as EXPORTED, open_exported_model
@@ -32,9 +33,10 @@ def load(path_or_url: str | Path) -> Embedder:
 
         return OnnxEncoder(open_exported_model(path))
     if kind in ("checkpoint", "run"):
-        from .torch import TorchEncoder
+        with naming_the_extra():
+            from .torch import TorchEncoder
 
-        return TorchEncoder.open(path)
+            return TorchEncoder.open(path)
     raise DataError(
         f"is a {kind}, which is not a model", where=path, remedy="give a checkpoint or exported model"
     )
