@@ -28,6 +28,7 @@ REQUIREMENTS = Path(__file__).with_name("server-requirements.txt")
 PYTHONS = ("3.11", "3.12")  # for which both the stub and numpy 1.26 exist
 COMPLETE = ".complete"
 INSTALL = "run `kdx serve install`"
+SHARED_MEMORY = Path("/dev/shm")
 INTERPRETER_FACTS = """
 import ctypes, json, sys, sysconfig
 name = "libpython%d.%d.so.1.0" % sys.version_info[:2]
@@ -71,6 +72,32 @@ def find_triton() -> Triton:
     )
 
 
+def cache_folder() -> Path:
+    """Where the server's environment and its logs lie: KDX_CACHE, or else the user's cache folder.
+
+    Raises SetupError for a user without a home folder, as in a container that runs under an unknown user id.
+    """
+    chosen = os.environ.get("KDX_CACHE")
+    with contextlib.suppress(RuntimeError):  # what newer platformdirs raise without a home
+        folder = Path(chosen).absolute() if chosen else platformdirs.user_cache_path("kdx")
+        if folder.is_absolute():  # older ones leave the ~ where it is
+            return folder
+    raise SetupError("this user has no home folder", remedy="set KDX_CACHE to a folder that it may write")
+
+
+def shared_memory_shortage(needed: int) -> str | None:
+    """What to do when fewer than `needed` bytes are free in /dev/shm, through which requests reach the models."""
+    if not SHARED_MEMORY.is_dir():
+        return f"there is no {SHARED_MEMORY}, through which Triton hands requests to its models"
+    free = shutil.disk_usage(SHARED_MEMORY).free
+    if free >= needed:
+        return None
+    return (
+        f"{SHARED_MEMORY} has {free / 2**20:.0f} MiB free; a server under load takes up to {needed / 2**20:.0f} MiB "
+        "and refuses requests beyond (docker run --shm-size=1g gives a container more)"
+    )
+
+
 def install_triton() -> tuple[Path, bool]:
     """Makes the environment if it is not there. Returns its folder and whether it was made now.
 
@@ -78,7 +105,6 @@ def install_triton() -> tuple[Path, bool]:
     """
     python = _choose_python()
     environment = _environment_folder(python["version"])
-    environment.parent.mkdir(parents=True, exist_ok=True)
     with _locked(environment.with_suffix(".lock")):
         if (environment / COMPLETE).is_file():
             return environment, False
@@ -122,9 +148,8 @@ def _interpreter_facts(executable: str) -> dict[str, Any] | None:
 
 
 def _environment_folder(python_version: str) -> Path:
-    cache = Path(os.environ.get("KDX_CACHE") or platformdirs.user_cache_path("kdx"))
     key = value_digest([REQUIREMENTS.read_text(encoding="utf-8"), python_version])
-    return cache.absolute() / f"triton-{key[:12]}"
+    return cache_folder() / f"triton-{key[:12]}"
 
 
 def _site_packages(environment: Path) -> Path:
@@ -166,6 +191,15 @@ def _run(command: list[str], failure: str) -> None:
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    with path.open("w") as file:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("w")
+    except OSError as error:
+        raise SetupError(
+            f"cannot be written: {error.strerror}",
+            where=path.parent,
+            remedy="set KDX_CACHE to a folder that may be written",
+        ) from None
+    with file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -1,6 +1,6 @@
 """The Triton model repository: a sealed folder made from an ExportedModel, whole in itself.
 
-`models/` is what Triton is pointed at; `artefact/` is the exported model; `python/kdx/` holds the few modules that
+`models/` is what Triton is pointed at; `exported-model/` is what they run; `python/kdx/` holds the few modules that
 the python models import, so that the same folder runs wherever a Triton with the packages of
 server-requirements.txt is.
 """
@@ -16,12 +16,13 @@ from typing import Any
 import kdx
 from kdx.core.digests import file_digest
 from kdx.core.encoder import EncoderSpec
-from kdx.core.errors import GateError
-from kdx.core.folders import MANIFEST, open_sealed, sealed_folder
+from kdx.core.errors import GateError, UsageError
+from kdx.core.folders import MANIFEST, open_sealed, read_manifest, sealed_folder
 from kdx.runtime.exported_model import ExportedModel, open_exported_model
 from kdx.runtime.triton import IMAGE_BATCH, TEXT_BATCH
 
 KIND = "triton-repository"
+EXPORTED_MODEL = "exported-model"  # the folder inside a repository
 MAX_QUEUE = 256  # waiting requests of a model; more are refused at once instead of answered late
 # The dynamic batcher of Triton 2.51 misses a wake-up when its only instance ends a request just as the next one
 # arrives, and that one then waits half a second: 2 to 6 of 100 requests that follow each other at once. With a second
@@ -71,16 +72,17 @@ class ServedModel:
     parameters: dict[str, str]
 
 
-def write_repository(artefact: Path, out: Path, *, overwrite: bool = False) -> Path:
+def write_repository(exported_model: Path, out: Path, *, overwrite: bool = False) -> Path:
     """Writes and seals the repository of an exported model. Returns its path.
 
-    Raises DataError if the model is not whole, GateError if its parity gate did not let it pass.
+    Raises UsageError for a run or checkpoint, DataError if the model is not whole, GateError if its parity gate did
+    not let it pass.
     """
-    exported = open_exported_model(artefact)
+    exported = _open(exported_model)
     _check_parity(exported)
-    inputs = {"exported-model": file_digest(artefact / MANIFEST)}
+    inputs = {"exported-model": file_digest(exported_model / MANIFEST)}
     with sealed_folder(out, KIND, overwrite=overwrite, inputs=inputs) as folder:
-        shutil.copytree(artefact, folder / "artefact")
+        shutil.copytree(exported_model, folder / EXPORTED_MODEL)
         _copy_code(folder / "python/kdx")
         for model in served_models(exported.spec):
             place = folder / "models" / model.name
@@ -143,6 +145,18 @@ def config_text(model: ServedModel) -> str:
     if model.max_batch_size:
         fields["dynamic_batching"] = {"default_queue_policy": {"max_queue_size": MAX_QUEUE}}
     return text_format.MessageToString(model_config_pb2.ModelConfig(**fields))
+
+
+def _open(path: Path) -> ExportedModel:
+    """The exported model at `path`. What is not yet exported is refused with how to export it."""
+    kind = read_manifest(path).kind if path.is_dir() else None
+    if kind in ("run", "checkpoint"):
+        raise UsageError(
+            f"is a {kind}; a server takes what was exported from it",
+            where=path,
+            remedy=f"kdx export {path} --data DIR --out EXPORTED, then kdx serve up EXPORTED",
+        )
+    return open_exported_model(path)
 
 
 def _check_parity(exported: ExportedModel) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import queue
 import re
 import secrets
 import signal
 import socket
 import subprocess
+import threading
 import time
 from pathlib import Path
 from types import TracebackType
@@ -31,7 +33,9 @@ SHARED_MEMORY = "triton_python_backend_shm_region_"
 RESTRICTED = "shared-memory,model-repository,trace,logging"  # nothing a client of kdx needs
 PR_SET_PDEATHSIG = 1
 
-_libc = ctypes.CDLL(None)
+_prctl = ctypes.CDLL(
+    None
+).prctl  # looked up here: between fork and exec another thread may hold the linker's lock
 
 
 class TritonServer:
@@ -52,6 +56,7 @@ class TritonServer:
         self.port = port
         self._start_timeout = start_timeout
         self._process: subprocess.Popen[bytes] | None = None
+        self._ended = threading.Event()
         self._shared_memory: set[Path] = set()
 
     @property
@@ -66,18 +71,9 @@ class TritonServer:
         triton = find_triton()
         models = open_repository(self.repository)
         self.source = triton.source
-        self.port = _free_port(self.port)
-        self.log.parent.mkdir(parents=True, exist_ok=True)
-        with self.log.open("wb") as log:
-            self._process = subprocess.Popen(
-                _command(triton, models, self.port),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env=_variables(triton),
-                start_new_session=True,  # Ctrl-C reaches kdx alone, which then stops the server in order
-                preexec_fn=_end_with_parent,
-            )
+        self.port = free_port(self.port)
+        self._ended = threading.Event()
+        self._process = _start(_command(triton, models, self.port), _variables(triton), self.log, self._ended)
         try:
             self._wait_until_ready()
         except BaseException:
@@ -108,6 +104,7 @@ class TritonServer:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+        self._ended.set()
         for region in self._shared_memory:
             region.unlink(missing_ok=True)
         self._process = None
@@ -183,12 +180,54 @@ def _variables(triton: Triton) -> dict[str, str]:
     return variables
 
 
-def _end_with_parent() -> None:
-    """Run in the child: a kdx that is killed takes its server with it."""
-    _libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+def _start(
+    command: list[str], variables: dict[str, str], log: Path, ended: threading.Event
+) -> subprocess.Popen[bytes]:
+    """Starts a child that gets SIGTERM when this process ends, however it ends. Raises SetupError.
+
+    Linux sends that signal when the *thread* that started the child ends. So a thread of its own starts it, and stays
+    until `ended` is set.
+    """
+    outcome: queue.SimpleQueue[subprocess.Popen[bytes] | Exception] = queue.SimpleQueue()
+    kdx = os.getpid()
+
+    def end_with_parent() -> None:
+        _prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != kdx:  # it ended before the call
+            os._exit(1)
+
+    def start_and_stay() -> None:
+        try:
+            log.parent.mkdir(parents=True, exist_ok=True)
+            with log.open("wb") as output:
+                process = subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=output,
+                    env=variables,
+                    start_new_session=True,  # Ctrl-C reaches kdx alone, which then stops the server in order
+                    preexec_fn=end_with_parent,
+                )
+        except Exception as error:
+            outcome.put(error)
+            return
+        outcome.put(process)
+        ended.wait()
+
+    threading.Thread(target=start_and_stay, name="kdx keeps Triton", daemon=True).start()
+    started = outcome.get()
+    if isinstance(started, subprocess.Popen):
+        return started
+    if isinstance(started, OSError):
+        where = started.filename or command[0]
+        raise SetupError(
+            f"Triton cannot start: {started.strerror}", where=where, remedy="choose another file with --log"
+        ) from None
+    raise started
 
 
-def _free_port(port: int) -> int:
+def free_port(port: int) -> int:
     """`port`, or a free one for 0. Triton itself would notice a taken port only after loading all models."""
     with socket.socket() as probe_socket:
         probe_socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

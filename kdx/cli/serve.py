@@ -14,7 +14,19 @@ import click
 
 from .output import print_json
 
-CHECK_INTERVAL = 10.0  # seconds between two real inferences while a server runs
+CHECK_INTERVAL = 10.0  # seconds between two looks at a running server
+
+
+def _refuse_host(ctx: click.Context, parameter: click.Parameter, host: str | None) -> None:
+    """Asked for by whoever wants to be reached from elsewhere, so it is answered with the way to do that."""
+    from kdx.core.errors import UsageError
+
+    if host is not None:
+        raise UsageError(
+            "a server of kdx is reached from this machine alone, because the Triton that kdx installs has known holes",
+            where="--host",
+            remedy="for a network: kdx serve build, and NVIDIA's current container behind a gateway (docs/serving.md)",
+        )
 
 
 @click.group(name="serve")
@@ -47,22 +59,22 @@ def install(as_json: bool) -> None:
 
 
 @command.command()
-@click.argument("artefact", type=click.Path(path_type=Path))
+@click.argument("exported", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Where the repository goes.")
 @click.option("--overwrite", is_flag=True, help="Replace a repository that lies at OUT.")
-def build(artefact: Path, out: Path, overwrite: bool) -> None:
-    """Write the Triton model repository of the exported model ARTEFACT.
+def build(exported: Path, out: Path, overwrite: bool) -> None:
+    """Write the Triton model repository of the exported model EXPORTED.
 
     Example: kdx serve build exported --out repository
     """
     from kdx.serve.repository import write_repository
 
-    click.echo(write_repository(artefact, out, overwrite=overwrite))
+    click.echo(write_repository(exported, out, overwrite=overwrite))
     click.echo(f"next: kdx serve up {out}", err=True)
 
 
 @command.command()
-@click.argument("artefact", type=click.Path(path_type=Path))
+@click.argument("exported", type=click.Path(path_type=Path))
 @click.option(
     "--port",
     type=click.IntRange(0, 65535),
@@ -70,23 +82,29 @@ def build(artefact: Path, out: Path, overwrite: bool) -> None:
     show_default=True,
     help="gRPC port on 127.0.0.1; 0 takes a free one.",
 )
-@click.option("--log", type=click.Path(path_type=Path), help="File for Triton's log. Default: cache folder.")
-def up(artefact: Path, port: int, log: Path | None) -> None:
-    """Start a Triton that serves ARTEFACT, an exported model or a repository, until Ctrl-C.
+@click.option(
+    "--log",
+    type=click.Path(path_type=Path),
+    help="File for Triton's log.  [default: triton-PORT.log in KDX_CACHE or the user's cache folder]",
+)
+@click.option("--host", hidden=True, expose_value=False, callback=_refuse_host)
+def up(exported: Path, port: int, log: Path | None) -> None:
+    """Start a Triton that serves EXPORTED, an exported model or a repository, until Ctrl-C.
 
-    The URL is printed when every model has answered a real inference. While it runs, each model is asked
-    every 10 s; if one no longer answers, the server is stopped and kdx exits 5.
+    The URL is printed when every model has answered a real inference. While it runs it is watched: if a model is
+    dead, and not only busy, the server is stopped and kdx exits 5.
 
     Example: kdx serve up exported --port 8001
     """
-    import platformdirs
+    from kdx.serve.environment import cache_folder, find_triton
+    from kdx.serve.supervisor import TritonServer, free_port
 
-    from kdx.serve.supervisor import TritonServer
-
-    log = log or platformdirs.user_log_path("kdx") / f"triton-{port}.log"
+    find_triton()
+    port = free_port(port)
+    log = log or cache_folder() / f"triton-{port}.log"
     with (
         _terminable(),
-        _repository(artefact) as repository,
+        _repository(exported) as repository,
         TritonServer(repository, log, port=port) as server,
     ):
         click.echo(server.url)
@@ -123,16 +141,16 @@ def check(url: str, as_json: bool) -> None:
 
 
 @contextmanager
-def _repository(artefact: Path) -> Iterator[Path]:
-    """The repository at `artefact`, or one made from the exported model there for as long as the server runs."""
+def _repository(exported: Path) -> Iterator[Path]:
+    """The repository at `exported`, or one made from the exported model there for as long as the server runs."""
     from kdx.core.folders import read_manifest
     from kdx.serve.repository import KIND, write_repository
 
-    if artefact.is_dir() and read_manifest(artefact).kind == KIND:
-        yield artefact
+    if exported.is_dir() and read_manifest(exported).kind == KIND:
+        yield exported
         return
     with tempfile.TemporaryDirectory(prefix="kdx-serve-") as folder:
-        yield write_repository(artefact, Path(folder) / "repository")
+        yield write_repository(exported, Path(folder) / "repository")
 
 
 @contextmanager

@@ -24,7 +24,7 @@ T = TypeVar("T")
 def open_encoder(args: dict[str, Any]) -> OnnxEncoder:
     """The exported model inside the repository that Triton was started with."""
     repository = Path(args["model_repository"]).resolve().parent.parent
-    return OnnxEncoder(open_exported_model(repository / "artefact"))
+    return OnnxEncoder(open_exported_model(repository / "exported-model"))
 
 
 def answer_embeddings(

@@ -35,9 +35,9 @@ def test_a_checkpoint_is_not_served_and_what_is_needed_is_said(
     verb: str, mini_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = ("--out", tmp_path / "out") if verb == "build" else ("--log", tmp_path / "log", "--port", 0)
-    assert _run(verb, mini_checkpoint, *options) == 4
+    assert _run(verb, mini_checkpoint, *options) == 2
     shown = capsys.readouterr()
-    assert "is of kind checkpoint, not exported-model" in shown.err and "remedy: " in shown.err
+    assert f"remedy: kdx export {mini_checkpoint} --data" in shown.err
     assert not shown.out and list(tmp_path.iterdir()) == []
 
 
@@ -58,6 +58,28 @@ def test_a_damaged_repository_is_not_served(
     assert _run("up", tmp_path / "repository", "--log", tmp_path / "log", "--port", 0) == 4
     assert "file is missing" in capsys.readouterr().err
     assert not (tmp_path / "log").exists()
+
+
+def test_a_host_is_refused_with_the_way_to_a_network(capsys: pytest.CaptureFixture[str]) -> None:
+    assert _run("up", "exported", "--host", "0.0.0.0") == 2
+    assert "docs/serving.md" in capsys.readouterr().err
+
+
+def test_a_user_without_a_home_is_told_of_kdx_cache(
+    exported_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def no_home(*_: object) -> Path:
+        raise RuntimeError("could not determine the home directory")
+
+    monkeypatch.delenv("KDX_CACHE", raising=False)
+    monkeypatch.setattr("platformdirs.user_cache_path", no_home)
+    for command in (("install",), ("up", exported_model, "--port", 0)):
+        assert _run(*command) == 5
+        assert "remedy: set KDX_CACHE" in capsys.readouterr().err
+    monkeypatch.setattr(
+        "platformdirs.user_cache_path", lambda *_: Path("~/.cache/kdx")
+    )  # as older versions answer
+    assert _run("install") == 5
 
 
 def test_up_without_triton_says_how_to_get_one(

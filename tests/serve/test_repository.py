@@ -32,7 +32,7 @@ def test_it_is_sealed_with_the_digest_of_its_model(repository: Path, exported_mo
 
 
 def test_the_exported_model_lies_in_it_whole(repository: Path, exported_model: Path) -> None:
-    assert open_exported_model(repository / "artefact").spec == open_exported_model(exported_model).spec
+    assert open_exported_model(repository / "exported-model").spec == open_exported_model(exported_model).spec
 
 
 def test_each_model_is_an_entry_to_the_copied_code(repository: Path) -> None:
@@ -49,7 +49,7 @@ def test_each_model_is_an_entry_to_the_copied_code(repository: Path) -> None:
 
 
 def test_configurations_carry_the_models_numbers_exactly(repository: Path) -> None:
-    spec = open_exported_model(repository / "artefact").spec
+    spec = open_exported_model(repository / "exported-model").spec
     configs = {}
     for file in repository.glob("models/*/config.pbtxt"):
         config = text_format.Parse(file.read_text(), model_config_pb2.ModelConfig())  # pyright: ignore[reportAttributeAccessIssue]

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import psutil
@@ -80,6 +81,27 @@ def test_a_server_stops_without_leaving_processes_or_shared_memory(repository: P
         server.check()
     assert not any(stub.is_running() for stub in stubs)
     assert not any(region.exists() for region in regions)
+
+
+def test_a_server_outlives_the_thread_that_started_it(repository: Path, tmp_path: Path) -> None:
+    server = TritonServer(repository, tmp_path / "log")
+    starter = threading.Thread(target=server.__enter__)
+    starter.start()
+    starter.join()
+    try:
+        assert server.pid
+        with pytest.raises(psutil.TimeoutExpired):  # Triton needs less than three seconds for an orderly stop
+            psutil.Process(server.pid).wait(4)
+        server.check()
+    finally:
+        server.stop()
+
+
+def test_a_log_that_cannot_be_written_is_the_machines_fault(repository: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(SetupError) as caught, TritonServer(repository, tmp_path / "file" / "log"):
+        pass
+    assert caught.value.where == str(tmp_path / "file")
 
 
 def test_a_failure_inside_the_block_stops_the_server(repository: Path, tmp_path: Path) -> None:
