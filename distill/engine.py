@@ -46,6 +46,7 @@ class RunResult:
 
     path: Path
     student: Path
+    steps: int
     final_loss: float
     seconds: float
     bad_images: int
@@ -72,7 +73,8 @@ def train(
     """
     started = time.monotonic()
     check_free(out, RUN_KIND, overwrite=overwrite)
-    ranks.local_batch_size(recipe.batch_size)
+    recipe, schedule = recipe.resolve(samples)
+    ranks.local_batch_size(schedule.batch_size)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     architecture = student_architecture(recipe)
     model, inputs = build_student(recipe, teachers)
@@ -88,7 +90,7 @@ def train(
         reader,
         tokenizer,
         context_length=model.context_length,
-        batch_size=recipe.batch_size,
+        batch_size=schedule.batch_size,
         seed=recipe.seed,
         rank=ranks.rank,
         num_ranks=ranks.size,
@@ -96,7 +98,7 @@ def train(
     )
     inputs["data"] = samples.digest
     seeds = {"recipe": recipe.seed, "views": recipe.views.seed}
-    loop = Loop(recipe, model, objective, caches, device, ranks)
+    loop = Loop(recipe, schedule, model, objective, caches, device, ranks)
     with contextlib.ExitStack() as writing:
         folder = metrics = None
         if ranks.is_first:
@@ -135,6 +137,7 @@ def train(
     return RunResult(
         path=out,
         student=out / "student",
+        steps=schedule.steps,
         final_loss=final_loss,
         seconds=time.monotonic() - started,
         bad_images=len(bad),

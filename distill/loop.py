@@ -15,9 +15,10 @@ from kdx.models.clip import ClipModel
 from kdx.models.masking import encode_masked_image
 
 from .objective import Embeddings, Objective
-from .optimizer import build_optimizer, learning_rate
+from .optimizer import build_optimizer
 from .ranks import Ranks
 from .recipe import Recipe
+from .schedule import Schedule
 from .teacher_cache import TeacherCache
 
 LOG_EVERY = 10  # steps
@@ -41,13 +42,15 @@ class Loop:
     def __init__(
         self,
         recipe: Recipe,
+        schedule: Schedule,
         model: ClipModel,
         objective: Objective,
         caches: Sequence[TeacherCache],
         device: torch.device,
         ranks: Ranks,
     ) -> None:
-        self.recipe, self.model, self.objective = recipe, model, objective
+        self.recipe, self.schedule = recipe, schedule
+        self.model, self.objective = model, objective
         self.caches, self.device, self.ranks = tuple(caches), device, ranks
         self.optimizer = build_optimizer((model, objective), recipe.optimizer)
         self._good = (0, _copied(model.state_dict()))
@@ -70,14 +73,14 @@ class Loop:
         shift = torch.tensor(mean, device=self.device).mul(255).view(3, 1, 1)
         last_loss, waited, since = float("nan"), 0.0, time.monotonic()
         asked = time.monotonic()
-        for batch in loader.batches(0, self.recipe.steps):
+        for batch in loader.batches(0, self.schedule.steps):
             waited += time.monotonic() - asked
             pixels = (
                 torch.from_numpy(batch.pixels).to(self.device).permute(0, 3, 1, 2)
             )  # [B, 3, S, S], channels last
             numbers = self.step(batch, (pixels - shift) / scale)
             done = batch.step + 1
-            if done % LOG_EVERY == 0 or done == self.recipe.steps:
+            if done % LOG_EVERY == 0 or done == self.schedule.steps:
                 now = time.monotonic()
                 written = {name: float(value) for name, value in numbers.items()}
                 last_loss = written["loss"]
@@ -91,13 +94,13 @@ class Loop:
                         seconds_waiting_share=waited / max(now - since, 1e-9),
                     )
                 waited, since = 0.0, now
-                progress(done, self.recipe.steps, f"loss {last_loss:.3f}")
+                progress(done, self.schedule.steps, f"loss {last_loss:.3f}")
             asked = time.monotonic()
         return last_loss
 
     def step(self, batch: Batch, pixels: torch.Tensor) -> dict[str, torch.Tensor | float]:
         """One optimiser step. pixels: float32 [B, 3, S, S], normalised. Returns the numbers to log."""
-        lr = learning_rate(self.recipe.optimizer, batch.step, self.recipe.steps)
+        lr = self.schedule.learning_rate(self.recipe.optimizer.lr, batch.step)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         torch.manual_seed(self._step_seed(DROPOUT, batch.step))

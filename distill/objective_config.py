@@ -20,18 +20,46 @@ class ObjectiveConfig(Config):
     compat = "clip-kd": exactly what the released code computes, with its weights as published.
     """
 
-    task: float = Field(default=1.0, ge=0, description="contrastive loss on the captions")
-    crd: float = Field(default=0.0, ge=0, description="contrastive relational distillation")
-    fd: float = Field(default=0.0, ge=0, description="feature distillation")
-    mfd: float = Field(default=0.0, ge=0, description="masked feature distillation, ViT students only")
-    gd: float = Field(default=0.0, ge=0, description="gradient distillation")
-    icl: float = Field(default=0.0, ge=0, description="interactive contrastive learning")
-    afd: float = Field(default=0.0, ge=0, description="augmented feature distillation")
-    cross_kd: float = Field(default=0.0, ge=0, description="KL from the teacher to ICL's distributions")
+    task: float = Field(default=1.0, ge=0, description="CLIP's own loss: each image finds its caption")
+    crd: float = Field(
+        default=0.0,
+        ge=0,
+        description="contrastive relational distillation: how alike the teacher finds every image and caption",
+    )
+    fd: float = Field(
+        default=0.0,
+        ge=0,
+        description="feature distillation: the teacher's embedding of the same image and text",
+    )
+    mfd: float = Field(
+        default=0.0,
+        ge=0,
+        description="masked feature distillation: as fd, from images with hidden patches; ViT students only",
+    )
+    gd: float = Field(
+        default=0.0,
+        ge=0,
+        description="gradient distillation: where CLIP's loss would move the teacher's embeddings",
+    )
+    icl: float = Field(
+        default=0.0,
+        ge=0,
+        description="interactive contrastive learning: each image finds the teacher's caption, and the reverse",
+    )
+    afd: float = Field(
+        default=0.0,
+        ge=0,
+        description="augmented feature distillation: CLIP's loss on embeddings made of both models' together",
+    )
+    cross_kd: float = Field(
+        default=0.0,
+        ge=0,
+        description="as crd, with the student's images and the teacher's captions, and the reverse",
+    )
     affinity: float = Field(
         default=0.0,
         ge=0,
-        description="soft cross-entropy: open_clip's distiller, TinyCLIP's affinity mimicking",
+        description="as crd, by cross-entropy: open_clip's distiller, TinyCLIP's affinity mimicking",
     )
     affinity_scale: float | None = Field(
         default=None, gt=0, description="the teacher's multiplier in affinity; TinyCLIP: 50. Unset: its own"

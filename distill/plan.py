@@ -25,6 +25,7 @@ from kdx.models.flops import count_flops
 from .model_config import Tower
 from .objective import Objective
 from .recipe import Recipe
+from .schedule import Schedule
 from .student import check_student, student_architecture
 from .teachers import cache_folder, default_cache
 
@@ -60,25 +61,27 @@ class PlannedFile:
 
 @dataclass(frozen=True)
 class Plan:
-    """teachers: those of --teacher, else the one that the recipe names. pairs, epochs: None without known data.
+    """teachers: those of --teacher, else the one that the recipe names.
 
-    text_length: tokens of a batch's texts, the longest of each counting: measured in the data, or else the whole
-    context, an upper bound. step_flops: the student's forward and backward pass of a batch. cache_flops: the teachers'
-    forward passes over all views and captions; None where the data or the teacher is not known.
+    pairs, epochs: None without known data; schedule and what follows from it: None where it depends on the data and
+    these are not known. text_length: tokens of a batch's texts, the longest of each counting: measured in the data, or
+    else the whole context, an upper bound. step_flops: the student's forward and backward pass of a batch.
+    cache_flops: the teachers' forward passes over all views and captions; None where the data or the teacher is not
+    known.
     """
 
     student: ModelCost
     teachers: tuple[ModelCost, ...]
     objective_params: int | None
-    steps: int
-    pairs_seen: int
+    schedule: Schedule | None
+    pairs_seen: int | None
     pairs: int | None
     pairs_from: Literal["data", "published"] | None
     epochs: float | None
     text_length: int
     text_length_from: Literal["data", "context"]
-    step_flops: int
-    training_flops: int
+    step_flops: int | None
+    training_flops: int | None
     cache_flops: int | None
     files: tuple[PlannedFile, ...]
 
@@ -104,28 +107,31 @@ def plan_run(
     out = out or Path("OUT")
     architecture = student_architecture(recipe)
     context = architecture["text_cfg"]["context_length"]
-    length = context if samples is None else _text_length(samples, recipe.batch_size, context)
+    pairs, pairs_from = _pairs(recipe, samples)
+    schedule = recipe.schedule(pairs) if samples is None else recipe.resolve(samples)[1]
+    length = context
+    if samples is not None and schedule is not None:
+        length = _text_length(samples, schedule.batch_size, context)
     mask = recipe.objective.mask_ratio if recipe.objective.masks_patches else None
     student = _cost(architecture, length, mask)
     a_pair = _passes(recipe, "image") * (student.image_flops + student.masked_image_flops)
     a_pair += _passes(recipe, "text") * student.text_flops
     costs = tuple(_cost(each, length) for each in _teachers(recipe, teachers))
-    pairs, pairs_from = _pairs(recipe, samples)
     widths = [cost.embed_dim for cost in costs]
     objective_params = _objective_params(recipe, architecture["embed_dim"], widths)
     return Plan(
         student=student,
         teachers=costs,
         objective_params=objective_params,
-        steps=recipe.steps,
-        pairs_seen=recipe.steps * recipe.batch_size,
+        schedule=schedule,
+        pairs_seen=None if schedule is None else schedule.steps * schedule.batch_size,
         pairs=pairs,
         pairs_from=pairs_from,
-        epochs=_epochs(recipe, samples, pairs),
+        epochs=_epochs(recipe, schedule, samples, pairs),
         text_length=length,
         text_length_from="context" if samples is None else "data",
-        step_flops=recipe.batch_size * a_pair,
-        training_flops=recipe.steps * recipe.batch_size * a_pair,
+        step_flops=None if schedule is None else schedule.batch_size * a_pair,
+        training_flops=None if schedule is None else schedule.steps * schedule.batch_size * a_pair,
         cache_flops=_cache_flops(recipe, costs, pairs, _captions(samples, pairs)),
         files=(
             *_run_files(out, student, objective_params),
@@ -192,10 +198,14 @@ def _captions(samples: ShardSet | None, pairs: int | None) -> int | None:
     return sum(len(samples.captions(row)) for row in range(len(samples)))
 
 
-def _epochs(recipe: Recipe, samples: ShardSet | None, pairs: int | None) -> float | None:
+def _epochs(
+    recipe: Recipe, schedule: Schedule | None, samples: ShardSet | None, pairs: int | None
+) -> float | None:
+    if schedule is None:
+        return recipe.epochs
     if samples is not None:
-        return recipe.steps / count_steps_per_epoch(samples, recipe.batch_size)
-    return None if pairs is None else recipe.steps * recipe.batch_size / pairs
+        return schedule.steps / count_steps_per_epoch(samples, schedule.batch_size)
+    return None if pairs is None else schedule.steps * schedule.batch_size / pairs
 
 
 def _objective_params(recipe: Recipe, student_dim: int, widths: list[int]) -> int | None:

@@ -11,20 +11,24 @@ import functools
 from collections.abc import Iterable
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from kdx.core.config import Config, override, parse, read_extended
+from kdx.core.config import Config, Table, merge, override, parse, read_extended
 from kdx.core.errors import UsageError
 from kdx.data.views import ViewConfig
 from kdx.models.shipped import names, read_shipped
 
 from .model_config import InheritConfig, ModelConfig
 from .objective_config import ObjectiveConfig
+from .schedule import Schedule, default_warmup, fitting_batch_size
+
+if TYPE_CHECKING:
+    from kdx.data.shards import ShardSet
 
 RECIPES = Path(str(files(__package__ or "kdx.distill"))) / "recipes"
-
+SMALL = ("small-baseline", "small-clip-kd")  # recipes whose numbers come from the data
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
@@ -36,7 +40,9 @@ class OptimizerConfig(Config):
     weight_decay: float = Field(default=0.1, ge=0, description="not on biases, norms and scales (ndim < 2)")
     betas: tuple[Beta, Beta] = (0.9, 0.98)
     eps: float = Field(default=1e-6, gt=0)
-    warmup_steps: int = Field(default=10_000, ge=0)
+    warmup_steps: int | None = Field(
+        default=None, ge=0, description="a tenth of the steps, at most CLIP-KD's 10,000, if unset"
+    )
     clip_grad_norm: float | None = Field(default=None, gt=0)
 
 
@@ -68,8 +74,12 @@ class Recipe(Config):
         description="architecture that the weights are set for; the checkpoint itself comes with --teacher",
     )
     seed: int = Field(default=0, ge=0, lt=2**63, description="decides initial weights, order and captions")
-    steps: int = Field(ge=1)
-    batch_size: int = Field(default=1024, description="pairs a step; each is a negative of the others")
+    steps: int | None = Field(default=None, ge=1, description="optimiser steps; either these or epochs")
+    epochs: float | None = Field(default=None, gt=0, description="passes over the data")
+    batch_size: int | Literal["auto"] = Field(
+        default=1024,
+        description='pairs a step; each is a negative of the others. "auto": 16 to 256, by the number of pairs',
+    )
     max_bad_share: float = Field(
         default=0.01, ge=0, lt=1, description="share of undecodable images that is tolerated"
     )
@@ -92,20 +102,75 @@ class Recipe(Config):
                 raise UsageError(f"{info.field_name} = {name!r}: {error.what}", remedy=error.remedy) from None
         return name
 
-    @field_validator("batch_size")
+    @field_validator("batch_size", mode="plain")
     @classmethod
-    def _pairs_have_negatives(cls, size: int) -> int:
-        if size < 2:
+    def _pairs_have_negatives(cls, size: Any) -> int | Literal["auto"]:
+        if size == "auto":
+            return "auto"
+        if not isinstance(size, int) or size < 2:
             raise UsageError(
-                f"batch_size = {size}: the losses compare the pairs of a batch; a single one teaches nothing",
-                remedy="set batch_size to 2 or more",
+                f"batch_size = {size!r}: the losses compare the pairs of a batch, so it takes two or more",
+                remedy='set batch_size to 2 or more, or to "auto"',
             )
         return size
+
+    def schedule(self, pairs: int | None = None) -> Schedule | None:
+        """Steps, batch and warm-up on so many pairs; None where they depend on the pairs and these are not known.
+
+        Raises UsageError where the warm-up is no shorter than the run.
+        """
+        if self.batch_size != "auto":
+            batch_size = self.batch_size
+        elif pairs is not None:
+            batch_size = fitting_batch_size(pairs)
+        else:
+            return None
+        if self.steps is not None:
+            steps = self.steps
+        elif self.epochs is not None and pairs is not None:
+            steps = max(1, round(self.epochs * (pairs // batch_size)))
+        else:
+            return None
+        warmup = self.optimizer.warmup_steps
+        if warmup is None:
+            warmup = default_warmup(steps)
+        elif warmup >= steps:
+            raise UsageError(
+                f"optimizer.warmup_steps = {warmup} of {steps} steps: the learning rate would never be reached",
+                remedy=f"--set optimizer.warmup_steps={default_warmup(steps)}, or train for more steps",
+            )
+        return Schedule(steps, batch_size, warmup)
+
+    def resolve(self, samples: ShardSet) -> tuple[Recipe, Schedule]:
+        """The same recipe with all numbers that depend on the data written into it, and these numbers.
+
+        Raises UsageError for fewer samples than a batch, and for a warm-up as long as the run.
+        """
+        pairs = len(samples)
+        if self.batch_size != "auto" and self.batch_size > pairs:
+            raise UsageError(
+                f"batch_size = {self.batch_size} is more than the {pairs} samples",
+                where=samples.folder,
+                remedy=f"--set batch_size={pairs}, or take a recipe for small data: {', '.join(SMALL)}",
+            )
+        schedule = self.schedule(pairs)
+        assert schedule is not None, "pairs are known"
+        optimizer = self.optimizer.model_copy(update={"warmup_steps": schedule.warmup_steps})
+        numbers = {"steps": schedule.steps, "epochs": None, "batch_size": schedule.batch_size}
+        return self.model_copy(update={**numbers, "optimizer": optimizer}), schedule
 
     @property
     def needs_teacher(self) -> bool:
         """Whether --teacher is needed: to distil from, to inherit from, or both."""
         return self.objective.needs_teacher or (self.inherit is not None and self.inherit.from_teacher)
+
+    @model_validator(mode="after")
+    def _length_is_said_once(self) -> Recipe:
+        if (self.steps is None) == (self.epochs is None):
+            both = "both are set" if self.steps else "neither is set"
+            raise UsageError(f"a run has either steps or epochs: {both}", remedy="set one of them")
+        self.schedule()  # a warm-up that does not fit is found here, if its steps are known
+        return self
 
     @model_validator(mode="after")
     def _mfd_has_patches_to_hide(self) -> Recipe:
@@ -137,8 +202,17 @@ def recipe_names() -> list[str]:
 
 def read_recipe(name_or_path: str, settings: Iterable[str] = ()) -> Recipe:
     """A shipped recipe by name, or a file by path, with `key=value` settings on top. Raises UsageError."""
-    table = override(read_extended(name_or_path, _find), settings)
+    table = override(read_extended(name_or_path, _find, _merge), settings, _merge)
     return parse(Recipe, table, name_or_path)
+
+
+def _merge(base: Table, over: Table) -> Table:
+    """Steps and epochs say the same thing: the nearer one counts."""
+    merged = merge(base, over)
+    for one, other in (("steps", "epochs"), ("epochs", "steps")):
+        if one in over and other not in over:
+            merged.pop(other, None)
+    return merged
 
 
 @functools.cache

@@ -45,7 +45,8 @@ def run_recipe(
     """
     cache = _check_places(recipe, out, cache, overwrite=overwrite)
     samples = open_split(data, "train")
-    ranks.local_batch_size(recipe.batch_size)
+    recipe, schedule = recipe.resolve(samples)
+    ranks.local_batch_size(schedule.batch_size)
     if ranks.is_first:
         for note in unlike_expected(recipe, teachers):
             tell(note)

@@ -8,7 +8,6 @@ from pathlib import Path
 from kdx.core.encoder import EncoderSpec
 from kdx.core.errors import UsageError
 from kdx.core.progress import Progress, silent
-from kdx.data.loader import count_steps_per_epoch
 from kdx.data.shards import ShardSet
 from kdx.models.checkpoint import read_checkpoint_architecture, resolve_run
 from kdx.runtime.torch import TorchEncoder
@@ -34,7 +33,7 @@ def open_teachers(
     for fewer samples than a batch: all that would only be found after hours of embedding.
     """
     check_student(recipe, teachers)
-    count_steps_per_epoch(samples, recipe.batch_size)
+    recipe.resolve(samples)
     _check_different(teachers)
     if not recipe.objective.needs_teacher:
         return ()

@@ -204,9 +204,8 @@ class _Demo:
         self.screen.command(
             f"Train the {name} model", f"kdx distill {recipe} {' '.join(options)} --out {run}"
         )
-        resolved = read_recipe(recipe, settings)
         result = run_recipe(
-            resolved,
+            read_recipe(recipe, settings),
             data,
             run,
             teachers=[self.teacher] if taught else [],
@@ -215,14 +214,15 @@ class _Demo:
         )
         if result.bad_images:
             self.screen.say(f"skipped {result.bad_images} images that do not decode: {run / 'skipped.jsonl'}")
-        self.steps[name] = resolved.steps
+        self.steps[name] = result.steps
 
     def _fitting(self, recipe: str, pairs: int, taught: bool) -> tuple[str, ...]:
         """Settings for a set that is smaller than the recipe's batch, and for a teacher that is not the demo's."""
         from kdx.distill import read_recipe
         from kdx.models.checkpoint import read_checkpoint_architecture
 
-        settings = () if pairs >= read_recipe(recipe).batch_size else (f"batch_size={pairs}",)
+        batch_size = read_recipe(recipe).batch_size
+        settings = () if batch_size == "auto" or pairs >= batch_size else (f"batch_size={pairs}",)
         if taught and self.own_teacher:
             width = read_checkpoint_architecture(self.teacher)["embed_dim"]
             settings += (f"objective.fd={2000 / width:g}",)  # CLIP-KD's, 2000 on the mean over features

@@ -130,6 +130,8 @@ def _show_plan(
     samples = None if data is None else open_split(data, "train")
     plan = plan_run(recipe, samples=samples, teachers=teachers, out=out, cache=cache)
     notes = unlike_expected(recipe, teachers)
+    if samples is not None:
+        recipe, _ = recipe.resolve(samples)
     table = recipe.model_dump(mode="json", exclude_none=True)
     if as_json:
         print_json({"recipe": table, "plan": plan.to_dict(), "notes": notes})

@@ -21,14 +21,15 @@ def describe_recipe(name: str, recipe: Recipe) -> dict[str, Any]:
         "teacher": recipe.teacher,
         "methods": list(recipe.objective.methods),
         "steps": recipe.steps,
+        "epochs": recipe.epochs,
         "batch_size": recipe.batch_size,
         "published": None if recipe.published is None else recipe.published.model_dump(exclude_none=True),
     }
 
 
 def recipe_table(recipes: Mapping[str, Recipe]) -> str:
-    """One line a recipe, under a head. The last column is what was published, not measured here."""
-    rows = [("recipe", "student", "teacher", "distils with", "steps", "published top-1")]
+    """One line a recipe, and below the table what the methods are. The last column is not measured here."""
+    rows = [("recipe", "student", "teacher", "distils with", "length", "published top-1")]
     for name, recipe in recipes.items():
         score = None if recipe.published is None else recipe.published.imagenet_top1
         rows.append(
@@ -37,11 +38,22 @@ def recipe_table(recipes: Mapping[str, Recipe]) -> str:
                 recipe.student,
                 recipe.teacher or "–",
                 " + ".join(recipe.objective.methods) or "–",
-                f"{recipe.steps:,}",
+                f"{recipe.steps:,} steps" if recipe.steps else f"{recipe.epochs:g} epochs",
                 "–" if score is None else f"{score:.2f}",
             )
         )
-    return _columns(rows, right=(4, 5))
+    return "\n\n".join((_columns(rows, right=(4, 5)), _legend(recipes.values())))
+
+
+def _legend(recipes: Iterable[Recipe]) -> str:
+    """What a student learns from the teacher with each method of these recipes."""
+    from kdx.distill.objective_config import DISTILLING, ObjectiveConfig
+
+    used = {method for recipe in recipes for method in recipe.objective.methods}
+    fields = ObjectiveConfig.model_fields
+    rows = [(name, fields[name].description or "") for name in DISTILLING if name in used]
+    head = "What the student learns from the teacher, beside CLIP's own loss on the captions:"
+    return "\n".join((head, _columns(rows), "CLIP-KD, the one to begin with, is crd + fd + icl."))
 
 
 def plan_lines(name: str, plan: Plan, recipe: Recipe) -> list[str]:
@@ -50,14 +62,26 @@ def plan_lines(name: str, plan: Plan, recipe: Recipe) -> list[str]:
         f"plan of {name}",
         f"student    {_model(plan.student)}",
         *(f"teacher    {_model(teacher)}" for teacher in plan.teachers),
-        f"steps      {plan.steps:,} of {recipe.batch_size:,} pairs: {_si(plan.pairs_seen)} pairs{_epochs(plan)}",
+        *_length(plan),
         *_flops(plan),
         *_published(recipe),
         *_files(plan),
     ]
 
 
+def _length(plan: Plan) -> list[str]:
+    schedule = plan.schedule
+    if schedule is None or plan.pairs_seen is None:
+        return [f"steps      by the number of pairs, which --data tells: {plan.epochs:g} epochs"]
+    return [
+        f"steps      {schedule.steps:,} of {schedule.batch_size:,} pairs: {_si(plan.pairs_seen)} pairs{_epochs(plan)}",
+        f"           the learning rate rises over the first {schedule.warmup_steps:,}",
+    ]
+
+
 def _flops(plan: Plan) -> list[str]:
+    if plan.step_flops is None or plan.training_flops is None:
+        return []
     if plan.text_length_from == "data":
         texts = "what this data's batches are cut to"
     else:

@@ -14,6 +14,7 @@ from pydantic_core import ErrorDetails
 from .errors import DataError, UsageError
 
 Table = dict[str, Any]
+Join = Callable[[Table, Table], Table]
 ConfigT = TypeVar("ConfigT", bound="Config")
 
 # pydantic's name of a limit → how a remedy says it
@@ -44,17 +45,27 @@ def read_toml(path: Path) -> Table:
         raise DataError(f"cannot be read: {error.strerror}", where=path, remedy="check the path") from None
 
 
-def read_extended(name: str, find: Callable[[str], Path]) -> Table:
+def merge(base: Table, over: Table) -> Table:
+    """`over` laid on `base`: tables are merged key by key, anything else is replaced."""
+    merged = dict(base)
+    for key, value in over.items():
+        old = merged.get(key)
+        both = isinstance(old, dict) and isinstance(value, dict)
+        merged[key] = merge(cast(Table, old), cast(Table, value)) if both else value
+    return merged
+
+
+def read_extended(name: str, find: Callable[[str], Path], join: Join = merge) -> Table:
     """A TOML file merged over the files that it `extends`, the nearest winning key by key.
 
     `extends` is a name or a list of names; of a list the later ones win over the earlier ones. find: turns a name or
     path into the path of an existing file; a path in `extends`, which ends in .toml, starts at the folder of the file
-    that says it. Raises UsageError.
+    that says it. join: lays the second of two tables on the first. Raises UsageError.
     """
-    return _read_extended(name, find, ())
+    return _read_extended(name, find, join, ())
 
 
-def _read_extended(name: str, find: Callable[[str], Path], chain: tuple[Path, ...]) -> Table:
+def _read_extended(name: str, find: Callable[[str], Path], join: Join, chain: tuple[Path, ...]) -> Table:
     path = find(name)
     if any(path.resolve() == earlier.resolve() for earlier in chain):
         raise UsageError(
@@ -65,8 +76,8 @@ def _read_extended(name: str, find: Callable[[str], Path], chain: tuple[Path, ..
     table = read_toml(path)
     merged: Table = {}
     for parent in _parents(table.pop("extends", []), path):
-        merged = merge(merged, _read_extended(parent, find, (*chain, path)))
-    return merge(merged, table)
+        merged = join(merged, _read_extended(parent, find, join, (*chain, path)))
+    return join(merged, table)
 
 
 def _parents(extends: Any, path: Path) -> list[str]:
@@ -80,17 +91,7 @@ def _parents(extends: Any, path: Path) -> list[str]:
     return [str(path.parent / name) if name.endswith(".toml") else name for name in names]
 
 
-def merge(base: Table, over: Table) -> Table:
-    """`over` laid on `base`: tables are merged key by key, anything else is replaced."""
-    merged = dict(base)
-    for key, value in over.items():
-        old = merged.get(key)
-        both = isinstance(old, dict) and isinstance(value, dict)
-        merged[key] = merge(cast(Table, old), cast(Table, value)) if both else value
-    return merged
-
-
-def override(table: Table, settings: Iterable[str]) -> Table:
+def override(table: Table, settings: Iterable[str], join: Join = merge) -> Table:
     """Applies `a.b=value` settings (values in TOML; a bare word is a string). Raises UsageError."""
     for setting in settings:
         key, equals, text = setting.partition("=")
@@ -101,7 +102,7 @@ def override(table: Table, settings: Iterable[str]) -> Table:
         value: Any = _toml_value(text)
         for part in reversed(key.strip().split(".")):
             value = {part: value}
-        table = merge(table, value)
+        table = join(table, value)
     return table
 
 

@@ -20,7 +20,11 @@ from kdx.models.architectures import build_model, read_architecture
 from kdx.models.checkpoint import save_checkpoint
 from kdx.models.clip_vocabulary import clip_tokenizer
 
-TOY = ["--set", "steps=2", "--set", "batch_size=8", "--set", "views.num_views=1"]
+TOY = [
+    argument
+    for setting in ("steps=2", "optimizer.warmup_steps=1", "batch_size=8", "views.num_views=1")
+    for argument in ("--set", setting)
+]
 
 
 @pytest.fixture

@@ -57,11 +57,15 @@ def test_the_shipped_recipes_are_listed(capsys: pytest.CaptureFixture[str]) -> N
     assert swin["methods"] == ["crd", "fd", "icl"] and swin["published"]["imagenet_top1"] == 39.51
     assert listed["demo-baseline"]["teacher"] is None and listed["demo-baseline"]["published"] is None
     assert _run("--list") == 0
-    head, *lines = capsys.readouterr().out.splitlines()
+    table, legend = capsys.readouterr().out.split("\n\n")
+    head, *lines = table.splitlines()
     assert head.split("  ")[0] == "recipe" and head.endswith("published top-1")
     assert [line.split()[0] for line in lines] == recipe_names()
     (line,) = (line for line in lines if line.startswith("clip-kd/swin-t-from-rn101 "))
-    assert " ".join(line.split()[1:]) == "Swin-T RN101 crd + fd + icl 401,888 39.51"
+    assert " ".join(line.split()[1:]) == "Swin-T RN101 crd + fd + icl 401,888 steps 39.51"
+    used = {method for each in listed.values() for method in each["methods"]}
+    explained = [line.split()[0] for line in legend.splitlines()[1:-1]]
+    assert set(explained) == used and len(explained) == len(used)
 
 
 def test_the_documentation_shows_the_table_and_a_recipe_that_extends(
@@ -91,6 +95,7 @@ def test_a_dry_run_prints_the_resolved_recipe_with_its_plan_and_makes_nothing(
     assert plan[1].startswith("# student    kdx-mini: 81.5 k image + 3.27 M text = 3.35 M parameters")
     assert plan[2].startswith("# teacher    kdx-mini-teacher: 1.24 M image + 3.27 M text = 4.51 M parameters")
     assert plan[3] == "# steps      450 of 128 pairs: 57.6 k pairs"
+    assert plan[4].endswith("over the first 50")
     assert any(line == "#            OUT/student/model.safetensors  about 13.4 MB" for line in plan)
     assert _run(*arguments, "--json") == 0
     document = json.loads(capsys.readouterr().out)
@@ -245,9 +250,14 @@ def test_skipped_images_are_counted_and_their_list_is_named(
         (("demo-baseline", "--set", "steps"), 2, "--set steps: expected key=value", "for example"),
         (("demo-baseline", "--set", "steps=0"), 2, "steps = 0", "set steps to 1 or more"),
         (("demo-baseline", "--set", "student=kdx-mni"), 2, "student = 'kdx-mni'", "did you mean kdx-mini?"),
-        (("demo-clip-kd", "--data", "DATA", "--out", "OUT"), 2, "needs a teacher", "--teacher CHECKPOINT"),
         (
-            ("demo-baseline", "--data", "DATA", "--out", "OUT", "--teacher", "NONE"),
+            ("demo-clip-kd", "--data", "DATA", "--out", "OUT", "--set", "batch_size=8"),
+            2,
+            "needs a teacher",
+            "--teacher CHECKPOINT",
+        ),
+        (
+            ("demo-baseline", "--data", "DATA", "--out", "OUT", "--teacher", "NONE", "--set", "batch_size=8"),
             2,
             "does not use a teacher",
             "leave --teacher out",

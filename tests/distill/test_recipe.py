@@ -23,16 +23,16 @@ def test_clip_kd_differs_from_its_baseline_in_the_objective_alone() -> None:
 
 
 def test_settings_win_over_the_file() -> None:
-    recipe = read_recipe("demo-baseline", ["optimizer.lr=0.5", "steps=7", "about=quick"])
-    assert (recipe.optimizer.lr, recipe.steps, recipe.about) == (0.5, 7, "quick")
+    recipe = read_recipe("demo-baseline", ["optimizer.lr=0.5", "steps=70", "about=quick"])
+    assert (recipe.optimizer.lr, recipe.steps, recipe.about) == (0.5, 70, "quick")
     assert recipe.optimizer.warmup_steps == 50
 
 
 def test_a_users_file_may_extend_a_shipped_recipe(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
-    path.write_text('extends = "demo-clip-kd"\nsteps = 9\n')
+    path.write_text('extends = "demo-clip-kd"\nsteps = 90\n')
     recipe = read_recipe(str(path))
-    assert recipe.steps == 9 and recipe.objective.fd == 31.25
+    assert recipe.steps == 90 and recipe.objective.fd == 31.25
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,8 @@ def test_a_users_file_may_extend_a_shipped_recipe(tmp_path: Path) -> None:
             "student = 'kdx-minni'",
             "did you mean kdx-mini?",
         ),
-        ('student = "kdx-mini"', "steps is missing", "set steps"),
+        ('student = "kdx-mini"', "steps or epochs", "set one"),
+        ('student = "kdx-mini"\nsteps = 5\nepochs = 2', "steps or epochs", "set one"),
         ("steps = ", "not valid TOML", "correct the file"),
         ('extends = "demo-baselin"', "no recipe 'demo-baselin'", "did you mean demo-baseline?"),
         ('extends = "demo-baseline"\n[views]\nscale = [0.9, 0.5]', "views", "correct views"),
@@ -94,6 +95,7 @@ def test_a_fault_is_named_with_its_remedy(tmp_path: Path, content: str, what: st
         ),
         (["batch_size=1", "objective.crd=1"], "batch_size = 1", "set batch_size to 2 or more"),
         (["batch_size=0"], "batch_size = 0", "set batch_size to 2 or more"),
+        (["batch_size=many"], "batch_size = 'many'", '"auto"'),
         (["objective.ckd=1"], "unknown key objective.ckd = 1", "did you mean objective.crd?"),
         (["objective.kl=2.5"], "unknown key objective.kl = 2.5", "known keys: afd, affinity, "),
         (["objective.fd=-1"], "objective.fd = -1", "set objective.fd to 0 or more"),

@@ -15,7 +15,6 @@ from kdx.data.loader import Batch
 from kdx.distill import Objective, recipe as recipes
 from kdx.distill.loop import Loop
 from kdx.distill.objective_config import ObjectiveConfig
-from kdx.distill.optimizer import learning_rate
 from kdx.distill.ranks import ALONE
 from kdx.distill.recipe import read_recipe, recipe_names
 from kdx.distill.student import build_student, student_architecture
@@ -125,6 +124,7 @@ def test_hyper_parameters_are_the_published_ones(name: str) -> None:
     recipe = read_recipe(name)
     optimizer = recipe.optimizer
     assert recipe.batch_size == 8 * 128 and recipe.steps == 32 * 12_559
+    assert isinstance(recipe.batch_size, int)
     assert recipe.published and recipe.published.train_pairs == 12_860_000
     assert recipe.steps * recipe.batch_size / recipe.published.train_pairs == pytest.approx(32, abs=0.01)
     assert (optimizer.lr, optimizer.weight_decay, optimizer.warmup_steps) == (1e-3, 0.1, 10_000)
@@ -132,7 +132,8 @@ def test_hyper_parameters_are_the_published_ones(name: str) -> None:
     assert (*optimizer.betas, optimizer.eps) == ((0.9, 0.98, 1e-6) if vit else (0.9, 0.999, 1e-8))
     assert optimizer.clip_grad_norm is None
     assert recipe.views.scale == (0.9, 1.0) and not recipe.views.flip
-    assert learning_rate(optimizer, 0, recipe.steps) == pytest.approx(1e-7)
+    schedule = recipe.schedule()
+    assert schedule is not None and schedule.learning_rate(optimizer.lr, 0) == pytest.approx(1e-7)
 
 
 @pytest.mark.parametrize("student", BASELINES)
@@ -185,9 +186,11 @@ def test_a_step_at_toy_width_trains_the_student_by_all_terms(name: str) -> None:
         unit = F.normalize(torch.from_numpy(random.standard_normal((2, 8, 1, width))), dim=-1).half()
         caches.append(TeacherCache((CachedShard(unit[0], unit[1]),), 1 / 0.07, None, reused=False))
     objective = Objective(recipe.objective, model.text_projection.shape[1], [c.embed_dim for c in caches])
-    loop = Loop(recipe, model, objective, caches, torch.device("cpu"), ALONE)
+    schedule = recipe.schedule()
+    assert schedule is not None
+    loop = Loop(recipe, schedule, model, objective, caches, torch.device("cpu"), ALONE)
     before = {name: value.clone() for name, value in model.named_parameters()}
-    last_of_warmup = recipe.optimizer.warmup_steps - 1
+    last_of_warmup = schedule.warmup_steps - 1
     tokens = random.integers(1, 99, (8, 8), dtype=np.int32)
     tokens[:, -1] = 99  # end of text
     batch = Batch(
