@@ -74,4 +74,10 @@ class SetupError(KdxError):
     exit_code = 5
 
 
+def beginning(text: str, length: int = 60) -> str:
+    """As much of a value as an error may show, in one line."""
+    line = " ".join(text[: 4 * length].split())
+    return line if len(line) <= length and len(text) <= 4 * length else line[: length - 1] + "…"
+
+
 _KINDS = {kind.__name__: kind for kind in (KdxError, UsageError, GateError, DataError, SetupError)}

@@ -1,29 +1,28 @@
-"""From an encoded image to the pixels of an image encoder: one implementation for training, parity and serving.
+"""From an image to the pixels of an image encoder: one implementation for training, parity and serving.
 
-Equal to open_clip's evaluation transform of RGB images, without torch.
+Equal to open_clip's evaluation transform of RGB images, without torch; with a box, to its training transform.
 """
 
 from __future__ import annotations
 
 import functools
-import io
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from .digests import value_digest
-from .errors import DataError, UsageError
+from .errors import UsageError
+from .images import RULES as IMAGE_RULES, ImageSource, decode_image, read_encoded
 
-ImageSource = str | Path | bytes | Image.Image
+__all__ = ["Box", "ImageSource", "Preprocess", "decode_image", "normalize", "read_encoded"]
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
-MAX_PIXELS = 2**26  # 256 MiB when decoded: Pillow takes four bytes a pixel
+Box = tuple[int, int, int, int]  # left, upper, right, lower, in pixels
+
 MAX_ASPECT = 100  # a longer strip is cut to its middle first: resizing all of it would take gigabytes
-RULES = "pillow-13 pass order, strips cut at 100:1, 16-bit gray by its high byte"
+RULES = f"pillow-13 pass order, strips cut at 100:1, {IMAGE_RULES}"
 
 FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 RESIZE_MODES = ("shortest", "longest", "squash")
@@ -68,8 +67,17 @@ class Preprocess:
         resized = self.resize(decode_image(image))
         return normalize(np.asarray(resized), self.mean, self.std)
 
-    def resize(self, image: Image.Image) -> Image.Image:
-        """image: mode RGB, any size. Returns mode RGB, S × S."""
+    def resize(self, image: Image.Image, box: Box | None = None) -> Image.Image:
+        """image: mode RGB, any size. box: the part of it that is seen, a view. Returns mode RGB, S × S.
+
+        A box takes the place of the middle that "shortest" would choose. So with "shortest" and "squash" all of its
+        content becomes the square, whatever its aspect ratio, as in open_clip's training; "longest" keeps the ratio
+        and puts black borders around it.
+        """
+        if box is not None:
+            image = image.crop(box)
+            if self.resize_mode != "longest":
+                return self._resample(image, self.image_size, self.image_size)
         if self.resize_mode == "shortest":
             return self._fill(image)
         if self.resize_mode == "longest":
@@ -155,87 +163,6 @@ def normalize(
     return normalized
 
 
-def decode_image(source: ImageSource) -> Image.Image:
-    """Decodes a file, encoded bytes or a PIL image to mode RGB.
-
-    The content decides on the format (JPEG with MPO, PNG, WebP, GIF, BMP, TIFF), not the name. Of an animation
-    the first frame is taken. Alpha is dropped and colours are converted as by Pillow's `convert("RGB")`, save
-    for 16-bit gray, which Pillow would clip to white: its high byte counts, as in 16-bit RGB. EXIF orientation
-    and colour profiles are ignored, because open_clip ignores them, in training too (TIFF's own orientation is
-    applied by Pillow in both). An RGB image that is given is returned itself, not copied.
-
-    Raises DataError for what is no image, is truncated or damaged, or has more than MAX_PIXELS pixels; the
-    header tells that before anything is decoded.
-    """
-    where = _name(source)
-    try:
-        if isinstance(source, Image.Image):
-            return _to_rgb(source, where)
-        with _open(source, where) as file:
-            return _to_rgb(Image.open(file, formats=FORMATS), where)
-    except DataError:
-        raise
-    except UnidentifiedImageError:
-        raise DataError(
-            f"is not an image of a known format ({', '.join(FORMATS)})",
-            where=where,
-            remedy="convert or remove it",
-        ) from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise _too_large(where) from None
-    except (
-        Exception
-    ) as error:  # Pillow's decoders raise nearly everything: struct.error, SyntaxError, KeyError …
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(
-            f"cannot be decoded: {reason}", where=where, remedy="it is damaged or incomplete; get it again"
-        ) from None
-
-
-def read_encoded(source: ImageSource) -> bytes:
-    """The encoded file or bytes as they are; a PIL image as a PNG of what decode_image makes of it.
-
-    Raises DataError for what cannot be read; files and bytes are not decoded.
-    """
-    if isinstance(source, bytes):
-        return source
-    if isinstance(source, Image.Image):
-        file = io.BytesIO()
-        decode_image(source).save(file, "PNG")
-        return file.getvalue()
-    with _open(source, _name(source)) as opened:
-        return opened.read()
-
-
-def _open(source: str | Path | bytes, where: str) -> io.BytesIO | io.BufferedReader:
-    if isinstance(source, bytes):
-        return io.BytesIO(source)
-    path = Path(source)
-    if not path.is_file():
-        what = "is not a file" if path.exists() else "there is no such file"
-        raise DataError(what, where=where, remedy="check the path")
-    try:
-        return path.open("rb")
-    except OSError as error:
-        raise DataError(
-            f"cannot be read: {error.strerror}", where=where, remedy="check its permissions"
-        ) from None
-
-
-def _to_rgb(image: Image.Image, where: str) -> Image.Image:
-    if image.width * image.height > MAX_PIXELS:
-        raise _too_large(where)
-    if image.width * image.height == 0:
-        raise DataError("has no pixels", where=where, remedy="remove it")
-    image.load()
-    if image.mode == "RGB":
-        return image
-    if image.mode.startswith("I;16"):
-        high_bytes = (np.asarray(image) >> 8).astype(np.uint8)
-        return Image.fromarray(high_bytes).convert("RGB")
-    return image.convert("RGB")
-
-
 def _cut_strip(image: Image.Image) -> Image.Image:
     """The middle of an image longer than MAX_ASPECT times its width; other images as they are."""
     short, long = sorted(image.size)
@@ -246,17 +173,3 @@ def _cut_strip(image: Image.Image) -> Image.Image:
     if image.width > image.height:
         return image.crop((start, 0, start + length, short))
     return image.crop((0, start, short, start + length))
-
-
-def _too_large(where: str) -> DataError:
-    return DataError(
-        f"has more than {MAX_PIXELS:,} pixels", where=where, remedy="make it smaller or remove it"
-    )
-
-
-def _name(source: ImageSource) -> str:
-    if isinstance(source, bytes):
-        return f"image of {len(source):,} bytes"
-    if isinstance(source, Image.Image):
-        return f"image of {source.width} × {source.height} pixels"
-    return str(source)

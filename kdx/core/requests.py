@@ -15,7 +15,7 @@ from typing import Any, SupportsIndex
 
 from PIL import Image
 
-from .errors import KdxError, UsageError
+from .errors import KdxError, UsageError, beginning
 from .preprocess import ImageSource
 from .prompts import DEFAULT_TEMPLATES
 
@@ -80,12 +80,6 @@ def check_count(value: SupportsIndex, field: str) -> int:
     if number < 1:
         raise UsageError(f"{field} = {beginning(repr(value))} is not a whole number of 1 or more")
     return number
-
-
-def beginning(text: str, length: int = SHOWN) -> str:
-    """As much of a text as an error may show, in one line."""
-    line = " ".join(text[: 4 * length].split())
-    return line if len(line) <= length and len(text) <= 4 * length else line[: length - 1] + "…"
 
 
 def at_item(error: KdxError, field: str, index: int, value: object = None) -> KdxError:

@@ -71,10 +71,7 @@ class ViewReader:
         except DataError as error:
             self._note_bad(row, sample.key, error)
             return None
-        preprocess = self._preprocess
-        pixels = render_view(
-            image, self.config, self._keys[row], view, preprocess.image_size, preprocess.interpolation
-        )
+        pixels = render_view(image, self.config, self._keys[row], view, self._preprocess)
         if self._kept is not None:
             self._kept[row, view] = pixels
             self._have[row, view] = True

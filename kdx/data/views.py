@@ -1,5 +1,6 @@
 """Views: which crop of a sample is seen. A pure function of (seed, key, view), so nothing needs to be stored.
 
+A view is a box, given to the model's own preprocessing, and maybe mirrored.
 A run sees K views of each sample in turn (view = epoch mod K); a teacher cache holds exactly those.
 """
 
@@ -15,9 +16,7 @@ from PIL import Image
 from pydantic import Field, model_validator
 
 from kdx.core.config import Config
-from kdx.core.preprocess import FILTERS
-
-Box = tuple[int, int, int, int]  # left, upper, right, lower
+from kdx.core.preprocess import Box, Preprocess
 
 # Part of a teacher cache's identity, so that a cache of other crops is not taken: change it with what decides them.
 RULES = "RandomResizedCrop of torchvision, by random.Random of seed/key/view, flip drawn last"
@@ -64,13 +63,12 @@ def philox(seed: int, stream: int, counter: int = 0) -> np.random.Generator:
 
 
 def render_view(
-    image: Image.Image, config: ViewConfig, key: int, view: int, image_size: int, interpolation: str
+    image: Image.Image, config: ViewConfig, key: int, view: int, preprocess: Preprocess
 ) -> npt.NDArray[np.uint8]:
     """One view of an RGB image as uint8 [S, S, 3]. key: key_digest of the sample's key; view: 0 … num_views − 1."""
     random = Random(f"{config.seed}/{key}/{view}")  # made in a third of the time of a Philox generator
-    crop = image.crop(_crop_box(random, image.width, image.height, config.scale))
-    resized = crop.resize((image_size, image_size), FILTERS[interpolation])
-    pixels = np.asarray(resized, dtype=np.uint8)  # [S, S, 3]
+    box = _crop_box(random, image.width, image.height, config.scale)
+    pixels = np.asarray(preprocess.resize(image, box), dtype=np.uint8)  # [S, S, 3]
     if config.flip and random.random() < 0.5:
         pixels = pixels[:, ::-1]
     return pixels

@@ -5,11 +5,8 @@ from __future__ import annotations
 import functools
 import io
 import json
-import os
-import struct
 import subprocess
 import sys
-import zlib
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
@@ -23,7 +20,7 @@ from hypothesis import given, settings, strategies as st
 from PIL import Image
 
 from kdx.core.errors import DataError, UsageError
-from kdx.core.preprocess import MAX_PIXELS, Preprocess, decode_image, normalize
+from kdx.core.preprocess import Preprocess, normalize
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
@@ -253,140 +250,6 @@ def test_path_string_bytes_and_pil_image_give_the_same_pixels(tmp_path: Path) ->
     pixels = [preprocess()(source) for source in (path, str(path), path.read_bytes(), Image.open(path))]
     for other in pixels[1:]:
         np.testing.assert_array_equal(pixels[0], other)
-
-
-@pytest.mark.parametrize("format_", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "MPO"])
-def test_the_content_decides_on_the_format(format_: str, tmp_path: Path) -> None:
-    path = tmp_path / "image.jpg"
-    path.write_bytes(encoded(noise(20, 10), format_))
-    image = decode_image(path)
-    assert (image.mode, image.size) == ("RGB", (20, 10))
-    assert image.tobytes() == Image.open(path).convert("RGB").tobytes()
-
-
-@pytest.mark.parametrize("format_", ["PPM", "ICO", "TGA", "PDF", "EPS", "PCX", "JPEG2000"])
-def test_other_formats_are_refused(format_: str) -> None:
-    with pytest.raises(DataError, match="not an image of a known format"):
-        decode_image(encoded(noise(20, 10), format_))
-
-
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "I;16"])
-def test_modes_become_rgb_as_in_pillow(mode: str) -> None:
-    source = noise(20, 10).convert("L").convert("I") if mode == "I;16" else noise(20, 10)
-    data = encoded(source.convert(mode), "PNG")
-    image = Image.open(io.BytesIO(data))
-    assert image.mode == mode
-    expected = image.convert("RGB") if mode != "I;16" else Image.new("RGB", (20, 10))  # levels below 256
-    assert decode_image(data).tobytes() == expected.tobytes()
-
-
-def test_cmyk_becomes_rgb_as_in_pillow() -> None:
-    data = encoded(noise(20, 10).convert("CMYK"), "JPEG")
-    assert decode_image(data).tobytes() == Image.open(io.BytesIO(data)).convert("RGB").tobytes()
-
-
-def test_a_transparent_palette_becomes_rgb_as_in_pillow() -> None:
-    data = encoded(noise(20, 10).quantize(16), "PNG", transparency=3)
-    image = Image.open(io.BytesIO(data))
-    assert "transparency" in image.info
-    assert decode_image(data).tobytes() == image.convert("RGB").tobytes()
-
-
-def test_of_16_bit_gray_the_high_byte_counts() -> None:
-    levels = np.array([[0, 255, 256, 0x1234, 0xFFFF]], dtype=np.uint16)
-    for format_ in ("PNG", "TIFF"):
-        image = decode_image(encoded(Image.fromarray(levels), format_))
-        np.testing.assert_array_equal(
-            np.asarray(image), np.array([[[0], [0], [1], [0x12], [0xFF]]]).repeat(3, 2)
-        )
-
-
-@pytest.mark.parametrize("format_", ["GIF", "WEBP", "PNG", "TIFF"])
-def test_of_an_animation_the_first_frame_counts(format_: str) -> None:
-    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "lime", "blue")]
-    options = {} if format_ in ("GIF", "TIFF", "PNG") else {"lossless": True}
-    data = encoded(frames[0], format_, save_all=True, append_images=frames[1:], **options)
-    assert getattr(Image.open(io.BytesIO(data)), "n_frames", 1) == 3
-    assert decode_image(data).getpixel((4, 4)) == (255, 0, 0)
-    assert preprocess(4).resize(decode_image(data)).getpixel((2, 2)) == (255, 0, 0)
-
-
-def test_exif_orientation_is_ignored_as_in_open_clip() -> None:
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    assert decode_image(encoded(noise(20, 10), "JPEG", exif=exif)).size == (20, 10)
-
-
-@pytest.mark.parametrize("format_", ["JPEG", "PNG", "WEBP", "BMP", "TIFF"])
-def test_a_truncated_image_is_a_data_error_at_every_cut(format_: str) -> None:
-    whole = encoded(noise(64, 48), format_)
-    for length in range(0, len(whole) * 9 // 10, max(1, len(whole) // 40)):
-        with pytest.raises(DataError) as raised:
-            decode_image(whole[:length])
-        assert "\n" not in str(raised.value)
-        assert raised.value.where == f"image of {length:,} bytes"
-
-
-@settings(max_examples=300, deadline=None)
-@given(
-    format_=st.sampled_from(["JPEG", "PNG", "WEBP", "GIF", "BMP"]),
-    damage=st.lists(
-        st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1, max_size=8
-    ),
-)
-def test_damaged_bytes_decode_or_are_a_data_error(format_: str, damage: list[tuple[float, int]]) -> None:
-    data = bytearray(encoded(noise(16, 12), format_))
-    for place, value in damage:
-        data[int(place * len(data))] = value
-    try:
-        assert decode_image(bytes(data)).mode == "RGB"
-    except DataError as error:
-        assert error.remedy
-
-
-@given(data=st.binary(max_size=200))
-def test_arbitrary_bytes_are_a_data_error(data: bytes) -> None:
-    with pytest.raises(DataError):
-        decode_image(data)
-
-
-def png_header(width: int, height: int) -> bytes:
-    """A PNG that declares its size and then ends: only who looks at the header alone can refuse the size."""
-    chunk = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    start = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk))
-    return start + struct.pack(">I", 10) + b"IDAT"
-
-
-@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
-@pytest.mark.parametrize("size", [(60_000, 60_000), (12_000, 12_000), (MAX_PIXELS + 1, 1)])
-def test_too_many_pixels_are_refused_from_the_header(size: tuple[int, int]) -> None:
-    with pytest.raises(DataError, match="more than 67,108,864 pixels"):
-        decode_image(png_header(*size))
-    with pytest.raises(DataError, match="cannot be decoded"):
-        decode_image(png_header(8_000, 8_000))
-
-
-def test_a_pil_image_is_bounded_and_loaded_too() -> None:
-    with pytest.raises(DataError, match="more than 67,108,864 pixels"):
-        decode_image(Image.new("1", (MAX_PIXELS + 1, 1)))
-    with pytest.raises(DataError, match="has no pixels"):
-        decode_image(Image.new("RGB", (0, 5)))
-    with pytest.raises(DataError, match="cannot be decoded"):
-        decode_image(Image.open(io.BytesIO(encoded(noise(64, 48), "JPEG")[:900])))
-
-
-def test_a_missing_file_a_folder_and_a_pipe_are_data_errors(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "pipe")
-    for name, what in (("missing.jpg", "no such file"), (".", "is not a file"), ("pipe", "is not a file")):
-        with pytest.raises(DataError, match=what) as raised:
-            decode_image(tmp_path / name)
-        assert raised.value.where == str(tmp_path / name)
-
-
-@pytest.mark.parametrize("source", [None, 3, [b"bytes"]])
-def test_what_is_no_image_source_is_a_data_error(source: Any) -> None:
-    with pytest.raises(DataError):
-        decode_image(source)
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")

@@ -82,9 +82,8 @@ def test_the_cache_holds_the_teachers_embeddings_of_each_view_and_caption(
     with TorchEncoder.open(tmp_path / "teacher") as teacher:
         row, view = 13, 1
         sample = samples[row]
-        pixels = render_view(
-            decode_image(sample.image), recipe.views, key_digest(sample.key), view, 32, "bicubic"
-        )
+        key = key_digest(sample.key)
+        pixels = render_view(decode_image(sample.image), recipe.views, key, view, teacher.preprocess)
         image = teacher.encode_image(normalize(pixels[None], teacher.spec.mean, teacher.spec.std))[0]
         text = teacher.embed_texts(sample.captions)[0]
     said = cached.embeddings(np.array([3, row]), np.array([0, view]), np.array([0, 0]), torch.device("cpu"))
