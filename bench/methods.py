@@ -24,6 +24,7 @@ from kdx.core.folders import check_free, sealed_folder
 from kdx.core.log import read_metrics
 from kdx.core.progress import Progress, silent
 from kdx.core.provenance import collect_provenance, cpu_count
+from kdx.data.sampling import readable_samples
 from kdx.data.shards import open_split
 from kdx.distill import open_teachers, read_recipe, run_recipe
 from kdx.evaluate import Evaluation, evaluate_dataset
@@ -261,10 +262,8 @@ def _mean_cosine(student: FloatArray, teacher: FloatArray) -> float | None:
 
 
 def _held_out(data: Path) -> list[bytes]:
-    """At most COSINE_IMAGES evenly spaced images of the val split."""
-    samples = open_split(data, "val")
-    count = min(COSINE_IMAGES, len(samples))
-    return [samples[row * len(samples) // count].image for row in range(count)]
+    """Evenly spaced images of the val split that decode."""
+    return [sample.image for sample in readable_samples(open_split(data, "val"), COSINE_IMAGES)]
 
 
 def _summary(method: str, settings: tuple[str, ...], rows: list[Row]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ import torch
 
 from kdx.core.folders import MANIFEST
 from kdx.data.loader import count_steps_per_epoch
+from kdx.data.sampling import spread
 from kdx.data.shards import ShardSet
 from kdx.models.architectures import Architecture, count_parameters, read_architecture
 from kdx.models.checkpoint import read_checkpoint_architecture
@@ -174,8 +175,8 @@ def _cost(architecture: Architecture, text_length: int, mask_ratio: float | None
 def _text_length(samples: ShardSet, batch_size: int, context: int) -> int:
     """The mean over batches of the longest text, rounded up: that of batch_size draws from the measured lengths."""
     tokenizer = clip_tokenizer()
-    rows = np.linspace(0, len(samples) - 1, min(len(samples), CAPTIONS_READ)).round().astype(int)
-    captions = [caption for row in rows.tolist() for caption in samples.captions(row)]
+    rows = spread(len(samples), CAPTIONS_READ)
+    captions = [caption for row in rows for caption in samples.captions(row)]
     lengths = np.sort([len(tokenizer.encode(caption, context)) for caption in captions])
     below = (np.arange(len(lengths) + 1) / len(lengths)) ** batch_size  # P(all draws among the i shortest)
     return int(np.ceil((lengths * np.diff(below)).sum() - 1e-9))

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kdx.core.errors import DataError
-from kdx.core.preprocess import ImageSource, decode_image
+from kdx.core.preprocess import ImageSource
 from kdx.core.prompts import DEFAULT_TEMPLATES
+from kdx.data.sampling import readable_samples
 from kdx.data.shards import open_split, read_templates
 
 SAMPLES = 1000
@@ -30,18 +30,8 @@ def read_parity_samples(folder: Path, limit: int = SAMPLES) -> ParitySamples:
     Raises DataError if the split is missing or holds no image that decodes.
     """
     samples = open_split(folder, "val")
-    count = min(limit, len(samples))
-    images: list[bytes] = []
-    texts: list[str] = []
-    for row in (index * len(samples) // count for index in range(count)):
-        sample = samples[row]
-        try:
-            decode_image(sample.image)
-        except DataError:
-            continue
-        images.append(sample.image)
-        texts.append(sample.captions[0])
-    if not images:
-        raise DataError("no image of the val split decodes", where=folder, remedy="repair the shards")
+    chosen = readable_samples(samples, limit)
+    images = [sample.image for sample in chosen]
+    texts = [sample.captions[0] for sample in chosen]
     templates = read_templates(folder) or DEFAULT_TEMPLATES
     return ParitySamples(images, texts, samples.classes, templates)

@@ -61,10 +61,13 @@ def latency(
     from kdx.bench import Embed, measure_latency
     from kdx.cli.progress import show_progress
     from kdx.core.provenance import collect_provenance
+    from kdx.data.sampling import readable_samples
+    from kdx.data.shards import open_split
 
     if len({PREPROCESS, *models}) <= len(models):
         raise click.UsageError(f"every MODEL must be given once, and none may be called {PREPROCESS}")
-    images = _some_images(data, split)
+    samples = readable_samples(open_split(data, split), NUM_IMAGES)
+    images = [sample.image for sample in samples]
     with ExitStack() as stack, show_progress("latency") as progress:
         encoders = {model: stack.enter_context(kdx.load(model)) for model in models}
         preprocess = next(iter(encoders.values())).spec.preprocess()
@@ -186,26 +189,6 @@ def _comparison(document: dict[str, Any]) -> str:
 
 def _percent(mean: float, std: float | None = None) -> str:
     return f"{100 * mean:.1f} %" if std is None else f"{100 * mean:.1f} ± {100 * std:.1f} %"
-
-
-def _some_images(data: Path, split: str) -> list[bytes]:
-    """Up to NUM_IMAGES encoded images that decode. Raises DataError if the split's first ones do not."""
-    from kdx.core.errors import DataError
-    from kdx.core.preprocess import decode_image
-    from kdx.data.shards import open_split
-
-    images: list[bytes] = []
-    for sample in open_split(data, split)[:NUM_IMAGES]:
-        try:
-            decode_image(sample.image)
-        except DataError:
-            continue
-        images.append(sample.image)
-    if not images:
-        raise DataError(
-            f"none of the first images of the split {split!r} decodes", where=data, remedy="repair the shards"
-        )
-    return images
 
 
 def _table(measured: dict[str, dict[str, dict[str, float]]]) -> str:

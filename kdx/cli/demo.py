@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kdx.cli.demo_data import SEED, choose_pairs, draw_set
-from kdx.cli.demo_query import ask, good_samples
+from kdx.cli.demo_query import ask
 from kdx.cli.demo_report import Results, write_demo_report
 from kdx.cli.demo_screen import Screen, Stage
 from kdx.cli.progress import show_progress
@@ -270,8 +270,10 @@ class _Demo:
     def _measure(self, client: TritonEmbedder) -> dict[str, dict[str, dict[str, float]]]:
         import kdx
         from kdx.bench import measure_latency
+        from kdx.data.sampling import readable_samples
+        from kdx.data.shards import open_split
 
-        images = [sample.image for sample in good_samples(self.data, 64)]
+        images = [sample.image for sample in readable_samples(open_split(self.data, "val"), 64)]
         names = {
             "torch": self.out / "distilled",
             "onnx": self.out / "exported",

@@ -36,11 +36,13 @@ def ask(client: TritonEmbedder, exported: ExportedModel, data: Path, out: Path, 
     Raises GateError where they differ by more than TOLERANCE.
     """
     from kdx.bench import ClassifyExample, SearchExample
+    from kdx.data.sampling import readable_samples, spread
+    from kdx.data.shards import open_split
     from kdx.runtime.onnx import OnnxEncoder
     from kdx.serve.search import ExactSearch
 
-    samples = good_samples(data, SEARCHED_IMAGES)
-    shown = [samples[row * len(samples) // EXAMPLES] for row in range(min(EXAMPLES, len(samples)))]
+    samples = readable_samples(open_split(data, "val"), SEARCHED_IMAGES)
+    shown = [samples[row] for row in spread(len(samples), EXAMPLES)]
     images = [sample.image for sample in samples[:COMPARED]]
     texts = [sample.captions[0] for sample in samples[:COMPARED]]
     labels, templates = _labels(data, shown)
@@ -84,25 +86,6 @@ def ask(client: TritonEmbedder, exported: ExportedModel, data: Path, out: Path, 
             SearchExample(query, [by_name[name] for name, _ in hits], [cosine for _, cosine in hits])
         )
     return Answers(searches, classifications)
-
-
-def good_samples(folder: Path, count: int) -> list[Any]:
-    """At most `count` evenly spaced samples of the val split whose image decodes."""
-    from kdx.core.errors import DataError
-    from kdx.core.preprocess import decode_image
-    from kdx.data.shards import open_split
-
-    samples = open_split(folder, "val")
-    count = min(count, len(samples))
-    good: list[Any] = []
-    for row in range(count):
-        sample = samples[row * len(samples) // count]
-        try:
-            decode_image(sample.image)
-        except DataError:
-            continue
-        good.append(sample)
-    return good
 
 
 def _labels(folder: Path, shown: list[Any]) -> tuple[list[str], list[str]]:

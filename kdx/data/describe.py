@@ -9,6 +9,7 @@ from typing import Any
 
 from PIL import Image
 
+from .sampling import spread
 from .shards import SPLITS, ShardSet, open_split, read_classes, read_templates, shard_paths
 
 PROBED = 16  # images whose size is read
@@ -49,8 +50,7 @@ def _describe_split(samples: ShardSet) -> dict[str, Any]:
 
 
 def _image_sizes(samples: ShardSet) -> dict[str, int]:
-    step = max(1, len(samples) // PROBED)
-    sizes = Counter(_image_size(samples[row].image) for row in range(0, len(samples), step)[:PROBED])
+    sizes = Counter(_image_size(samples[row].image) for row in spread(len(samples), PROBED))
     return dict(sizes.most_common())
 
 

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from kdx.core.encoder import EMBED_BATCH, Embedder, FloatArray
-from kdx.core.errors import DataError, UsageError
-from kdx.core.preprocess import decode_image
+from kdx.core.encoder import Embedder, FloatArray
+from kdx.core.errors import DataError
 from kdx.core.progress import Progress, silent
 from kdx.core.prompts import DEFAULT_TEMPLATES
-from kdx.data.shards import Sample, ShardSet, open_split, read_templates
+from kdx.core.requests import check_count
+from kdx.core.tolerance import embed_readable
+from kdx.data.sampling import spread
+from kdx.data.shards import ShardSet, open_split, read_templates
 
 from .retrieval import RetrievalResult, score_retrieval
 from .zero_shot import ZeroShotResult, class_weights, score_zero_shot
@@ -71,7 +72,7 @@ class Evaluation:
 
 
 def evaluate_dataset(
-    encoder: Embedder,
+    embedder: Embedder,
     folder: Path,
     *,
     split: str = "val",
@@ -84,20 +85,21 @@ def evaluate_dataset(
     counted and left out. Raises DataError when more than a tenth do not, or when the split has neither classes
     nor captions; UsageError for a limit below 1.
     """
-    if limit is not None and limit < 1:
-        raise UsageError(f"limit = {limit} is not positive", remedy="leave it out, or give 1 or more")
+    if limit is not None:
+        check_count(limit, "limit")
     samples = open_split(folder, split)
     templates = read_templates(folder) or list(DEFAULT_TEMPLATES)
-    embedded = _embed(encoder, samples, _spread(len(samples), limit), progress)
+    chosen = spread(len(samples), limit or len(samples))
+    rows, images = _embed(embedder, samples, chosen, progress)
     evaluation = Evaluation(
-        model=encoder.spec.name,
-        model_digest=encoder.spec.model_digest,
+        model=embedder.spec.name,
+        model_digest=embedder.spec.model_digest,
         split=split,
-        num_images=len(embedded.rows),
-        bad_images=embedded.bad,
+        num_images=len(rows),
+        bad_images=len(chosen) - len(rows),
         skipped_samples=len(samples.skipped),
-        zero_shot=_zero_shot(encoder, samples, embedded, templates),
-        retrieval=_retrieval(encoder, samples, embedded),
+        zero_shot=_zero_shot(embedder, samples, rows, images, templates),
+        retrieval=_retrieval(embedder, samples, rows, images),
     )
     if evaluation.zero_shot is None and evaluation.retrieval is None:
         raise DataError(
@@ -108,87 +110,50 @@ def evaluate_dataset(
     return evaluation
 
 
-@dataclass
-class _Embedded:
-    """What could be embedded: the samples' rows [N] and the embeddings, in blocks of [b, D]."""
+def _embed(
+    embedder: Embedder, samples: ShardSet, rows: list[int], progress: Progress
+) -> tuple[list[int], FloatArray]:
+    """The rows whose image could be embedded, and their embeddings [N, D]."""
+    bad = 0
 
-    rows: list[int] = field(default_factory=list)
-    blocks: list[FloatArray] = field(default_factory=list)
-    bad: int = 0
+    def leave_out(number: int, error: DataError) -> None:
+        nonlocal bad
+        bad += 1
+        log.warning("left out sample %s: %s", samples.keys[rows[number]], error.what)
+        if bad > MAX_BAD_SHARE * len(rows):
+            raise DataError(
+                f"more than a tenth of {len(rows)} images do not decode ({bad} so far)",
+                where=samples.folder,
+                remedy="repair the shards; the log names the samples",
+            )
 
-    def select(self, positions: Sequence[int]) -> FloatArray:
-        """float32 [len(positions), D]"""
-        return np.concatenate(self.blocks)[list(positions)]
-
-
-def _spread(num_samples: int, limit: int | None) -> list[int]:
-    """`limit` of the rows, evenly spaced: shards may be sorted by class, so the first ones may be all of one."""
-    if limit is None or limit >= num_samples:
-        return list(range(num_samples))
-    return [i * num_samples // limit for i in range(limit)]
-
-
-def _embed(encoder: Embedder, samples: ShardSet, rows: list[int], progress: Progress) -> _Embedded:
-    embedded = _Embedded()
-    for start in range(0, len(rows), EMBED_BATCH):
-        batch = {row: samples[row] for row in rows[start : start + EMBED_BATCH]}
-        try:
-            block = encoder.embed_images([sample.image for sample in batch.values()])
-        except DataError:
-            readable = {row: sample for row, sample in batch.items() if _decodes(sample)}
-            if len(readable) == len(batch):
-                raise  # no image is at fault
-            embedded.bad += len(batch) - len(readable)
-            _check_bad(embedded.bad, len(rows), samples)
-            batch = readable
-            block = encoder.embed_images([sample.image for sample in readable.values()])
-        embedded.rows += batch
-        embedded.blocks.append(block)
-        progress(min(start + EMBED_BATCH, len(rows)), len(rows))
-    return embedded
-
-
-def _decodes(sample: Sample) -> bool:
-    try:
-        decode_image(sample.image)
-    except DataError as error:
-        log.warning("left out sample %s: %s", sample.key, error.what)
-        return False
-    return True
-
-
-def _check_bad(bad: int, total: int, samples: ShardSet) -> None:
-    if bad > MAX_BAD_SHARE * total:
-        raise DataError(
-            f"more than a tenth of {total} images do not decode ({bad} so far)",
-            where=samples.folder,
-            remedy="repair the shards; the log names the samples",
-        )
+    images = (samples[row].image for row in rows)
+    readable = embed_readable(embedder, images, len(rows), leave_out, progress=progress)
+    return [rows[number] for number in readable.rows], readable.embeddings
 
 
 def _zero_shot(
-    encoder: Embedder,
-    samples: ShardSet,
-    embedded: _Embedded,
-    templates: list[str],
+    embedder: Embedder, samples: ShardSet, rows: list[int], images: FloatArray, templates: list[str]
 ) -> ZeroShotResult | None:
     if samples.classes is None:
         return None
-    labels = [samples.label(row) for row in embedded.rows]
-    labelled = {position: label for position, label in enumerate(labels) if label is not None}
+    labels = {position: samples.label(row) for position, row in enumerate(rows)}
+    labelled = {position: label for position, label in labels.items() if label is not None}
     if not labelled:
         return None
     return score_zero_shot(
-        embedded.select(list(labelled)),
+        images[list(labelled)],
         np.array(list(labelled.values()), dtype=np.int64),
-        class_weights(encoder, samples.classes, templates),
+        class_weights(embedder, samples.classes, templates),
         num_templates=len(templates),
     )
 
 
-def _retrieval(encoder: Embedder, samples: ShardSet, embedded: _Embedded) -> RetrievalResult | None:
-    captions = {position: samples.captions(row) for position, row in enumerate(embedded.rows)}
+def _retrieval(
+    embedder: Embedder, samples: ShardSet, rows: list[int], images: FloatArray
+) -> RetrievalResult | None:
+    captions = {position: samples.captions(row) for position, row in enumerate(rows)}
     captions = {position: own for position, own in captions.items() if own}
     if not captions:
         return None
-    return score_retrieval(encoder, embedded.select(list(captions)), list(captions.values()))
+    return score_retrieval(embedder, images[list(captions)], list(captions.values()))

@@ -45,19 +45,19 @@ class RetrievalResult:
 
 
 def evaluate_retrieval(
-    encoder: Embedder, images: Iterable[ImageSource], captions: Sequence[Sequence[str]]
+    embedder: Embedder, images: Iterable[ImageSource], captions: Sequence[Sequence[str]]
 ) -> RetrievalResult:
-    """recall@1, 5, 10 of an encoder. captions: all captions of each image, one or more.
+    """recall@1, 5, 10 of a model. captions: all captions of each image, one or more.
 
     Image to text, an image counts if any of its captions is among the first k; text to image, every caption is
     a query. Pairs count by position, as in the usual protocols: another image's caption of the same words is
     wrong. Raises DataError for an image that does not decode or has no caption.
     """
-    return score_retrieval(encoder, encoder.embed_images(images), captions)
+    return score_retrieval(embedder, embedder.embed_images(images), captions)
 
 
 def score_retrieval(
-    encoder: Embedder, images: FloatArray, captions: Sequence[Sequence[str]]
+    embedder: Embedder, images: FloatArray, captions: Sequence[Sequence[str]]
 ) -> RetrievalResult:
     """The same for images that are embedded already. images: float32 [N, D]. Raises DataError."""
     if len(images) != len(captions):
@@ -70,7 +70,7 @@ def score_retrieval(
     owners = np.repeat(np.arange(len(captions)), [len(own) for own in captions])  # [M] caption → image
     # equal texts are embedded once and so tie exactly
     distinct = {text: position for position, text in enumerate(dict.fromkeys(flat))}
-    texts = encoder.embed_texts(list(distinct))  # [U, D]
+    texts = embedder.embed_texts(list(distinct))  # [U, D]
     columns = np.array([distinct[text] for text in flat])  # [M] caption → row of texts
     check_embeddings(images, "images")
     check_embeddings(texts, "captions")

@@ -39,33 +39,33 @@ class ZeroShotResult:
         }
 
 
-def class_weights(encoder: Embedder, classes: Sequence[str], templates: Sequence[str]) -> FloatArray:
+def class_weights(embedder: Embedder, classes: Sequence[str], templates: Sequence[str]) -> FloatArray:
     """The zero-shot classifier: the mean direction of each class's prompts. Returns float32 [C, D], unit rows.
 
     templates: strings with `{}` where the class's name goes. Raises UsageError for others.
     """
     classes, templates = check_labels(classes), check_templates(templates)
-    embeddings = encoder.embed_texts(prompt_texts(classes, templates))  # [C · T, D]
+    embeddings = embedder.embed_texts(prompt_texts(classes, templates))  # [C · T, D]
     check_embeddings(embeddings, "the classes' prompts")
     return class_vectors(embeddings, len(templates))
 
 
 def evaluate_zero_shot(
-    encoder: Embedder,
+    embedder: Embedder,
     images: Iterable[ImageSource],
     labels: Sequence[int],
     classes: Sequence[str],
     templates: Sequence[str],
 ) -> ZeroShotResult:
-    """Zero-shot accuracy of an encoder. labels: the index in `classes` of each image.
+    """Zero-shot accuracy of a model. labels: the index in `classes` of each image.
 
     Raises DataError for an image that does not decode, for a label that is no class, and without images.
     """
-    embeddings = encoder.embed_images(images)
+    embeddings = embedder.embed_images(images)
     return score_zero_shot(
         embeddings,
         np.array(labels, dtype=np.int64),
-        class_weights(encoder, classes, templates),
+        class_weights(embedder, classes, templates),
         num_templates=len(templates),
     )
 

@@ -78,7 +78,7 @@ def test_a_damaged_image_is_named_counted_and_left_out(
 def test_a_whole_batch_of_damaged_images_is_left_out(
     encoder: Encoder, write_set: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kdx.evaluate.dataset.EMBED_BATCH", 2)
+    monkeypatch.setattr("kdx.core.tolerance.EMBED_BATCH", 2)
     evaluation = evaluate_dataset(encoder, write_set(24, bad=(0, 1)))
     assert (evaluation.num_images, evaluation.bad_images) == (22, 2)
 
@@ -119,7 +119,7 @@ def test_a_limit_below_one_is_refused(encoder: Encoder, write_set: Callable[...,
 def test_progress_reaches_the_total(
     encoder: Encoder, write_set: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kdx.evaluate.dataset.EMBED_BATCH", 5)
+    monkeypatch.setattr("kdx.core.tolerance.EMBED_BATCH", 5)
     seen: list[tuple[int, int]] = []
     evaluate_dataset(encoder, write_set(12), progress=lambda done, total, note="": seen.append((done, total)))
     assert seen == [(5, 12), (10, 12), (12, 12)]
@@ -145,7 +145,7 @@ def test_evaluation_does_not_import_torch() -> None:
 def test_embeddings_keep_the_order_of_the_samples(
     encoder: Encoder, write_set: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kdx.evaluate.dataset.EMBED_BATCH", 5)
+    monkeypatch.setattr("kdx.core.tolerance.EMBED_BATCH", 5)
     evaluation = evaluate_dataset(encoder, write_set(11, bad=(4,)))
     assert evaluation.zero_shot is not None
     np.testing.assert_equal(evaluation.zero_shot.top1, Proportion(10, 10))
