@@ -1,6 +1,7 @@
 """The ONNX builder: two graphs of one portable kind, traced from the checkpoint itself.
 
-Opset 20, free batch and text length, fp32, normalized outputs, weights inside the file.
+Opset 20, free batch and text length, fp32, normalized outputs. The weights stand inside the file, or, above
+FILE_LIMIT, in one data file beside it.
 """
 
 from __future__ import annotations
@@ -9,20 +10,23 @@ import contextlib
 import io
 import logging
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
+import onnx_ir
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.export import Dim
 
 import kdx
 from kdx.core.encoder import EncoderSpec
 from kdx.core.errors import UsageError
 from kdx.core.provenance import package_versions
+from kdx.models.architectures import Architecture, build_model, preprocess_of
 from kdx.models.checkpoint import Checkpoint
 from kdx.models.clip import ClipModel
 from kdx.runtime.onnx import IMAGE_FEATURES, MIN_LENGTH, PIXELS, TEXT_FEATURES, TOKENS
@@ -30,7 +34,11 @@ from kdx.runtime.onnx import IMAGE_FEATURES, MIN_LENGTH, PIXELS, TEXT_FEATURES, 
 OPSET = 20  # 23's Attention nodes are no faster in ONNX Runtime, and TensorRT-RTX 1.7 fails to build them
 BATCH, LENGTH = "batch", "length"
 EXAMPLE_BATCH = 5  # with 1 the exporter specialises ViTs to it and still declares a free axis
-FILE_LIMIT = 2**31 - 2**24  # a protobuf file ends at 2 GiB; the graph beside the weights needs some of that
+FILE_LIMIT = (
+    2**31 - 2**24
+)  # bytes of weights; a protobuf file ends at 2 GiB, and the graph needs some of that
+DATA_SUFFIX = ".data"  # of the file with the weights, after the whole name of the graph's
+SMALL_TENSOR = 1024  # bytes; shapes and scales stay in the graph, where its checker reads them
 
 
 class ImageTower(nn.Module):
@@ -57,37 +65,77 @@ class TextTower(nn.Module):
 
 def export_image_encoder(checkpoint: Checkpoint, path: Path) -> None:
     """Writes the image tower. Raises UsageError when it does not export."""
-    size = checkpoint.spec.image_size
-    pixels = torch.zeros(EXAMPLE_BATCH, 3, size, size)
-    axes = {PIXELS: {0: Dim(BATCH, min=1)}}
-    proto = _trace(ImageTower(checkpoint.model), pixels, axes, IMAGE_FEATURES, checkpoint.spec)
-    _write(proto, path, checkpoint.spec)
+    spec = checkpoint.spec
+    _write(_trace_image_tower(checkpoint.model, spec.image_size, spec.name), path, spec)
 
 
 def export_text_encoder(checkpoint: Checkpoint, path: Path) -> None:
     """Writes the text tower. Raises UsageError when it does not export."""
     spec = checkpoint.spec
-    tokens = torch.from_numpy(_example_tokens(spec))
+    tokens = _example_tokens(spec)
     axes = {TOKENS: {0: Dim(BATCH, min=1), 1: Dim(LENGTH, min=MIN_LENGTH, max=spec.context_length)}}
-    proto = _trace(TextTower(checkpoint.model), tokens, axes, TEXT_FEATURES, spec)
-    _write(proto, path, spec)
+    _write(_trace(TextTower(checkpoint.model), tokens, axes, TEXT_FEATURES, spec.name), path, spec)
 
 
-def _example_tokens(spec: EncoderSpec) -> np.ndarray[Any, np.dtype[np.int32]]:
-    """[5, L] with L unlike the batch, the context and the embedding width, so that no axis is taken for another."""
+def check_exports(architecture: Architecture) -> None:
+    """Raises UsageError, with the reason, for an architecture that `kdx export` would refuse.
+
+    Call before training. Takes seconds and no memory for weights: the image tower is traced and translated with
+    tensors that have a shape but no data. The text tower is the same code for every architecture and exports.
+    """
+    model, size = _without_data(architecture), preprocess_of(architecture).image_size
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        _trace_image_tower(model, size, architecture["name"], optimize=False)
+
+
+def _without_data(architecture: Architecture) -> ClipModel:
+    """The model with weights that claim to lie on the CPU but hold nothing.
+
+    Not on torch's meta device, where attention has other strides than on the CPU and other graphs export.
+    """
+    with torch.device("meta"):
+        model = build_model(architecture)
+    made: dict[Tensor, Any] = {}  # modules may share a tensor
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        for module in model.modules():
+            for tensors in (module._parameters, module._buffers):
+                for name, tensor in tensors.items():
+                    if tensor is not None and tensor not in made:
+                        empty = torch.empty(tensor.shape, dtype=tensor.dtype)
+                        made[tensor] = nn.Parameter(empty) if isinstance(tensor, nn.Parameter) else empty
+                    tensors[name] = None if tensor is None else made[tensor]
+    return model
+
+
+def _trace_image_tower(
+    model: ClipModel, size: int, name: str, *, optimize: bool = True
+) -> torch.onnx.ONNXProgram:
+    pixels = torch.zeros(EXAMPLE_BATCH, 3, size, size)
+    axes = {PIXELS: {0: Dim(BATCH, min=1)}}
+    return _trace(ImageTower(model), pixels, axes, IMAGE_FEATURES, name, optimize=optimize)
+
+
+def _example_tokens(spec: EncoderSpec) -> Tensor:
+    """int32 [5, L], L unlike the batch, the context and the embedding width, so that no axis is taken for another."""
     taken = {EXAMPLE_BATCH, spec.context_length, spec.embed_dim, 1}
     length = next(n for n in range(max(MIN_LENGTH, spec.context_length // 2), 0, -1) if n not in taken)
-    tokens = np.full((EXAMPLE_BATCH, length), 1, dtype=np.int32)
+    tokens = torch.ones(EXAMPLE_BATCH, length, dtype=torch.int32)
     tokens[:, -1] = spec.vocab_size - 1
     return tokens
 
 
 def _trace(
-    tower: nn.Module, example: Tensor, axes: dict[str, dict[int, Any]], output: str, spec: EncoderSpec
-) -> onnx.ModelProto:
+    tower: nn.Module,
+    example: Tensor,
+    axes: dict[str, dict[int, Any]],
+    output: str,
+    name: str,
+    *,
+    optimize: bool = True,
+) -> torch.onnx.ONNXProgram:
     """The tower as ONNX. axes: named Dims by input; an axis that cannot be free is an error, not a guess."""
     tower.eval()
-    with _quiet():
+    with _quiet(), _plain_attention(tower):
         try:
             program = torch.onnx.export(
                 tower,
@@ -98,21 +146,38 @@ def _trace(
                 output_names=[output],
                 dynamic_shapes=axes,
                 external_data=False,
+                optimize=optimize,
                 verbose=False,
             )
         except torch.onnx.OnnxExporterError as error:
             reason = str(error.__cause__ or error).strip().splitlines()[0]
             raise UsageError(
-                f"{spec.name} does not export to ONNX: {reason}",
+                f"{name} does not export to ONNX: {reason[:200]}",
                 where=output,
                 remedy="choose another architecture",
             ) from error
     assert program is not None
-    return program.model_proto
+    return program
 
 
 @contextlib.contextmanager
-def _quiet() -> Any:
+def _plain_attention(tower: nn.Module) -> Iterator[None]:
+    """timm's attention written out as products and a softmax, as its modules offer it.
+
+    The exporter cannot translate the fused operator of five axes (Hiera), and breaks on its strides (MaxViT).
+    """
+    fused: list[Any] = [module for module in tower.modules() if getattr(module, "fused_attn", False)]
+    for module in fused:
+        module.fused_attn = False
+    try:
+        yield
+    finally:
+        for module in fused:
+            module.fused_attn = True
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
     """torch.onnx prints to stdout, warns of its own deprecations and logs; what fails raises as well."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
@@ -125,7 +190,19 @@ def _quiet() -> Any:
         logger.setLevel(level)
 
 
-def _write(proto: onnx.ModelProto, path: Path, spec: EncoderSpec) -> None:
+def _write(program: torch.onnx.ONNXProgram, path: Path, spec: EncoderSpec) -> None:
+    """Weights above FILE_LIMIT go to the data file tensor by tensor, so that no second copy of them is in memory."""
+    model = program.model
+    weights = sum(
+        value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value
+    )
+    if weights > FILE_LIMIT:
+        data = path.name + DATA_SUFFIX
+        model = onnx_ir.external_data.unload_from_model(
+            model, path.parent, data, size_threshold_bytes=SMALL_TENSOR
+        )
+    proto = onnx_ir.to_proto(model)
+    proto.doc_string = ""
     strip_metadata(proto)
     onnx.helper.set_model_props(proto, _provenance(spec))
     path.write_bytes(proto.SerializeToString(deterministic=True))
@@ -133,11 +210,30 @@ def _write(proto: onnx.ModelProto, path: Path, spec: EncoderSpec) -> None:
 
 def strip_metadata(proto: onnx.ModelProto) -> None:
     """Removes what the exporter notes on each node and value: stack traces with paths of this machine."""
-    graph = proto.graph
-    for part in (graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
-        del part.metadata_props[:]
+    for part in parts(proto):
+        if hasattr(part, "metadata_props"):
+            del part.metadata_props[:]
         part.doc_string = ""
-    proto.doc_string = ""
+
+
+def parts(proto: onnx.ModelProto) -> Iterator[Any]:
+    """All that can carry notes below the model itself: graphs, nodes, values, weights, functions, branches."""
+    for graph in (proto.graph, *proto.functions):
+        yield from _parts_of(graph)
+
+
+def _parts_of(graph: Any) -> Iterator[Any]:
+    yield graph
+    yield from graph.value_info
+    if isinstance(graph, onnx.GraphProto):
+        yield from (*graph.input, *graph.output, *graph.initializer)
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            yield attribute
+            for branch in (attribute.g, *attribute.graphs):
+                if branch.node:
+                    yield from _parts_of(branch)
 
 
 def _provenance(spec: EncoderSpec) -> dict[str, str]:

@@ -10,7 +10,7 @@ import onnx
 from kdx.core.encoder import EncoderSpec
 from kdx.runtime.onnx import IMAGE_FEATURES, PIXELS, TEXT_FEATURES, TOKENS
 
-from .onnx import BATCH, LENGTH, OPSET
+from .onnx import BATCH, DATA_SUFFIX, LENGTH, OPSET, parts
 from .report import Check
 
 Shape = Sequence[int | str]
@@ -41,7 +41,8 @@ def _check_file(path: Path, input_: tuple[str, int, Shape], output: tuple[str, i
     except Exception as error:  # the checker raises many kinds for a file that is no graph
         return [Check.holds(f"{name} is a valid graph", str(error).splitlines()[0] or type(error).__name__)]
     opsets = {entry.domain: entry.version for entry in model.opset_import}
-    leaks = [node.name for node in model.graph.node if node.metadata_props]
+    noted = [part for part in parts(model) if part.doc_string or getattr(part, "metadata_props", ())]
+    leak = f"{type(noted[0]).__name__} {getattr(noted[0], 'name', '')} carries notes" if noted else ""
     return [
         Check.holds(f"{name} is a valid graph"),
         Check.holds(
@@ -49,8 +50,27 @@ def _check_file(path: Path, input_: tuple[str, int, Shape], output: tuple[str, i
         ),
         Check.holds(f"{name} input", _difference(model.graph.input, input_)),
         Check.holds(f"{name} output", _difference(model.graph.output, output)),
-        Check.holds(f"{name} leaks no paths", f"node {leaks[0]} carries metadata" if leaks else ""),
+        Check.holds(f"{name} leaks no paths", leak),
+        Check.holds(f"{name} weights", _missing_data(model, path)),
     ]
+
+
+def _missing_data(model: onnx.ModelProto, path: Path) -> str:
+    """Empty if all weights are in the file, or whole in the one data file beside it.
+
+    The checker accepts any file of that name, however short.
+    """
+    outside = [
+        {entry.key: entry.value for entry in tensor.external_data}
+        for tensor in model.graph.initializer
+        if tensor.data_location == onnx.TensorProto.EXTERNAL
+    ]
+    data = path.with_name(path.name + DATA_SUFFIX)
+    if strange := {entry["location"] for entry in outside} - {data.name}:
+        return f"lie in {sorted(strange)[0]} instead of {data.name}"
+    needed = max((int(entry["offset"]) + int(entry["length"]) for entry in outside), default=0)
+    found = data.stat().st_size if outside else 0
+    return "" if found >= needed else f"{data.name} has {found} bytes instead of {needed}"
 
 
 def _difference(values: Sequence[onnx.ValueInfoProto], expected: tuple[str, int, Shape]) -> str:

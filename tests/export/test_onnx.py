@@ -1,0 +1,179 @@
+"""Facts of export/onnx.py: which architectures export, and what the files hold."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from kdx.core.errors import DataError, UsageError
+from kdx.export import ParitySamples, check_exports, export_checkpoint, onnx as onnx_builder
+from kdx.export.onnx import (
+    DATA_SUFFIX,
+    _plain_attention,
+    export_image_encoder,
+    export_text_encoder,
+    strip_metadata,
+)
+from kdx.export.report import Verdict
+from kdx.export.structure import check_structure
+from kdx.models.architectures import build_model, read_architecture
+from kdx.models.checkpoint import Checkpoint, open_checkpoint
+from kdx.models.mini import ByobNet
+from kdx.runtime.exported_model import open_exported_model
+from kdx.runtime.onnx import OnnxEncoder
+
+TOWERS = ("image_encoder.onnx", "text_encoder.onnx")
+
+
+@pytest.fixture
+def checkpoint(mini_checkpoint: Path) -> Checkpoint:
+    return open_checkpoint(mini_checkpoint)
+
+
+def test_a_trunk_that_does_not_export_is_refused_with_the_reason_before_any_training(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def forward(self: ByobNet, x: torch.Tensor) -> torch.Tensor:
+        return self.forward_features(x).flatten(2).mean(2) if x.sum() > 0 else x
+
+    architecture = read_architecture("kdx-mini")
+    check_exports(architecture)
+    monkeypatch.setattr(ByobNet, "forward", forward)
+    with pytest.raises(UsageError) as caught:
+        check_exports(architecture)
+    assert "kdx-mini" in caught.value.what and caught.value.remedy
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", ["timm:hiera_tiny_224", "timm:maxvit_tiny_rw_224", "timm:coat_lite_tiny", "RN50"]
+)
+def test_trunks_that_needed_help_export(name: str) -> None:
+    check_exports(read_architecture(name))
+
+
+def test_tracing_leaves_the_model_as_it_was() -> None:
+    model = build_model("timm:vit_tiny_patch16_224")
+    trunk: Any = model.visual.trunk
+    trunk.blocks[0].attn.fused_attn = False  # the user's own choice
+    before = [block.attn.fused_attn for block in trunk.blocks]
+    with _plain_attention(model):
+        assert not any(block.attn.fused_attn for block in trunk.blocks)
+    assert [block.attn.fused_attn for block in trunk.blocks] == before and any(before)
+
+
+# Weights beside the file
+
+
+@pytest.fixture(scope="module")
+def large_model(
+    mini_checkpoint: Path, parity_samples: ParitySamples, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The exported model of mini_checkpoint as if its encoders were above the limit of one file."""
+    path = tmp_path_factory.mktemp("large") / "exported"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(onnx_builder, "FILE_LIMIT", 100_000)
+        export_checkpoint(open_checkpoint(mini_checkpoint), path, format="onnx", samples=parity_samples)
+    return path
+
+
+def test_above_the_limit_each_encoder_is_a_graph_and_one_data_file(large_model: Path) -> None:
+    for name in TOWERS:
+        graph = onnx.load(large_model / name, load_external_data=False)
+        entries = [
+            {entry.key: entry.value for entry in tensor.external_data}
+            for tensor in graph.graph.initializer
+            if tensor.data_location == onnx.TensorProto.EXTERNAL
+        ]
+        assert {entry["location"] for entry in entries} == {
+            name + DATA_SUFFIX
+        }  # relative: the pair can be moved
+        size = (large_model / (name + DATA_SUFFIX)).stat().st_size
+        assert size == sum(int(entry["length"]) for entry in entries) > 100_000
+        assert (large_model / name).stat().st_size < 100_000
+
+
+def test_a_model_above_the_limit_passes_the_gate_and_answers_as_the_one_below(
+    large_model: Path, exported_model: Path
+) -> None:
+    large, small = open_exported_model(large_model), open_exported_model(exported_model)
+    assert large.parity()["verdict"] == "PASS"
+    pixels = np.random.default_rng(0).standard_normal((3, 3, 32, 32), dtype=np.float32)
+    tokens = np.array([[49406, 320, 1929, 49407]])
+    with OnnxEncoder(large) as first, OnnxEncoder(small) as second:
+        assert np.array_equal(first.encode_image(pixels), second.encode_image(pixels))
+        assert np.array_equal(first.encode_text(tokens), second.encode_text(tokens))
+
+
+@pytest.mark.parametrize("change", ["flip", "cut", "remove"])
+def test_a_changed_data_file_is_refused(large_model: Path, tmp_path: Path, change: str) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(large_model, copy)
+    data = copy / f"text_encoder.onnx{DATA_SUFFIX}"
+    content = bytearray(data.read_bytes())
+    content[len(content) // 3] ^= 1
+    data.write_bytes(content if change == "flip" else content[:-4])
+    if change == "remove":
+        data.unlink()
+    with pytest.raises(DataError) as caught:
+        open_exported_model(copy)
+    assert caught.value.where == str(data)
+
+
+@pytest.mark.parametrize(
+    ("damage", "finding"), [("remove", "is a valid graph"), ("cut", "weights"), ("rename", "weights")]
+)
+def test_the_gate_finds_a_data_file_that_is_missing_short_or_another(
+    large_model: Path, tmp_path: Path, damage: str, finding: str
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(large_model, copy)
+    data = copy / f"image_encoder.onnx{DATA_SUFFIX}"
+    if damage == "cut":
+        data.write_bytes(data.read_bytes()[:-4])
+    elif damage == "remove":
+        data.unlink()
+    else:
+        graph = onnx.load(copy / "image_encoder.onnx", load_external_data=False)
+        for tensor in graph.graph.initializer:
+            for entry in tensor.external_data:
+                if entry.key == "location":
+                    entry.value = f"text_encoder.onnx{DATA_SUFFIX}"
+        onnx.save(graph, copy / "image_encoder.onnx")
+    checks = check_structure(copy, open_exported_model(large_model).spec)
+    faults = {check.name for check in checks if check.verdict is Verdict.FAIL}
+    assert faults == {f"image_encoder {finding}"}
+
+
+def test_notes_are_found_and_removed_wherever_a_graph_can_carry_them() -> None:
+    branch = onnx.helper.make_graph(
+        [onnx.helper.make_node("Identity", ["x"], ["y"], doc_string="/home/a")], "branch", [], []
+    )
+    node = onnx.helper.make_node("If", ["c"], ["z"], then_branch=branch, else_branch=branch)
+    model = onnx.helper.make_model(onnx.helper.make_graph([node], "main", [], []))
+    node = model.graph.node[0]
+    node.metadata_props.add(key="stack_trace", value="/home/b")
+    node.attribute[0].g.node[0].metadata_props.add(key="stack_trace", value="/home/c")
+    strip_metadata(model)
+    assert b"/home" not in model.SerializeToString()
+
+
+@pytest.mark.parametrize("limit", [100_000, onnx_builder.FILE_LIMIT])
+def test_two_exports_hold_the_same_bytes(
+    checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int
+) -> None:
+    monkeypatch.setattr(onnx_builder, "FILE_LIMIT", limit)
+    for folder in (tmp_path / "a", tmp_path / "b"):
+        folder.mkdir()
+        export_image_encoder(checkpoint, folder / TOWERS[0])
+        export_text_encoder(checkpoint, folder / TOWERS[1])
+    files = sorted(path.name for path in (tmp_path / "a").iterdir())
+    assert len(files) == (4 if limit == 100_000 else 2)
+    for name in files:
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
