@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 PIPE_WIDTH = 10_000  # columns: a program that reads a table gets whole lines
+MIN_WIDTH = 40  # columns: in fewer, rich would leave out whole columns of a table
 
 
 def print_json(document: Any, *, indent: int | None = 2) -> None:
@@ -28,11 +29,12 @@ def print_json(document: Any, *, indent: int | None = 2) -> None:
 
 
 def print_table(table: Table) -> None:
-    """As wide as the terminal; in a pipe every row is one line without trailing spaces."""
+    """As wide as the terminal; in a pipe, every row is one line without trailing spaces."""
     from rich.console import Console
 
     console = Console(highlight=False)
     if console.is_terminal:
+        console.width = max(console.width, MIN_WIDTH)
         console.print(table)
         return
     console.width = PIPE_WIDTH
