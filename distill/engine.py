@@ -25,7 +25,6 @@ from kdx.core.progress import Progress, silent
 from kdx.core.provenance import cpu_count
 from kdx.data.loader import Loader, ViewReader
 from kdx.data.shards import ShardSet
-from kdx.models.architectures import preprocess_of
 from kdx.models.checkpoint import RUN_KIND, save_checkpoint
 from kdx.models.clip_vocabulary import clip_tokenizer
 
@@ -33,7 +32,7 @@ from .loop import Loop, NotFinite
 from .objective import Objective
 from .ranks import ALONE, Ranks
 from .recipe import Recipe
-from .student import build_student, student_architecture
+from .student import build_student
 from .teacher_cache import TeacherCache
 
 
@@ -76,12 +75,12 @@ def train(
     recipe, schedule = recipe.resolve(samples)
     ranks.local_batch_size(schedule.batch_size)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    architecture = student_architecture(recipe)
+    architecture = recipe.architecture
     model, inputs = build_student(recipe, teachers)
     model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    objective = _build_objective(recipe, architecture["embed_dim"], caches, ranks).to(device)
+    objective = _build_objective(recipe, architecture.embed_dim, caches, ranks).to(device)
     ranks.start_equal(model, objective)
-    preprocess, tokenizer = preprocess_of(architecture), clip_tokenizer()
+    preprocess, tokenizer = architecture.preprocess, clip_tokenizer()
     # of several ranks each sees a part of the bad images: the loop counts them all
     reader = ViewReader(
         samples, preprocess, recipe.views, max_bad_share=recipe.max_bad_share if ranks.size == 1 else 1.0

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdx.models.architectures import INITIAL_LOG_SCALE
+from kdx.models.architecture import INITIAL_LOG_SCALE
 
 from . import compat, losses
 from .objective_config import ObjectiveConfig

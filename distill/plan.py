@@ -27,7 +27,7 @@ from .model_config import Tower
 from .objective import Objective
 from .recipe import Recipe
 from .schedule import Schedule
-from .student import check_student, student_architecture
+from .student import check_student
 from .teachers import cache_folder, default_cache
 
 BACKWARD = 2  # a backward pass costs two forward passes: by the activations, and by the weights
@@ -106,8 +106,8 @@ def plan_run(
     if teachers or not recipe.needs_teacher:
         check_student(recipe, teachers)
     out = out or Path("OUT")
-    architecture = student_architecture(recipe)
-    context = architecture["text_cfg"]["context_length"]
+    architecture = recipe.architecture
+    context = architecture.text_cfg.context_length
     pairs, pairs_from = _pairs(recipe, samples)
     schedule = recipe.schedule(pairs) if samples is None else recipe.resolve(samples)[1]
     length = context
@@ -119,7 +119,7 @@ def plan_run(
     a_pair += _passes(recipe, "text") * student.text_flops
     costs = tuple(_cost(each, length) for each in _teachers(recipe, teachers))
     widths = [cost.embed_dim for cost in costs]
-    objective_params = _objective_params(recipe, architecture["embed_dim"], widths)
+    objective_params = _objective_params(recipe, architecture.embed_dim, widths)
     return Plan(
         student=student,
         teachers=costs,
@@ -158,11 +158,11 @@ def _teachers(recipe: Recipe, teachers: Sequence[Path]) -> list[Architecture]:
 
 def _cost(architecture: Architecture, text_length: int, mask_ratio: float | None = None) -> ModelCost:
     counts = count_parameters(architecture)
-    length = min(text_length, architecture["text_cfg"]["context_length"])
+    length = min(text_length, architecture.text_cfg.context_length)
     flops = count_flops(architecture, length, mask_ratio)
     return ModelCost(
-        architecture["name"],
-        architecture["embed_dim"],
+        architecture.name,
+        architecture.embed_dim,
         counts.image_params,
         counts.text_params,
         counts.total_params,

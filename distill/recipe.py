@@ -6,8 +6,8 @@ patches are not plain. So the shipped recipes are listed in an instant.
 
 from __future__ import annotations
 
-import difflib
 import functools
+import math
 from collections.abc import Iterable
 from importlib.resources import files
 from pathlib import Path
@@ -17,8 +17,9 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from kdx.core.config import Config, Table, merge, override, parse, read_extended
 from kdx.core.errors import UsageError
+from kdx.core.spelling import nearest
 from kdx.data.views import ViewConfig
-from kdx.models.shipped import names, read_shipped
+from kdx.models.architecture import Architecture, read_architecture
 
 from .model_config import InheritConfig, ModelConfig
 from .objective_config import ObjectiveConfig
@@ -93,9 +94,7 @@ class Recipe(Config):
     @field_validator("student", "teacher")
     @classmethod
     def _architectures_are_known(cls, name: str | None, info: ValidationInfo) -> str | None:
-        if name is not None and name not in names():
-            from kdx.models.architectures import read_architecture
-
+        if name is not None:
             try:
                 read_architecture(name)
             except UsageError as error:
@@ -160,6 +159,16 @@ class Recipe(Config):
         return self.model_copy(update={**numbers, "optimizer": optimizer}), schedule
 
     @property
+    def architecture(self) -> Architecture:
+        """The student's; for a sigmoid objective with SigLIP's initial scale and bias (arXiv 2303.15343)."""
+        architecture = read_architecture(self.student)
+        if self.objective.contrast == "sigmoid":
+            initial = {"init_logit_scale": math.log(10), "init_logit_bias": -10.0}
+            missing = initial.keys() - architecture.model_fields_set
+            architecture = architecture.changed(**{field: initial[field] for field in missing})
+        return architecture
+
+    @property
     def needs_teacher(self) -> bool:
         """Whether --teacher is needed: to distil from, to inherit from, or both."""
         return self.objective.needs_teacher or (self.inherit is not None and self.inherit.from_teacher)
@@ -174,11 +183,11 @@ class Recipe(Config):
 
     @model_validator(mode="after")
     def _mfd_has_patches_to_hide(self) -> Recipe:
-        if self.objective.masks_patches and not _is_plain_vit(self.student):
+        if self.objective.masks_patches and not _is_plain_vit(self.architecture):
             from kdx.models.masking import check_masking
 
             try:
-                check_masking(self.student)
+                check_masking(self.architecture)
             except UsageError as error:
                 what = f"student = {self.student!r} with objective.mfd = {self.objective.mfd:g}: {error.what}"
                 raise UsageError(what, remedy=error.remedy) from None
@@ -227,11 +236,11 @@ def _find(name_or_path: str) -> Path:
         return path
     if name_or_path in _shipped():
         return _shipped()[name_or_path]
-    close = difflib.get_close_matches(name_or_path, recipe_names(), n=1, cutoff=0.4)
-    remedy = f"did you mean {close[0]}?" if close else "see `kdx distill --list`"
+    close = nearest(name_or_path, recipe_names())
+    remedy = f"did you mean {close}?" if close else "see `kdx distill --list`"
     raise UsageError(f"there is no recipe {name_or_path!r}", remedy=remedy)
 
 
-def _is_plain_vit(architecture: str) -> bool:
-    """Whether it is one of kdx's own with open_clip's ViT; that one's patches can always be hidden."""
-    return architecture in names() and "patch_size" in read_shipped(architecture)["vision_cfg"]
+def _is_plain_vit(architecture: Architecture) -> bool:
+    """Whether it is open_clip's ViT; that one's patches can always be hidden."""
+    return architecture.vision_cfg.timm_model_name is None and isinstance(architecture.vision_cfg.layers, int)

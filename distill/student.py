@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from kdx.core.errors import UsageError
-from kdx.models.architectures import Architecture, build_model, read_architecture
+from kdx.models.architectures import build_model
 from kdx.models.checkpoint import open_checkpoint, read_checkpoint_architecture
 from kdx.models.clip import ClipModel
 from kdx.models.grad_checkpointing import checkpoint_gradients
@@ -21,21 +20,13 @@ from .objective_config import DISTILLING
 from .recipe import Recipe
 
 
-def student_architecture(recipe: Recipe) -> Architecture:
-    """That of recipe.student; for a sigmoid objective with SigLIP's initial scale and bias (arXiv 2303.15343)."""
-    architecture = read_architecture(recipe.student)
-    if recipe.objective.contrast == "sigmoid":
-        architecture = {"init_logit_scale": math.log(10), "init_logit_bias": -10.0, **architecture}
-    return architecture
-
-
 def build_student(recipe: Recipe, teachers: Sequence[Path]) -> tuple[ClipModel, dict[str, str]]:
     """The student on the CPU, and the digests of what it was made from, by name.
 
     teachers: the checkpoints or runs of --teacher; weights come from the first. Raises UsageError when the
     recipe's choices do not fit together, DataError for a damaged checkpoint.
     """
-    model = build_model(student_architecture(recipe), recipe.seed)
+    model = build_model(recipe.architecture, recipe.seed)
     inputs: dict[str, str] = {}
     if recipe.inherit is not None:
         source = open_checkpoint(_source(recipe.inherit, teachers))
@@ -63,7 +54,7 @@ def check_student(recipe: Recipe, teachers: Sequence[Path]) -> None:
             remedy="pass --teacher CHECKPOINT",
         )
     with torch.device("meta"):
-        model = build_model(student_architecture(recipe))
+        model = build_model(recipe.architecture)
         if recipe.inherit is not None:
             source = read_checkpoint_architecture(_source(recipe.inherit, teachers))
             _inherit(recipe.inherit, model, build_model(source))

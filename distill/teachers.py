@@ -69,7 +69,7 @@ def unlike_expected(recipe: Recipe, teachers: Sequence[Path]) -> list[str]:
     """A sentence for each teacher of another architecture than the recipe's weights are set for."""
     if recipe.teacher is None or not recipe.objective.needs_teacher:
         return []
-    names = {path: read_checkpoint_architecture(path)["name"] for path in teachers}
+    names = {path: read_checkpoint_architecture(path).name for path in teachers}
     return [
         f"note: {path} is {name}; the weights of this recipe are set for {recipe.teacher}"
         for path, name in names.items()

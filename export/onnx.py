@@ -26,7 +26,7 @@ import kdx
 from kdx.core.encoder import EncoderSpec
 from kdx.core.errors import UsageError
 from kdx.core.provenance import package_versions
-from kdx.models.architectures import Architecture, build_model, preprocess_of
+from kdx.models.architectures import Architecture, build_model
 from kdx.models.checkpoint import Checkpoint
 from kdx.models.clip import ClipModel
 from kdx.runtime.onnx import IMAGE_FEATURES, MIN_LENGTH, PIXELS, TEXT_FEATURES, TOKENS
@@ -83,9 +83,9 @@ def check_exports(architecture: Architecture) -> None:
     Call before training. Takes seconds and no memory for weights: the image tower is traced and translated with
     tensors that have a shape but no data. The text tower is the same code for every architecture and exports.
     """
-    model, size = _without_data(architecture), preprocess_of(architecture).image_size
+    model, size = _without_data(architecture), architecture.vision_cfg.image_size
     with FakeTensorMode(allow_non_fake_inputs=True):
-        _trace_image_tower(model, size, architecture["name"], optimize=False)
+        _trace_image_tower(model, size, architecture.name, optimize=False)
 
 
 def _without_data(architecture: Architecture) -> ClipModel:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from kdx.export.samples import ParitySamples
     from kdx.serve.supervisor import TritonServer
 
+import kdx.models  # noqa: F401  from here on torchvision imports, for the tests that ask open_clip itself
 from kdx.data.shards import Sample
 
 ROOT = Path(__file__).parent.parent

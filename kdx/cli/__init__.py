@@ -15,6 +15,7 @@ import click
 import kdx
 from kdx.core.errors import KdxError, SetupError
 from kdx.core.extras import naming_the_extra
+from kdx.core.spelling import nearest
 
 from .output import write_what_cannot_be_encoded_as_escapes
 
@@ -142,7 +143,5 @@ def _fail(what: str, remedy: str | None) -> None:
 
 
 def _with_nearest(word: str, message: str) -> str:
-    import difflib
-
-    close = difflib.get_close_matches(word, VERBS, n=1)
-    return f"there is no command {word!r}; did you mean {close[0]!r}?" if close else message
+    close = nearest(word, VERBS)
+    return f"there is no command {word!r}; did you mean {close!r}?" if close else message

@@ -224,7 +224,7 @@ class _Demo:
         batch_size = read_recipe(recipe).batch_size
         settings = () if batch_size == "auto" or pairs >= batch_size else (f"batch_size={pairs}",)
         if taught and self.own_teacher:
-            width = read_checkpoint_architecture(self.teacher)["embed_dim"]
+            width = read_checkpoint_architecture(self.teacher).embed_dim
             settings += (f"objective.fd={2000 / width:g}",)  # CLIP-KD's, 2000 on the mean over features
         return settings
 

@@ -80,7 +80,7 @@ def _report(results: Results, screen: Screen) -> dict[str, Any]:
         },
         "models": {
             run: {
-                "architecture": architecture["name"],
+                "architecture": architecture.name,
                 "parameters": count_parameters(architecture).total_params,
                 "latency_ms": measured[run]["1"]["p50"],
             }

@@ -25,9 +25,10 @@ def command(ctx: click.Context, as_json: bool) -> None:
         if as_json:
             raise click.UsageError(f"--json is for the list, not for {ctx.invoked_subcommand}")
         return
-    from kdx.models.architectures import count_parameters, names, read_architecture
+    from kdx.models.architectures import count_parameters, read_architecture, shipped_names
 
-    counts = [count_parameters(name) for name in names()]
+    shipped = [read_architecture(name) for name in shipped_names()]
+    counts = [count_parameters(architecture) for architecture in shipped]
     if as_json:
         print_json([count.to_dict() for count in counts])
         return
@@ -37,10 +38,9 @@ def command(ctx: click.Context, as_json: bool) -> None:
     table = Table("name", "image", "text", "total", "", header_style="bold", box=None)
     for column in table.columns[1:4]:
         column.justify = "right"
-    for count in counts:
+    for architecture, count in zip(shipped, counts, strict=True):
         millions = (count.image_params, count.text_params, count.total_params)
-        about = read_architecture(count.name).get("about", "")
-        table.add_row(count.name, *(f"{n / 1e6:.2f} M" for n in millions), about)
+        table.add_row(count.name, *(f"{n / 1e6:.2f} M" for n in millions), architecture.about)
     Console().print(table)
 
 

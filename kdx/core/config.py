@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import tomllib
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -12,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
 from .errors import DataError, UsageError
+from .spelling import nearest
 
 Table = dict[str, Any]
 Join = Callable[[Table, Table], Table]
@@ -165,5 +165,5 @@ def _nearest(config: type[BaseModel], parts: list[str]) -> str:
         model = tables[0]
     known = list(model.model_fields)
     prefix = "".join(f"{part}." for part in parts[:-1])
-    close = difflib.get_close_matches(parts[-1], known, n=1)
-    return f"did you mean {prefix}{close[0]}?" if close else f"known keys: {', '.join(sorted(known))}"
+    close = nearest(parts[-1], known)
+    return f"did you mean {prefix}{close}?" if close else f"known keys: {', '.join(sorted(known))}"

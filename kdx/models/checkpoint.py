@@ -20,9 +20,9 @@ from kdx.core.errors import DataError
 from kdx.core.folders import MANIFEST, open_sealed, read_json, read_manifest, sealed_folder
 from kdx.core.tokenizer import Tokenizer
 
-from .architectures import Architecture, build_model, preprocess_of
+from .architectures import Architecture, build_model
 from .clip import ClipModel
-from .clip_configuration import check_description
+from .clip_configuration import check_supported, parse_architecture
 
 KIND = "checkpoint"
 RUN_KIND = "run"
@@ -55,7 +55,7 @@ def save_checkpoint(
         safetensors.torch.save_file(weights, folder / "model.safetensors")
         tokenizer.save(folder / "tokenizer.json")
         spec = describe(model, architecture, tokenizer, file_digest(folder / "model.safetensors"))
-        config = {"architecture": architecture, "spec": spec.to_dict()}
+        config = {"architecture": architecture.to_dict(), "spec": spec.to_dict()}
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     return spec
 
@@ -97,19 +97,20 @@ def resolve_run(path: Path) -> Path:
 def _read_config(file: Path) -> tuple[Architecture, EncoderSpec]:
     """The checkpoint may be anybody's: a description of a model that open_clip would fetch is refused."""
     config = read_json(file)
-    check_description(config.get("architecture"), file)
-    return config["architecture"], EncoderSpec.from_dict(config.get("spec", {}))
+    architecture = parse_architecture(config.get("architecture"), file)
+    check_supported(architecture, file)
+    return architecture, EncoderSpec.from_dict(config.get("spec", {}))
 
 
 def describe(
     model: ClipModel, architecture: Architecture, tokenizer: Tokenizer, weights_digest: str
 ) -> EncoderSpec:
     """The specification of a model as it stands."""
-    preprocess = preprocess_of(architecture)
+    preprocess = architecture.preprocess
     bias = model.logit_bias
     return EncoderSpec(
-        name=architecture["name"],
-        embed_dim=architecture["embed_dim"],
+        name=architecture.name,
+        embed_dim=architecture.embed_dim,
         image_size=preprocess.image_size,
         mean=preprocess.mean,
         std=preprocess.std,
@@ -119,7 +120,7 @@ def describe(
         vocab_size=model.vocab_size,
         logit_scale=math.exp(model.logit_scale.item()),
         logit_bias=0.0 if bias is None else bias.item(),
-        model_digest=value_digest([weights_digest, architecture]),
+        model_digest=value_digest([weights_digest, architecture.to_dict()]),
         preprocess_digest=preprocess.digest,
         tokenizer_digest=tokenizer.digest,
     )

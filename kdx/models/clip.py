@@ -3,21 +3,9 @@
 from __future__ import annotations
 
 import torch.nn.functional as F
+from open_clip.model import CLIP
+from open_clip.transformer import text_global_pool
 from torch import Tensor, nn
-
-from .torchvision_ops import ensure_torchvision_imports
-
-ensure_torchvision_imports()
-
-from open_clip.model import CLIP  # noqa: E402
-from open_clip.transformer import VisionTransformer, text_global_pool  # noqa: E402
-
-__all__ = [
-    "TOWERS",
-    "ClipModel",
-    "VisionTransformer",
-]  # open_clip's is imported from here, after the mending above
-
 
 # the children and parameters of a ClipModel that make up its towers; the logit scale belongs to neither
 TOWERS = {

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from .architectures import Architecture, build_model, read_architecture
+from .architectures import Architecture, build_model
 from .masking import encode_masked_image
 
 
@@ -21,17 +21,16 @@ class ForwardFlops:
 
 
 def count_flops(
-    architecture: str | Architecture, text_length: int | None = None, mask_ratio: float | None = None
+    architecture: Architecture, text_length: int | None = None, mask_ratio: float | None = None
 ) -> ForwardFlops:
     """2 × multiply-adds of the matrix products (attention's too) and convolutions; all else is left out.
 
     text_length: tokens that the text tower sees; the whole context if None. mask_ratio: share of hidden patches.
     Raises UsageError for a mask on a tower without patches.
     """
-    described = read_architecture(architecture) if isinstance(architecture, str) else architecture
-    size = described["vision_cfg"]["image_size"]
+    size = architecture.vision_cfg.image_size
     with torch.device("meta"):
-        model = build_model(described).eval()
+        model = build_model(architecture).eval()
         pixels = torch.empty(1, 3, size, size)
         tokens = torch.empty(1, text_length or model.context_length, dtype=torch.long)
     counts: list[int] = []

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from open_clip.transformer import VisionTransformer
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from kdx.core.errors import UsageError
 
-from .clip import ClipModel, VisionTransformer
+from .clip import ClipModel
 
 
 def checkpoint_gradients(model: ClipModel) -> None:

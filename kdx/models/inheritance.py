@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
 from kdx.core.errors import UsageError
 
-from .clip import TOWERS, ClipModel, VisionTransformer
+from .clip import TOWERS, ClipModel
 from .tower_choice import TowerChoice
 
 # what a dimension of a weight runs over

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from kdx.core.errors import UsageError
 
-from .architectures import build_model
+from .architectures import Architecture, build_model
 from .clip import ClipModel
 
 
@@ -25,7 +25,7 @@ def masking_tower(model: ClipModel) -> nn.Module:
     return tower
 
 
-def check_masking(architecture: str) -> None:
+def check_masking(architecture: Architecture) -> None:
     """Raises UsageError for an architecture whose patches cannot be hidden; allocates nothing."""
     with torch.device("meta"):
         masking_tower(build_model(architecture))

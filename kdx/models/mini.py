@@ -8,12 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from .torchvision_ops import ensure_torchvision_imports
-
-ensure_torchvision_imports()
-
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model  # noqa: E402
-from timm.models.byobnet import ByoBlockCfg, ByobNet, ByoModelCfg  # noqa: E402
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models.byobnet import ByoBlockCfg, ByobNet, ByoModelCfg
 
 # timm's record of published weights: there are none, but without the record it warns at each build
 default_cfgs = generate_default_cfgs({"kdx_mini": {"url": ""}, "kdx_mini_teacher": {"url": ""}})

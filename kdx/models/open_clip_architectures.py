@@ -1,27 +1,24 @@
 """Architectures from open_clip's model configurations: those that it knows by name, and those beside published weights.
 
-A configuration is a dictionary with embed_dim, vision_cfg and text_cfg; an architecture of kdx is the same with a name
-and, where it is known, `preprocess_cfg`. Nothing is fetched here.
+A configuration is a table with embed_dim, vision_cfg and text_cfg. Nothing is fetched here.
 """
 
 from __future__ import annotations
 
+import functools
+from pathlib import Path
 from typing import Any
 
-from kdx.core.errors import UsageError
+import open_clip
 
-from .clip_configuration import IMAGE_SIZE, why_not
-from .shipped import Architecture
-from .torchvision_ops import ensure_torchvision_imports
+from kdx.core.errors import DataError, UsageError
 
-ensure_torchvision_imports()
-
-import open_clip  # noqa: E402
+from .architecture import Architecture, PreprocessConfig
+from .clip_configuration import parse_architecture, unsupported_reason
 
 # what of a configuration describes the model. `custom_text` does not: it only moves the text tower's parameters to
 # another place in the state dict
 MODEL_FIELDS = ("embed_dim", "vision_cfg", "text_cfg", "quick_gelu", "init_logit_bias")
-PREPROCESS_FIELDS = ("mean", "std", "interpolation", "resize_mode")
 
 
 def is_open_clip_name(name: str) -> bool:
@@ -29,9 +26,10 @@ def is_open_clip_name(name: str) -> bool:
     return name in open_clip.list_models()
 
 
+@functools.cache
 def open_clip_names() -> list[str]:
     """open_clip's names of the models that a ClipModel can hold."""
-    return [name for name in open_clip.list_models() if why_not(_configuration(name)) is None]
+    return [name for name in open_clip.list_models() if _unsupported_reason(name) is None]
 
 
 def open_clip_architecture(name: str) -> Architecture:
@@ -40,34 +38,42 @@ def open_clip_architecture(name: str) -> Architecture:
     open_clip keeps preprocessing with the weights: where all its weights of a name agree it is taken, else CLIP's own
     stands. Raises UsageError for a model that a ClipModel cannot hold.
     """
-    configuration = _configuration(name)
-    if reason := why_not(configuration):
+    if reason := _unsupported_reason(name):
         raise UsageError(
             f"kdx cannot build open_clip's {name}: {reason}",
             remedy="choose a plain CLIP with CLIP's tokenizer, for example ViT-B-32",
         )
-    return with_preprocess(from_open_clip(name, configuration), _published_preprocess(name))
+    return with_preprocess(_configured(name), _published_preprocess(name))
 
 
-def from_open_clip(name: str, configuration: dict[str, Any]) -> Architecture:
-    """A configuration of open_clip as an architecture of kdx."""
-    described = {field: configuration[field] for field in MODEL_FIELDS if field in configuration}
-    size = described["vision_cfg"].get("image_size", IMAGE_SIZE)
-    if isinstance(size, list | tuple) and len(set(size)) == 1:
-        size = size[0]
-    return {"name": name, **described, "vision_cfg": {**described["vision_cfg"], "image_size": size}}
+def from_open_clip(name: str, configuration: Any, where: str | Path) -> Architecture:
+    """A configuration of open_clip as an architecture of kdx. Raises DataError if it is none."""
+    if isinstance(configuration, dict):
+        described = {field: configuration[field] for field in MODEL_FIELDS if field in configuration}
+        configuration = {"name": name, **described}
+    architecture = parse_architecture(configuration, where)
+    vision = architecture.vision_cfg
+    return architecture.changed(
+        vision_cfg=vision.changed(image_size=vision.image_size)
+    )  # written, though a default
 
 
 def with_preprocess(architecture: Architecture, settings: dict[str, Any]) -> Architecture:
     """The architecture with the preprocessing that a publisher states; colour mode and padding are not settings."""
-    given = {field: settings[field] for field in PREPROCESS_FIELDS if field in settings}
-    return {**architecture, "preprocess_cfg": given} if given else architecture
+    known = PreprocessConfig.model_fields
+    given = {field: value for field, value in settings.items() if field in known and value is not None}
+    return architecture.changed(preprocess_cfg=PreprocessConfig(**given)) if given else architecture
 
 
-def _configuration(name: str) -> dict[str, Any]:
-    configuration = open_clip.get_model_config(name)
-    assert configuration is not None, f"{name}: ask is_open_clip_name first"
-    return configuration
+def _configured(name: str) -> Architecture:
+    return from_open_clip(name, open_clip.get_model_config(name), f"open_clip's {name}")
+
+
+def _unsupported_reason(name: str) -> str | None:
+    try:
+        return unsupported_reason(_configured(name))
+    except DataError as error:
+        return error.what
 
 
 def _published_preprocess(name: str) -> dict[str, Any]:
@@ -75,8 +81,7 @@ def _published_preprocess(name: str) -> dict[str, Any]:
     found: list[dict[str, Any]] = []
     for tag in open_clip.list_pretrained_tags_by_model(name):
         published = open_clip.get_pretrained_cfg(name, tag)
-        settings = {field: published[field] for field in PREPROCESS_FIELDS}
-        settings |= {field: list(settings[field]) for field in ("mean", "std")}
+        settings = {field: published[field] for field in PreprocessConfig.model_fields}
         if settings not in found:
             found.append(settings)
     return found[0] if len(found) == 1 else {}

@@ -5,17 +5,13 @@ What they describe is built with random weights; nothing is fetched.
 
 from __future__ import annotations
 
-import difflib
+import timm
 
 from kdx.core.errors import UsageError
+from kdx.core.spelling import nearest
 
+from .architecture import Architecture
 from .clip_vocabulary import VOCAB_SIZE
-from .shipped import Architecture
-from .torchvision_ops import ensure_torchvision_imports
-
-ensure_torchvision_imports()
-
-import timm  # noqa: E402
 
 TIMM_PREFIX = "timm:"
 TEXT_TOWERS = {  # CLIP-KD's text towers: width and heads; all have 12 layers
@@ -40,24 +36,26 @@ def timm_architecture(name: str) -> Architecture:
         )
     _check_trunk(name, trunk, text)
     width, heads = TEXT_TOWERS[text]
-    return {
-        "name": f"{TIMM_PREFIX}{trunk}+{text}",
-        "embed_dim": EMBED_DIM,
-        "vision_cfg": {
-            "timm_model_name": trunk,
-            "timm_model_pretrained": False,
-            "timm_pool": "",
-            "timm_proj": "linear",
-            "image_size": _image_size(name, trunk),
-        },
-        "text_cfg": {
-            "context_length": 77,
-            "vocab_size": VOCAB_SIZE,
-            "width": width,
-            "heads": heads,
-            "layers": 12,
-        },
-    }
+    return Architecture.model_validate(
+        {
+            "name": f"{TIMM_PREFIX}{trunk}+{text}",
+            "embed_dim": EMBED_DIM,
+            "vision_cfg": {
+                "timm_model_name": trunk,
+                "timm_model_pretrained": False,
+                "timm_pool": "",
+                "timm_proj": "linear",
+                "image_size": _image_size(name, trunk),
+            },
+            "text_cfg": {
+                "context_length": 77,
+                "vocab_size": VOCAB_SIZE,
+                "width": width,
+                "heads": heads,
+                "layers": 12,
+            },
+        }
+    )
 
 
 def is_trunk(name: str) -> bool:
@@ -74,8 +72,8 @@ def _check_trunk(name: str, trunk: str, text: str) -> None:
             f"{name}: {trunk} names published weights, and kdx starts from random ones",
             remedy=f"write {TIMM_PREFIX}{base}+{text}",
         )
-    close = difflib.get_close_matches(trunk, timm.list_models(), n=1, cutoff=0.4)
-    remedy = f"did you mean {TIMM_PREFIX}{close[0]}+{text}?" if close else "see timm.list_models()"
+    close = nearest(trunk, timm.list_models())
+    remedy = f"did you mean {TIMM_PREFIX}{close}+{text}?" if close else "see timm.list_models()"
     raise UsageError(f"{name}: timm has no model {trunk!r}", remedy=remedy)
 
 

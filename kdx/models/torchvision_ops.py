@@ -9,17 +9,26 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import sys
+from collections.abc import Sequence
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
-import torch
+
+def declare_on_import() -> None:
+    """From now on the first import of torchvision, whoever does it, finds its operators. Imports nothing itself."""
+    if "torchvision" not in sys.modules:
+        sys.meta_path.insert(0, _DeclareFirst())
 
 
 @functools.cache
-def ensure_torchvision_imports() -> torch.library.Library | None:
-    """Call before the first import of open_clip, timm or torchvision. Does nothing where they import by themselves.
+def declare_missing_operators() -> Any:
+    """The torch.library.Library that declares them, to be kept alive (this cache does); None where none is missing."""
+    import torch
 
-    The returned library must stay alive; the cache of this function sees to that.
-    """
     if hasattr(torch.ops.torchvision, "nms") or _compiled_library_loads():
         return None
     library = torch.library.Library("torchvision", "DEF")
@@ -28,7 +37,22 @@ def ensure_torchvision_imports() -> torch.library.Library | None:
     return library
 
 
+class _DeclareFirst(MetaPathFinder):
+    """Finds nothing: it only hears that torchvision is about to be imported."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if fullname == "torchvision" and self in sys.meta_path:
+            sys.meta_path.remove(self)
+            if importlib.util.find_spec("torch"):
+                declare_missing_operators()
+        return None
+
+
 def _compiled_library_loads() -> bool:
+    import torch
+
     package = importlib.util.find_spec("torchvision")
     if package is None or package.origin is None:
         return False

@@ -15,7 +15,7 @@ from kdx.cli import main
 from kdx.core.log import read_metrics
 from kdx.data.shards import Sample, write_shards
 from kdx.distill.recipe import read_recipe, recipe_names
-from kdx.models.architectures import count_parameters
+from kdx.models.architectures import count_parameters, read_architecture
 from kdx.models.checkpoint import open_checkpoint
 
 MakeSamples = Callable[..., list[Sample]]
@@ -100,7 +100,10 @@ def test_a_dry_run_prints_the_resolved_recipe_with_its_plan_and_makes_nothing(
     assert _run(*arguments, "--json") == 0
     document = json.loads(capsys.readouterr().out)
     assert document["recipe"] == table and document["notes"] == []
-    assert document["plan"]["student"]["total_params"] == count_parameters("kdx-mini").total_params
+    assert (
+        document["plan"]["student"]["total_params"]
+        == count_parameters(read_architecture("kdx-mini")).total_params
+    )
     assert document["plan"]["pairs_seen"] == 57_600 and document["plan"]["epochs"] is None
     assert list(tmp_path.iterdir()) == []
 

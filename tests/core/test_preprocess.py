@@ -36,9 +36,7 @@ Pixels = npt.NDArray[np.float32]
 @pytest.fixture(scope="module")
 def reference() -> Callable[[Image.Image, Preprocess], Pixels]:
     """open_clip's evaluation transform with the settings of a Preprocess."""
-    from kdx.models.torchvision_ops import ensure_torchvision_imports
 
-    ensure_torchvision_imports()
     from open_clip.transform import PreprocessCfg, image_transform_v2
 
     @functools.cache

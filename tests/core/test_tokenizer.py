@@ -32,9 +32,7 @@ def tokenizer() -> Tokenizer:
 @pytest.fixture(scope="module")
 def reference() -> Callable[[str], list[int]]:
     """open_clip's ids of a text at any length: start, pieces, end."""
-    from kdx.models.torchvision_ops import ensure_torchvision_imports
 
-    ensure_torchvision_imports()
     from open_clip import SimpleTokenizer
 
     simple = SimpleTokenizer()
@@ -183,9 +181,7 @@ def test_ids_equal_open_clips_on_any_text(
 
 
 def test_a_batch_equals_open_clips_without_its_padding(tokenizer: Tokenizer) -> None:
-    from kdx.models.torchvision_ops import ensure_torchvision_imports
 
-    ensure_torchvision_imports()
     from open_clip import SimpleTokenizer
 
     texts = [*Corpus(seed=1).mixtures(300), *("word " * n for n in (74, 75, 76, 77, 200))]

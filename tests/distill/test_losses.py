@@ -5,16 +5,12 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from open_clip.loss import DistillClipLoss
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from kdx.distill import losses
-from kdx.models.torchvision_ops import ensure_torchvision_imports
-
-ensure_torchvision_imports()
-
-from open_clip.loss import DistillClipLoss  # noqa: E402
 
 
 def _unit(seed: int, rows: int = 5, width: int = 4) -> Tensor:

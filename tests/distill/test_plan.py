@@ -10,6 +10,7 @@ from kdx.data.shards import Sample, ShardSet, open_split, write_shards
 from kdx.distill import read_recipe
 from kdx.distill.plan import plan_run
 from kdx.distill.schedule import Schedule
+from kdx.models.architectures import read_architecture
 from kdx.models.flops import count_flops
 
 MakeSamples = Callable[..., list[Sample]]
@@ -50,15 +51,15 @@ def test_a_baseline_has_no_teacher_no_cache_and_nothing_of_an_objective() -> Non
 
 def test_mfd_pays_for_the_masked_image_too() -> None:
     plain, masked = (plan_run(read_recipe(f"clip-kd/vit-t-16-from-vit-b-16-{m}")) for m in ("fd", "mfd"))
-    more = 3 * 1024 * count_flops("ViT-T-16", mask_ratio=0.75).masked_image
+    more = 3 * 1024 * count_flops(read_architecture("ViT-T-16"), mask_ratio=0.75).masked_image
     assert plain.step_flops and masked.step_flops == plain.step_flops + more
 
 
 def test_locked_towers_cost_a_forward_pass_and_checkpointing_one_more(mini_checkpoint: Path) -> None:
-    flops = count_flops("kdx-mini")
+    flops = count_flops(read_architecture("kdx-mini"))
     lock = [f"inherit.source='{mini_checkpoint}'", "model.lock_text=true"]
     assert plan_run(read_recipe("demo-baseline", lock)).step_flops == 128 * (3 * flops.image + flops.text)
-    flops = count_flops("kdx-mini-vit")
+    flops = count_flops(read_architecture("kdx-mini-vit"))
     again = ["student=kdx-mini-vit", "model.grad_checkpointing=true"]
     assert plan_run(read_recipe("demo-baseline", again)).step_flops == 128 * 4 * (flops.image + flops.text)
 
@@ -96,7 +97,7 @@ def test_texts_are_as_long_as_the_longest_of_a_batch_in_the_mean(
     samples = open_split(tmp_path / "data", "train")
     plan = plan_run(read_recipe("demo-baseline", [f"batch_size={batch_size}"]), samples=samples)
     assert (plan.text_length, plan.text_length_from) == (length, "data")
-    assert plan.student.text_flops == count_flops("kdx-mini", length).text
+    assert plan.student.text_flops == count_flops(read_architecture("kdx-mini"), length).text
 
 
 def test_given_teachers_stand_for_the_named_one(mini_checkpoint: Path) -> None:

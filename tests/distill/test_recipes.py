@@ -17,9 +17,9 @@ from kdx.distill.loop import Loop
 from kdx.distill.objective_config import ObjectiveConfig
 from kdx.distill.ranks import ALONE
 from kdx.distill.recipe import read_recipe, recipe_names
-from kdx.distill.student import build_student, student_architecture
+from kdx.distill.student import build_student
 from kdx.distill.teacher_cache import CachedShard, TeacherCache
-from kdx.models.architectures import build_model, count_parameters, read_architecture
+from kdx.models.architectures import Architecture, build_model, count_parameters, read_architecture
 
 FOLDER = Path(recipes.__file__).parent / "recipes"
 
@@ -116,7 +116,7 @@ def test_student_teacher_objective_and_score_are_the_published_ones(name: str) -
     else:
         found = (recipe.teacher, published.teacher_data, published.teacher_imagenet_top1)
         assert found == TEACHERS[teacher][:3]
-        assert recipe.teacher and read_architecture(recipe.teacher)["embed_dim"] == TEACHERS[teacher][3]
+        assert recipe.teacher and read_architecture(recipe.teacher).embed_dim == TEACHERS[teacher][3]
 
 
 @pytest.mark.parametrize("name", EXPECTED)
@@ -155,34 +155,37 @@ def _parameters(student: str) -> int:
 @pytest.mark.parametrize("student", BASELINES)
 def test_the_student_is_built_at_its_full_size(student: str) -> None:
     """On torch's meta device, which allocates nothing."""
-    assert _parameters(student) == count_parameters(student).total_params
+    assert _parameters(student) == count_parameters(read_architecture(student)).total_params
 
 
-def _toy(architecture: dict[str, Any]) -> dict[str, Any]:
+def _toy(architecture: Architecture) -> Architecture:
     """The same kind of student, small: a shallow ViT or CLIP ResNet, or kdx-mini's trunk in place of timm's."""
-    vision = architecture["vision_cfg"]
+    vision: dict[str, Any] = architecture.vision_cfg.to_dict()
     if "timm_model_name" in vision:
         vision = {**vision, "timm_model_name": "kdx_mini"}
     elif "patch_size" in vision:
         vision = {**vision, "patch_size": 8, "width": 64, "head_width": 32, "layers": 2}
     else:
         vision = {**vision, "width": 8, "layers": [1, 1, 1, 1]}
-    return {
-        "embed_dim": architecture["embed_dim"] // 32,
-        "vision_cfg": {**vision, "image_size": 32},
-        "text_cfg": {"context_length": 8, "vocab_size": 100, "width": 32, "heads": 2, "layers": 1},
-    }
+    return Architecture.model_validate(
+        {
+            "name": "toy",
+            "embed_dim": architecture.embed_dim // 32,
+            "vision_cfg": {**vision, "image_size": 32},
+            "text_cfg": {"context_length": 8, "vocab_size": 100, "width": 32, "heads": 2, "layers": 1},
+        }
+    )
 
 
 @pytest.mark.parametrize("name", EXPECTED)
 def test_a_step_at_toy_width_trains_the_student_by_all_terms(name: str) -> None:
     recipe = read_recipe(name)
-    model = build_model(_toy(student_architecture(recipe)))
+    model = build_model(_toy(recipe.architecture))
     random = np.random.default_rng(0)
     rows = np.arange(8)
     caches = []
     if recipe.teacher is not None:
-        width = read_architecture(recipe.teacher)["embed_dim"] // 32
+        width = read_architecture(recipe.teacher).embed_dim // 32
         unit = F.normalize(torch.from_numpy(random.standard_normal((2, 8, 1, width))), dim=-1).half()
         caches.append(TeacherCache((CachedShard(unit[0], unit[1]),), 1 / 0.07, None, reused=False))
     objective = Objective(recipe.objective, model.text_projection.shape[1], [c.embed_dim for c in caches])

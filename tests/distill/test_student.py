@@ -49,7 +49,7 @@ def _equal(one: ClipModel, other: ClipModel, *, image: bool) -> bool:
 
 
 def test_the_towers_named_are_inherited_and_the_others_random(teacher: Path) -> None:
-    source, random = open_checkpoint(teacher).model, build_model("kdx-mini", 0)
+    source, random = open_checkpoint(teacher).model, build_model(read_architecture("kdx-mini"), 0)
     student, inputs = build_student(_recipe('inherit.towers=["text"]'), [teacher])
     assert _equal(student, source, image=False) and _equal(student, random, image=True)
     assert inputs == {"inherited": open_checkpoint(teacher).spec.model_digest}
@@ -57,7 +57,7 @@ def test_the_towers_named_are_inherited_and_the_others_random(teacher: Path) -> 
 
 def test_without_the_table_nothing_is_inherited(teacher: Path) -> None:
     student, inputs = build_student(_recipe(), [])
-    assert _equal(student, build_model("kdx-mini", 0), image=True) and inputs == {}
+    assert _equal(student, build_model(read_architecture("kdx-mini"), 0), image=True) and inputs == {}
 
 
 def test_a_path_in_the_recipe_stands_for_the_teacher(

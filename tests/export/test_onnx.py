@@ -59,7 +59,7 @@ def test_trunks_that_needed_help_export(name: str) -> None:
 
 
 def test_tracing_leaves_the_model_as_it_was() -> None:
-    model = build_model("timm:vit_tiny_patch16_224")
+    model = build_model(read_architecture("timm:vit_tiny_patch16_224"))
     trunk: Any = model.visual.trunk
     trunk.blocks[0].attn.fused_attn = False  # the user's own choice
     before = [block.attn.fused_attn for block in trunk.blocks]

@@ -24,7 +24,7 @@ def _save(path: Path, seed: int = 0, *, overwrite: bool = False) -> None:
 def test_a_saved_model_opens_with_the_same_weights_and_a_matching_spec(tmp_path: Path) -> None:
     _save(tmp_path / "model")
     opened = open_checkpoint(tmp_path / "model")
-    expected = build_model("kdx-mini", 0).state_dict()
+    expected = build_model(read_architecture("kdx-mini"), 0).state_dict()
     assert all(torch.equal(tensor, expected[name]) for name, tensor in opened.model.state_dict().items())
     assert (opened.spec.embed_dim, opened.spec.image_size, opened.spec.context_length) == (64, 32, 32)
     assert opened.spec.logit_scale == pytest.approx(1 / 0.07)
@@ -71,7 +71,7 @@ def test_an_existing_checkpoint_is_kept_unless_told_otherwise(tmp_path: Path) ->
 def test_a_checkpoint_of_somebody_else_fetches_nothing(
     tmp_path: Path, tower: str, setting: dict[str, str], what: str
 ) -> None:
-    architecture = read_architecture("kdx-mini")
+    architecture = read_architecture("kdx-mini").to_dict()
     changed = {**architecture, tower: {**architecture[tower], **setting}}
     _save(tmp_path / "model")
     config = json.loads((tmp_path / "model" / "config.json").read_text())

@@ -14,7 +14,7 @@ END = 49407
 
 @pytest.fixture(scope="module")
 def model() -> ClipModel:
-    return build_model("kdx-mini", seed=0).eval()
+    return build_model(read_architecture("kdx-mini"), seed=0).eval()
 
 
 def _tokens(lengths: list[int], padded_to: int) -> Tensor:
@@ -45,8 +45,7 @@ def test_at_full_length_it_is_open_clips_own_encoder(model: ClipModel) -> None:
 
 def test_its_state_dict_is_open_clips() -> None:
     architecture = read_architecture("kdx-mini")
-    theirs = CLIP(
-        architecture["embed_dim"], architecture["vision_cfg"], architecture["text_cfg"]
-    ).state_dict()
+    described = architecture.to_dict()
+    theirs = CLIP(*(described[key] for key in ("embed_dim", "vision_cfg", "text_cfg"))).state_dict()
     ours = build_model(architecture).state_dict()
     assert {name: tensor.shape for name, tensor in ours.items()} == {n: t.shape for n, t in theirs.items()}

@@ -20,9 +20,7 @@ def fresh() -> None:
 
 
 def test_vocabulary_and_merges_equal_open_clips() -> None:
-    from kdx.models.torchvision_ops import ensure_torchvision_imports
 
-    ensure_torchvision_imports()
     from open_clip import SimpleTokenizer
 
     from kdx.core.tokenizer import Tokenizer

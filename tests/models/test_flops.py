@@ -3,6 +3,7 @@
 import pytest
 
 from kdx.core.errors import UsageError
+from kdx.models.architectures import read_architecture
 from kdx.models.flops import count_flops
 
 # GFLOP of an image and a text of 77 tokens without the attention products, as measured by other means for CLIP-KD's
@@ -32,26 +33,29 @@ def test_counts_are_the_known_ones_with_attention_on_top(name: str) -> None:
     half = 0.51 * 10**-digits  # rounding of the known number
     if name == "MobileNetV3-S":
         half = 0.01  # known only as about 0.12
-    counted = count_flops(name)
+    counted = count_flops(read_architecture(name))
     assert (counted.image - attention) / 1e9 == pytest.approx(image, abs=half)
     assert (counted.text - 4 * 77**2 * TEXT_WIDTH[text] * 12) / 1e9 == pytest.approx(text, abs=half)
 
 
 def test_a_short_text_costs_its_share() -> None:
-    whole, short = count_flops("ViT-T-16"), count_flops("ViT-T-16", text_length=16)
+    whole, short = (
+        count_flops(read_architecture("ViT-T-16")),
+        count_flops(read_architecture("ViT-T-16"), text_length=16),
+    )
     assert short.image == whole.image
     assert short.text / 1e9 == pytest.approx(0.68, abs=0.01)
 
 
 def test_hidden_patches_are_not_paid_for() -> None:
-    counted = count_flops("ViT-T-16", mask_ratio=0.75)
+    counted = count_flops(read_architecture("ViT-T-16"), mask_ratio=0.75)
     kept = 1 + 49  # of 197 tokens
     blocks = 12 * (24 * kept * 192**2 + 4 * kept**2 * 192)
     patches = 2 * 196 * 192 * 3 * 16 * 16  # all of them are embedded before some are hidden
     assert counted.masked_image == blocks + patches + 2 * 192 * 512
-    assert count_flops("ViT-T-16").masked_image == 0
+    assert count_flops(read_architecture("ViT-T-16")).masked_image == 0
 
 
 def test_a_mask_needs_patches() -> None:
     with pytest.raises(UsageError, match="no patches to hide"):
-        count_flops("kdx-mini", mask_ratio=0.5)
+        count_flops(read_architecture("kdx-mini"), mask_ratio=0.5)

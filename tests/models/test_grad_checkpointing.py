@@ -1,13 +1,12 @@
 """Facts of kdx/models/grad_checkpointing.py."""
 
 import copy
-from typing import Any
 
 import pytest
 import torch
 
 from kdx.core.errors import UsageError
-from kdx.models.architectures import build_model
+from kdx.models.architectures import Architecture, build_model, read_architecture
 from kdx.models.clip import ClipModel
 from kdx.models.grad_checkpointing import checkpoint_gradients
 
@@ -15,9 +14,12 @@ TEXT = {"context_length": 8, "vocab_size": 50, "width": 32, "heads": 2, "layers"
 VIT = {"image_size": 16, "layers": 3, "width": 32, "head_width": 16, "patch_size": 8}
 
 
-def _student(trunk: str, size: int) -> dict[str, Any]:
+def _student(trunk: str, size: int) -> Architecture:
     timm = {"timm_model_name": trunk, "timm_pool": "", "timm_proj": "linear", "image_size": size}
-    return {"embed_dim": 32, "vision_cfg": VIT if trunk == "ViT" else timm, "text_cfg": TEXT}
+    vision = VIT if trunk == "ViT" else timm
+    return Architecture.model_validate(
+        {"name": "student", "embed_dim": 32, "vision_cfg": vision, "text_cfg": TEXT}
+    )
 
 
 def _gradients(model: ClipModel, size: int) -> dict[str, torch.Tensor]:
@@ -67,6 +69,6 @@ def test_both_towers_really_compute_twice() -> None:
 @pytest.mark.parametrize("name", ["RN50", "timm:vgg11"])
 def test_a_tower_that_cannot_is_refused(name: str) -> None:
     with torch.device("meta"):
-        model = build_model(name)
+        model = build_model(read_architecture(name))
     with pytest.raises(UsageError, match="no gradient checkpointing"):
         checkpoint_gradients(model)

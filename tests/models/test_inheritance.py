@@ -8,7 +8,7 @@ from hypothesis import given, settings, strategies as st
 from torch import Tensor
 
 from kdx.core.errors import UsageError
-from kdx.models.architectures import build_model, read_architecture
+from kdx.models.architectures import Architecture, build_model, read_architecture
 from kdx.models.clip import ClipModel
 from kdx.models.inheritance import even_layers, inherit
 from kdx.models.tower_choice import TowerChoice
@@ -16,21 +16,22 @@ from kdx.models.tower_choice import TowerChoice
 TOKENS = torch.tensor([[8, 3, 9, 0, 0, 0], [8, 1, 5, 2, 7, 9]])  # 9 ends a text
 
 
-def _toy(
-    image: dict[str, Any] | None = None, text: dict[str, Any] | None = None, **top: Any
-) -> dict[str, Any]:
+def _toy(image: dict[str, Any] | None = None, text: dict[str, Any] | None = None, **top: Any) -> Architecture:
     """A CLIP of two small transformers: width 32 and 24, heads 8 wide, four and three layers."""
     vision = {"image_size": 16, "layers": 4, "width": 32, "head_width": 8, "patch_size": 8, "mlp_ratio": 2.0}
     texts = {"context_length": 6, "vocab_size": 10, "width": 24, "heads": 3, "layers": 3, "mlp_ratio": 2.0}
-    return {
-        "embed_dim": 16,
-        "vision_cfg": {**vision, **(image or {})},
-        "text_cfg": {**texts, **(text or {})},
-        **top,
-    }
+    return Architecture.model_validate(
+        {
+            "name": "toy",
+            "embed_dim": 16,
+            "vision_cfg": {**vision, **(image or {})},
+            "text_cfg": {**texts, **(text or {})},
+            **top,
+        }
+    )
 
 
-def _built(architecture: dict[str, Any], seed: int) -> ClipModel:
+def _built(architecture: Architecture, seed: int) -> ClipModel:
     """With biases and norms that differ from channel to channel, unlike those of a fresh model."""
     model = build_model(architecture, seed).eval()
     generator = torch.Generator().manual_seed(seed)
@@ -242,7 +243,7 @@ def test_other_image_towers_are_inherited_whole_with_their_statistics(name: str)
     ],
 )
 def test_what_cannot_be_inherited_is_refused_on_shapes_alone(
-    student: dict[str, Any], choice: TowerChoice, what: str
+    student: Architecture, choice: TowerChoice, what: str
 ) -> None:
     with torch.device("meta"):
         small, teacher = build_model(student), build_model(_toy())
@@ -261,6 +262,6 @@ def test_a_refusal_leaves_the_student_as_it_was(teacher: ClipModel) -> None:
 
 def test_a_choice_for_a_tower_that_is_taken_whole_is_refused() -> None:
     with torch.device("meta"):
-        student, teacher = (build_model("kdx-mini") for _ in range(2))
+        student, teacher = (build_model(read_architecture("kdx-mini")) for _ in range(2))
     with pytest.raises(UsageError, match="only whole"):
         inherit(student, teacher, image=TowerChoice(layers=(0,)))

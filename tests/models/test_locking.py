@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from kdx.models.architectures import build_model
+from kdx.models.architectures import build_model, read_architecture
 from kdx.models.clip import ClipModel
 from kdx.models.locking import lock
 
@@ -23,7 +23,7 @@ def _train_a_step(model: ClipModel) -> None:
 )
 def test_a_step_moves_what_is_not_locked(towers: list[str], moved: set[str]) -> None:
     """Weights and batch statistics alike."""
-    model = build_model("kdx-mini")
+    model = build_model(read_architecture("kdx-mini"))
     lock(model, towers)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     _train_a_step(model)
@@ -38,7 +38,7 @@ def test_a_step_moves_what_is_not_locked(towers: list[str], moved: set[str]) -> 
 
 
 def test_a_locked_tower_stays_in_evaluation_mode_and_the_other_does_not() -> None:
-    model = build_model("kdx-mini")
+    model = build_model(read_architecture("kdx-mini"))
     lock(model, ["image"])
     model.train()
     assert model.training and model.transformer.training
@@ -46,7 +46,7 @@ def test_a_locked_tower_stays_in_evaluation_mode_and_the_other_does_not() -> Non
 
 
 def test_the_state_dict_keeps_its_names() -> None:
-    model = build_model("kdx-mini")
+    model = build_model(read_architecture("kdx-mini"))
     names = list(model.state_dict())
     lock(model, ["image", "text"])
     assert list(model.state_dict()) == names

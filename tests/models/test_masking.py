@@ -1,21 +1,27 @@
 """Facts of kdx/models/masking.py."""
 
+from typing import Any
+
 import pytest
 import torch
 
 from kdx.core.errors import UsageError
-from kdx.models.architectures import build_model
+from kdx.models.architectures import Architecture, build_model, read_architecture
 from kdx.models.clip import ClipModel
 from kdx.models.masking import encode_masked_image, masking_tower
 
-VIT = {"name": "vit", "embed_dim": 16}
 TEXT = {"context_length": 8, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
+
+
+def _built(vision: dict[str, Any]) -> ClipModel:
+    described = {"name": "vit", "embed_dim": 16, "vision_cfg": vision, "text_cfg": TEXT}
+    return build_model(Architecture.model_validate(described)).eval()
 
 
 @pytest.fixture
 def vit() -> ClipModel:
     vision = {"image_size": 32, "patch_size": 8, "width": 32, "head_width": 16, "layers": 2}
-    return build_model({**VIT, "vision_cfg": vision, "text_cfg": TEXT}).eval()
+    return _built(vision)
 
 
 def _pixels() -> torch.Tensor:
@@ -58,7 +64,7 @@ def test_a_timm_vit_can_be_masked() -> None:
         "timm_proj": "linear",
         "image_size": 224,
     }
-    model = build_model({**VIT, "vision_cfg": vision, "text_cfg": TEXT}).eval()
+    model = _built(vision)
     pixels = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
     full = model.encode_image(pixels)
     masked = encode_masked_image(model, pixels, 0.75, torch.Generator().manual_seed(0))
@@ -68,7 +74,7 @@ def test_a_timm_vit_can_be_masked() -> None:
 @pytest.mark.parametrize("name", ["kdx-mini", "RN50", "Swin-T", "MobileViT-S"])
 def test_towers_without_patches_are_refused_with_a_remedy(name: str) -> None:
     with torch.device("meta"):
-        model = build_model(name)
+        model = build_model(read_architecture(name))
     with pytest.raises(UsageError, match="no patches to hide") as refused:
         masking_tower(model)
     assert "objective.mfd = 0" in str(refused.value.remedy)

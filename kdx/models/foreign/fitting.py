@@ -47,7 +47,7 @@ def check_fit(state: State, architecture: Architecture, where: str) -> ClipModel
         ) from None
     if faults := _faults(state, model.state_dict()):
         raise DataError(
-            f"does not hold the weights of {architecture['name']}: {faults}",
+            f"does not hold the weights of {architecture.name}: {faults}",
             where=where,
             remedy="it is damaged, or belongs to another architecture than the one named or found",
         )

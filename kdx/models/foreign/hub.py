@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import socket
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
-from kdx.core.errors import DataError, SetupError, UsageError
+from open_clip import pretrained as hub
+
+from kdx.core.errors import SetupError, UsageError
 from kdx.core.folders import read_json
+from kdx.core.spelling import nearest
 
 from ..architectures import Architecture, read_architecture
-from ..clip_configuration import check_description
+from ..clip_configuration import check_supported
 from ..open_clip_architectures import from_open_clip, with_preprocess
-from ..torchvision_ops import ensure_torchvision_imports
 from .known import named
 from .preprocessing import read_preprocess
-
-ensure_torchvision_imports()
-
-from open_clip import pretrained as hub  # noqa: E402
 
 PREFIX = "hf-hub:"
 Result = TypeVar("Result")
@@ -61,13 +58,9 @@ def open_clip_config(path: Path, name: str) -> Architecture:
     Raises DataError.
     """
     config = read_json(path)
-    model: Any = config.get("model_cfg")
-    check_description(model, path)
-    stated = read_preprocess(config.get("preprocess_cfg", {}), path)
-    try:
-        return with_preprocess(named(from_open_clip(name, model)), stated)
-    except TypeError as error:
-        raise DataError(f"describes no model: {error}", where=path, remedy="get the file again") from None
+    architecture = from_open_clip(name, config.get("model_cfg"), path)
+    check_supported(architecture, path)
+    return with_preprocess(named(architecture), read_preprocess(config.get("preprocess_cfg", {}), path))
 
 
 def _fetch_tag(name: str, tag: str) -> Published:
@@ -76,13 +69,13 @@ def _fetch_tag(name: str, tag: str) -> Published:
     config = hub.get_pretrained_cfg(name, tag)
     if not config:
         tags = hub.list_pretrained_tags_by_model(name)
-        close = difflib.get_close_matches(tag, tags, n=1) or tags
-        remedy = f"did you mean {name}:{close[0]}?" if close else "see open_clip.list_pretrained()"
+        close = nearest(tag, tags) or next(iter(tags), None)
+        remedy = f"did you mean {name}:{close}?" if close else "see open_clip.list_pretrained()"
         raise UsageError(f"open_clip has no weights {tag!r} of {name}", remedy=remedy)
     # the tag knows what the weights were trained with; open_clip itself goes by the name and only warns
     quick_gelu = bool(config.get("quick_gelu"))
-    if quick_gelu != bool(architecture.get("quick_gelu")):
-        architecture = named({**architecture, "name": f"{name}-quickgelu", "quick_gelu": quick_gelu})
+    if quick_gelu != architecture.quick_gelu:
+        architecture = named(architecture.changed(name=f"{name}-quickgelu", quick_gelu=quick_gelu))
     repository = config.get("hf_hub", "").rpartition("/")[0]
     url = config.get("url")
     by_hand = f"fetch {url} there and run `kdx import FILE --architecture {name}`"

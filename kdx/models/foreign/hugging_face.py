@@ -18,6 +18,7 @@ from kdx.core.errors import DataError
 from kdx.core.folders import read_json
 
 from ..architectures import Architecture
+from ..clip_configuration import parse_architecture
 from ..clip_vocabulary import VOCAB_SIZE, clip_tokenizer
 from .layouts import State
 from .preprocessing import read_preprocess
@@ -85,7 +86,7 @@ def read_architecture(folder: Path) -> Architecture:
     config = read_json(path)
     text, vision = _section(config, "text", TEXT, path), _section(config, "vision", VISION, path)
     _check_supported(text, vision, path)
-    architecture: Architecture = {
+    described = {
         "name": folder.resolve().name,
         "embed_dim": config.get("projection_dim", 512),
         "quick_gelu": ACTIVATIONS[text["hidden_act"]],
@@ -103,7 +104,9 @@ def read_architecture(folder: Path) -> Architecture:
         },
     }
     preprocess = _read_preprocess(folder, vision["image_size"])
-    return architecture | ({"preprocess_cfg": preprocess} if preprocess else {})
+    if preprocess:
+        described["preprocess_cfg"] = preprocess
+    return parse_architecture(described, path)
 
 
 def to_open_clip(state: State) -> State:

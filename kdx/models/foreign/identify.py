@@ -16,9 +16,10 @@ from torch import Tensor
 
 from kdx.core.errors import DataError
 
-from ..architectures import Architecture, build_model, names
+from ..architecture import TextConfig
+from ..architectures import Architecture, build_model, shipped_names
 from .hugging_face import mlp_ratio
-from .known import behaviour, is_resnet, known_architectures
+from .known import known_architectures, model_key
 from .layouts import State
 
 HEAD_WIDTH = 64  # of every CLIP model but open_clip's largest, which are known by name
@@ -51,7 +52,11 @@ def identify(state: State, where: str, *, quick_gelu: bool) -> Identified:
     if any(key.startswith("visual.trunk.") for key in state):
         return _known_trunk(state, common, where)
     tower = _resnet(state, where) if "visual.layer1.0.conv1.weight" in state else _vit(state, where)
-    return _known_or_new({**common, "vision_cfg": tower}, where)
+    return _known_or_new(_described(common, tower), where)
+
+
+def _described(common: dict[str, Any], vision: dict[str, Any]) -> Architecture:
+    return Architecture.model_validate({"name": "", **common, "vision_cfg": vision})
 
 
 def _refuse_others(state: State, where: str) -> None:
@@ -137,15 +142,15 @@ def _known_or_new(described: Architecture, where: str) -> Identified:
     same = [known for known in known_architectures() if _visible(known) == _visible(described)]
     if same:
         return _choose(same, described, where)
-    vision = described["vision_cfg"]
-    if is_resnet(described):
-        kind, size = "resnet", "-".join(map(str, vision["layers"]))
+    vision = described.vision_cfg
+    if isinstance(vision.layers, tuple):
+        kind, size = "resnet", "-".join(map(str, vision.layers))
     else:
-        kind, size = f"vit-p{vision['patch_size']}", str(vision["layers"])
-    name = f"{kind}-{size}x{vision['width']}-{vision['image_size']}"
-    name += "-quickgelu" if described["quick_gelu"] else ""
+        kind, size = f"vit-p{vision.patch_size}", str(vision.layers)
+    name = f"{kind}-{size}x{vision.width}-{vision.image_size}"
+    name += "-quickgelu" if described.quick_gelu else ""
     heads = f"heads: {HEAD_WIDTH} wide, as no known architecture has these shapes"
-    return Identified({"name": name, **described}, (heads, *_assumed(described)))
+    return Identified(described.changed(name=name), (heads, *_assumed(described)))
 
 
 def _known_trunk(state: State, common: dict[str, Any], where: str) -> Identified:
@@ -155,14 +160,11 @@ def _known_trunk(state: State, common: dict[str, Any], where: str) -> Identified
     """
     visual = {key: value for key, value in state.items() if key.startswith("visual.")}
     found = {key: tuple(value.shape) for key, value in visual.items() if isinstance(value, Tensor)}
-    timm = [known for known in known_architectures() if known["vision_cfg"].get("timm_model_name")]
+    timm = [known for known in known_architectures() if known.vision_cfg.timm_model_name]
+    ours = set(shipped_names())
     for group in (
-        [known for known in timm if known["name"] in names()],
-        [
-            known
-            for known in timm
-            if known["name"] not in names() and known["embed_dim"] == common["embed_dim"]
-        ],
+        [known for known in timm if known.name in ours],
+        [known for known in timm if known.name not in ours and known.embed_dim == common["embed_dim"]],
     ):
         trunks = {_trunk(known): known for known in group}
         shares = {trunk: _share(found, known, common["embed_dim"]) for trunk, known in trunks.items()}
@@ -170,53 +172,53 @@ def _known_trunk(state: State, common: dict[str, Any], where: str) -> Identified
         if best < SAME_TRUNK:
             continue
         alike = [known for known in group if shares[_trunk(known)] == best]
-        same = [known for known in alike if _visible(known, trunk=False) == _visible(common, trunk=False)]
-        if same:
-            return _choose(same, common, where)
-        trunk = alike[0]["vision_cfg"]
-        described = {"name": f"clip-{trunk['timm_model_name']}", **common, "vision_cfg": trunk}
+        vision = alike[0].vision_cfg
+        described = _described(common, vision.to_dict()).changed(name=f"clip-{vision.timm_model_name}")
+        wanted = _visible(described, trunk=False)
+        if same := [known for known in alike if _visible(known, trunk=False) == wanted]:
+            return _choose(same, described, where)
         return Identified(described, tuple(_assumed(described)))
     raise DataError("has a timm image tower that kdx does not recognise", where=where, remedy=NAME_IT)
 
 
-def _trunk(known: Architecture) -> tuple[str, str | None, str]:
-    tower = known["vision_cfg"]
-    return tower["timm_model_name"], tower.get("timm_proj", "linear"), tower.get("timm_pool", "avg")
+def _trunk(known: Architecture) -> tuple[str | None, ...]:
+    vision = known.vision_cfg
+    return vision.timm_model_name, vision.timm_proj, vision.timm_pool
 
 
 def _choose(same: list[Architecture], described: Architecture, where: str) -> Identified:
     """The one of several architectures with equal shapes: the first of kdx's, or the only one of open_clip's."""
-    activated = [known for known in same if bool(known.get("quick_gelu")) == described["quick_gelu"]]
+    activated = [known for known in same if known.quick_gelu == described.quick_gelu]
     chosen = (activated or same)[0]
-    rivals = {known["name"] for known in activated if behaviour(known) != behaviour(chosen)}
-    if rivals and chosen["name"] not in names():
+    rivals = {known.name for known in activated if model_key(known) != model_key(chosen)}
+    if rivals and chosen.name not in shipped_names():
         raise DataError(
-            f"has the shapes of {chosen['name']} and of {', '.join(sorted(rivals))}",
+            f"has the shapes of {chosen.name} and of {', '.join(sorted(rivals))}",
             where=where,
             remedy="say which with --architecture",
         )
     if not activated:
-        chosen = {**chosen, "quick_gelu": described["quick_gelu"], "name": f"{chosen['name']}-quickgelu"}
-    if "init_logit_bias" in described:
-        chosen = {**chosen, "init_logit_bias": described["init_logit_bias"]}
+        chosen = chosen.changed(quick_gelu=described.quick_gelu, name=f"{chosen.name}-quickgelu")
+    if described.init_logit_bias is not None:
+        chosen = chosen.changed(init_logit_bias=described.init_logit_bias)
     return Identified(chosen, tuple(_assumed(chosen)))
 
 
 def _assumed(described: Architecture) -> list[str]:
     prepared = (
         "as all of open_clip's published weights of this architecture"
-        if "preprocess_cfg" in described
+        if "preprocess_cfg" in described.model_fields_set
         else "OpenAI's mean and std, shorter side by bicubic, then the middle"
     )
     lines = [f"how images are prepared: {prepared}"]
-    if not described.get("quick_gelu"):
+    if not described.quick_gelu:
         lines.append("the activation: GELU (--quick-gelu for OpenAI's, DFN's and MetaCLIP's models)")
     return lines
 
 
 def _visible(described: Architecture, *, trunk: bool = True) -> dict[str, Any]:
     """What of an architecture its keys and shapes show; without its image tower if `trunk` is not set."""
-    full = behaviour({"vision_cfg": {}, **described})
+    full = model_key(described)
     vision, text = full["vision"], full["text"]
     sizes = ("layers", "width", "image_size", "patch_size", "mlp_width", "no_ln_pre", "timm_model_name")
     return {
@@ -229,9 +231,9 @@ def _visible(described: Architecture, *, trunk: bool = True) -> dict[str, Any]:
 
 def _share(found: dict[str, tuple[int, ...]], known: Architecture, embed_dim: int) -> float:
     """Equal keys with equal shapes, by all keys of the file's and the known architecture's image tower."""
-    no_text = {"width": HEAD_WIDTH, "heads": 1, "layers": 1}
+    no_text = TextConfig(width=HEAD_WIDTH, heads=1, layers=1)
     with torch.device("meta"):
-        model = build_model({**known, "embed_dim": embed_dim, "text_cfg": no_text})
+        model = build_model(known.changed(embed_dim=embed_dim, text_cfg=no_text))
     expected = model.visual.state_dict(prefix="visual.")
     shapes = {key: tuple(tensor.shape) for key, tensor in expected.items()}
     return len(found.items() & shapes.items()) / len(found.keys() | shapes.keys())

@@ -11,7 +11,7 @@ from kdx.core.folders import check_free
 
 from ..architectures import Architecture, read_architecture
 from ..checkpoint import KIND, save_checkpoint
-from ..clip_configuration import check_description
+from ..clip_configuration import check_supported
 from ..clip_vocabulary import clip_tokenizer
 from .fitting import fit
 from .identify import Identified, identify
@@ -61,7 +61,7 @@ def import_checkpoint(
         )
     normalised = normalise(found.state)
     decided = _decide(found, normalised, named_one, quick_gelu or normalised.from_openai)
-    check_description(decided.architecture, found.where)
+    check_supported(decided.architecture, found.where)
     model = fit(normalised.state, decided.architecture, found.where)
     spec = save_checkpoint(
         out, model, decided.architecture, clip_tokenizer(), overwrite=overwrite, inputs=found.inputs
@@ -76,17 +76,17 @@ def _decide(
         return Identified(_as_projected(found.architecture, normalised), ())
     if named_one is None:
         return identify(normalised.state, found.where, quick_gelu=quick_gelu)
-    if quick_gelu and not named_one.get("quick_gelu"):
-        named_one = named({**named_one, "name": f"{named_one['name']}-quickgelu", "quick_gelu": True})
+    if quick_gelu and not named_one.quick_gelu:
+        named_one = named(named_one.changed(name=f"{named_one.name}-quickgelu", quick_gelu=True))
     if "logit_bias" in normalised.state:
-        named_one = {**named_one, "init_logit_bias": 0.0}
+        named_one = named_one.changed(init_logit_bias=0.0)
     return Identified(named_one, ())
 
 
 def _as_projected(architecture: Architecture, normalised: Normalised) -> Architecture:
     """A stated architecture whose trunk ended in the classifier that became the projection."""
-    vision = architecture["vision_cfg"]
+    vision = architecture.vision_cfg
     projects = "visual.head.proj.weight" in normalised.state
-    if not vision.get("timm_model_name") or vision.get("timm_proj", "linear") or not projects:
+    if not vision.timm_model_name or vision.timm_proj or not projects:
         return architecture
-    return named({**architecture, "vision_cfg": {**vision, "timm_pool": "", "timm_proj": "linear"}})
+    return named(architecture.changed(vision_cfg=vision.changed(timm_pool="", timm_proj="linear")))

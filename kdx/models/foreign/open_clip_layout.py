@@ -11,7 +11,6 @@ import safetensors.torch
 from kdx.core.digests import file_digest
 from kdx.core.folders import sealed_folder
 
-from ..architectures import preprocess_of
 from ..checkpoint import Checkpoint
 from ..open_clip_architectures import MODEL_FIELDS
 from .layouts import projection_to_classifier
@@ -29,19 +28,12 @@ def save_open_clip(checkpoint: Checkpoint, out: Path, *, overwrite: bool = False
     trunk's classifier. Raises UsageError when `out` exists.
     """
     state = checkpoint.model.state_dict()
-    config: dict[str, Any] = {
-        field: checkpoint.architecture[field] for field in MODEL_FIELDS if field in checkpoint.architecture
-    }
+    described = checkpoint.architecture.to_dict()
+    config: dict[str, Any] = {field: described[field] for field in MODEL_FIELDS if field in described}
     if _open_clip_missizes_projection(checkpoint):
         state = projection_to_classifier(state)
         config["vision_cfg"] = {**config["vision_cfg"], "timm_proj": "", "timm_pool": "avg"}
-    preprocess = preprocess_of(checkpoint.architecture)
-    stated = {
-        "mean": preprocess.mean,
-        "std": preprocess.std,
-        "interpolation": preprocess.interpolation,
-        "resize_mode": preprocess.resize_mode,
-    }
+    stated = checkpoint.architecture.preprocess_cfg.model_dump(mode="json")
     inputs = {"checkpoint": file_digest(checkpoint.path / "model.safetensors")}
     with sealed_folder(out, SEALED_FOR_OTHERS, overwrite=overwrite, inputs=inputs) as folder:
         safetensors.torch.save_file(state, folder / WEIGHTS, {"format": "pt"})

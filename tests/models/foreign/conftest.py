@@ -20,13 +20,15 @@ SMALL_TEXT = {"context_length": 16, "vocab_size": 49408, "width": 64, "heads": 1
 
 def describe(quick_gelu: bool = False, **vision: Any) -> Architecture:
     tower = {"image_size": 32, "layers": 2, "width": 128, "patch_size": 8} | vision
-    return {
-        "name": "small",
-        "embed_dim": 48,
-        "vision_cfg": tower,
-        "text_cfg": SMALL_TEXT,
-        "quick_gelu": quick_gelu,
-    }
+    return Architecture.model_validate(
+        {
+            "name": "small",
+            "embed_dim": 48,
+            "vision_cfg": tower,
+            "text_cfg": SMALL_TEXT,
+            "quick_gelu": quick_gelu,
+        }
+    )
 
 
 @pytest.fixture(scope="session")
@@ -54,10 +56,10 @@ def embed() -> Callable[[Any], tuple[Tensor, Tensor]]:
 
 
 @pytest.fixture(scope="session")
-def full_keys() -> Callable[[str | Architecture], dict[str, Tensor]]:
+def full_keys() -> Callable[[Architecture], dict[str, Tensor]]:
     """The whole state dict of an architecture, each tensor one number of its own that is repeated by a stride of 0."""
 
-    def make(architecture: str | Architecture) -> dict[str, Tensor]:
+    def make(architecture: Architecture) -> dict[str, Tensor]:
         with torch.device("meta"):
             state = build_model(architecture).state_dict()
         return {

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from kdx.core.errors import DataError
-from kdx.models.architectures import Architecture
+from kdx.models.architecture import Architecture, VisionConfig
 from kdx.models.foreign.fitting import check_fit, fit
 
-FullKeys = Callable[[str | Architecture], dict[str, Tensor]]
+FullKeys = Callable[[Architecture], dict[str, Tensor]]
 
 
 def _message(state: dict[str, Tensor], architecture: Architecture) -> str:
@@ -57,8 +57,8 @@ def test_half_precision_becomes_float32_and_no_memory_is_shared(
 
 
 def test_a_configuration_that_cannot_be_built_is_said(small_vit: Architecture, full_keys: FullKeys) -> None:
-    vision = {"timm_model_name": "no_such_network", "image_size": 32}
-    assert "cannot be built" in _message(full_keys(small_vit), {**small_vit, "vision_cfg": vision})
+    vision = VisionConfig(timm_model_name="no_such_network", image_size=32)
+    assert "cannot be built" in _message(full_keys(small_vit), small_vit.changed(vision_cfg=vision))
 
 
 @pytest.mark.parametrize(

@@ -36,14 +36,14 @@ def test_a_tag_is_downloaded_with_what_its_publisher_states(monkeypatch: pytest.
     published = fetch("ViT-B-32:laion2b_s34b_b79k")
     assert published.weights == Path("/x/weights.bin")
     assert asked[0]["hf_hub"].startswith("laion/")
-    assert published.architecture["name"] == "ViT-B-32"
-    assert published.architecture["preprocess_cfg"]["interpolation"] == "bicubic"
+    assert published.architecture.name == "ViT-B-32"
+    assert published.architecture.preprocess_cfg.interpolation == "bicubic"
 
 
 def test_the_tag_decides_on_quick_gelu_where_open_clip_only_warns(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pretrained, "download_pretrained", lambda cfg: "/x/weights.bin")
     architecture = fetch("ViT-B/32:openai").architecture
-    assert architecture["quick_gelu"] is True and architecture["name"] == "ViT-B-32-quickgelu"
+    assert architecture.quick_gelu is True and architecture.name == "ViT-B-32-quickgelu"
 
 
 def test_unknown_tags_and_names_are_answered_with_the_nearest() -> None:
@@ -105,7 +105,7 @@ def repository(
     """An open_clip repository as open_clip's push_to_hf_hub writes it, and a hub that has it."""
     folder = tmp_path / "some-clip"
     folder.mkdir()
-    model = {field: small_vit[field] for field in ("embed_dim", "vision_cfg", "text_cfg")}
+    model = {field: small_vit.to_dict()[field] for field in ("embed_dim", "vision_cfg", "text_cfg")}
     preprocess = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bilinear", "size": [32, 32]}
     config = {"model_cfg": {**model, "custom_text": True}, "preprocess_cfg": preprocess}
     (folder / "open_clip_config.json").write_text(json.dumps(config))
@@ -151,14 +151,15 @@ def test_a_stated_architecture_leaves_nothing_to_say(repository: Path, tmp_path:
 @pytest.mark.parametrize(
     ("preprocess", "what"),
     [
-        (None, "its preprocessing is no table"),
-        ([1], "its preprocessing is no table"),
-        ({"mean": 0.5}, "mean = 0.5 is not three numbers"),
-        ({"mean": ["a", "b", "c"]}, "is not three numbers"),
-        ({"std": [1e999] * 3}, "is not three numbers"),
-        ({"std": [0, 0, 0]}, "do not normalize RGB"),
-        ({"interpolation": "random"}, "interpolation = 'random' is not known"),
-        ({"resize_mode": [1]}, "is no name"),
+        (None, "table"),
+        ([1], "table"),
+        ({"mean": 0.5}, "mean = 0.5"),
+        ({"mean": ["a", "b", "c"]}, "mean = ['a', 'b', 'c']"),
+        ({"mean": [0.5] * 4}, "mean = [0.5, 0.5, 0.5, 0.5]"),
+        ({"std": [1e999] * 3}, "std = [inf, inf, inf]"),
+        ({"std": [0, 0, 0]}, "std = [0, 0, 0]"),
+        ({"interpolation": "random"}, "interpolation = 'random'"),
+        ({"resize_mode": [1]}, "resize_mode = [1]"),
     ],
 )
 def test_a_folder_whose_preprocessing_cannot_be_followed_is_refused(
@@ -166,9 +167,9 @@ def test_a_folder_whose_preprocessing_cannot_be_followed_is_refused(
 ) -> None:
     path = repository / "open_clip_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "preprocess_cfg": preprocess}))
-    with pytest.raises(DataError, match=what) as caught:
+    with pytest.raises(DataError) as caught:
         import_checkpoint(str(repository), tmp_path / "out")
-    assert caught.value.where == str(path)
+    assert what in caught.value.what and caught.value.where == str(path)
 
 
 def test_a_folder_whose_config_describes_nothing_is_refused(repository: Path, tmp_path: Path) -> None:

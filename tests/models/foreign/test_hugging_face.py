@@ -138,7 +138,7 @@ def test_a_clip_model_folder_gives_its_embeddings(tmp_path: Path, embed: Embed, 
     opened = open_checkpoint(tmp_path / "out")
     assert report.architecture == opened.spec.name == "their-clip"
     assert report.assumptions == ()
-    assert opened.architecture["quick_gelu"] is True
+    assert opened.architecture.quick_gelu is True
     for ours, theirs in zip(embed(opened.model), embed(model), strict=True):
         assert torch.equal(ours, theirs)
 
@@ -157,11 +157,11 @@ def test_what_a_config_leaves_out_is_transformers_default(tmp_path: Path) -> Non
     """openai/clip-vit-base-patch32 is the default of every field."""
     (tmp_path / "config.json").write_text('{"model_type": "clip"}')
     architecture = read_architecture(tmp_path)
-    assert architecture["embed_dim"] == 512 and architecture["quick_gelu"] is True
-    assert architecture["vision_cfg"] == {
+    assert architecture.embed_dim == 512 and architecture.quick_gelu is True
+    assert architecture.vision_cfg.to_dict() == {
         **{"width": 768, "layers": 12, "image_size": 224, "patch_size": 32, "head_width": 64},
     }
-    assert architecture["text_cfg"] == {
+    assert architecture.text_cfg.to_dict() == {
         **{"width": 512, "layers": 12, "heads": 8, "context_length": 77, "vocab_size": 49408},
     }
 
@@ -169,9 +169,9 @@ def test_what_a_config_leaves_out_is_transformers_default(tmp_path: Path) -> Non
 def test_text_config_dict_outranks_text_config(tmp_path: Path) -> None:
     config = {**CONFIG, "text_config_dict": {"hidden_size": 768, "num_attention_heads": 12}}
     (tmp_path / "config.json").write_text(json.dumps(config))
-    text = read_architecture(tmp_path)["text_cfg"]
-    assert (text["width"], text["heads"], text["layers"]) == (768, 12, 12)
-    assert text["mlp_ratio"] == 2048 / 768  # the default intermediate_size stays
+    text = read_architecture(tmp_path).text_cfg
+    assert (text.width, text.heads, text.layers) == (768, 12, 12)
+    assert text.mlp_ratio == 2048 / 768  # the default intermediate_size stays
 
 
 @pytest.mark.parametrize(
@@ -193,7 +193,7 @@ def test_the_preprocessor_is_kept(
 ) -> None:
     (tmp_path / "config.json").write_text(json.dumps(CONFIG))
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(preprocessor))
-    assert read_architecture(tmp_path)["preprocess_cfg"] == expected
+    assert read_architecture(tmp_path).preprocess_cfg.to_dict() == expected
 
 
 @pytest.mark.parametrize(

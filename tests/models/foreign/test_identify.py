@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from kdx.core.errors import DataError
-from kdx.models.architectures import Architecture, preprocess_of, read_architecture
+from kdx.models.architectures import Architecture, read_architecture
 from kdx.models.foreign.files import read_state_dict
 from kdx.models.foreign.fitting import check_fit
 from kdx.models.foreign.identify import identify
 from kdx.models.foreign.layouts import normalise
 
-FullKeys = Callable[[str | Architecture], dict[str, Tensor]]
+FullKeys = Callable[[Architecture], dict[str, Tensor]]
 
 # the models of CLIP-KD
 TOWERS = [
@@ -47,7 +47,7 @@ def _old_swin(state: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize("name", TOWERS)
 def test_every_model_of_clip_kd_is_known_by_its_file(name: str, full_keys: FullKeys, tmp_path: Path) -> None:
     """Layout 7.2: {epoch, name, state_dict of the DDP-wrapped model, optimizer, scaler}."""
-    state = full_keys(name)
+    state = full_keys(read_architecture(name))
     written = _old_swin(state) if name == "Swin-T" else state
     if name == "MobileNetV3-S":
         assert written["visual.head.proj.weight"].shape == (512, 1024)
@@ -61,7 +61,7 @@ def test_every_model_of_clip_kd_is_known_by_its_file(name: str, full_keys: FullK
     torch.save(content, tmp_path / "ep32.pt")
     normalised = normalise(read_state_dict(tmp_path / "ep32.pt"))
     found = identify(normalised.state, "ep32.pt", quick_gelu=normalised.from_openai)
-    assert found.architecture["name"] == name
+    assert found.architecture.name == name
     check_fit(normalised.state, found.architecture, "ep32.pt")
     assert {key: value.flatten()[0] for key, value in normalised.state.items()} == {
         key: value.flatten()[0] for key, value in state.items()
@@ -76,9 +76,9 @@ def test_open_clips_models_are_known_with_their_heads(
     """The heads of ViT-H (80 wide) and bigG (104) follow from the name that the shapes give."""
     described = read_architecture(name)
     found = identify(full_keys(described), "x", quick_gelu=quick_gelu).architecture
-    assert found["name"] == name + ("-quickgelu" if quick_gelu else "")
-    assert found["vision_cfg"] == described["vision_cfg"]
-    assert bool(found.get("quick_gelu")) == quick_gelu
+    assert found.name == name + ("-quickgelu" if quick_gelu else "")
+    assert found.vision_cfg == described.vision_cfg
+    assert found.quick_gelu == quick_gelu
 
 
 @pytest.mark.parametrize(
@@ -102,11 +102,12 @@ def test_sizes_that_no_known_model_has_are_read_from_the_shapes(
     vision: dict[str, Any], full_keys: FullKeys
 ) -> None:
     text = {"context_length": 32, "vocab_size": 49408, "width": 128, "heads": 2, "layers": 3}
-    state = full_keys({"name": "new", "embed_dim": 40, "vision_cfg": vision, "text_cfg": text})
+    new = {"name": "new", "embed_dim": 40, "vision_cfg": vision, "text_cfg": text}
+    state = full_keys(Architecture.model_validate(new))
     found = identify(state, "x", quick_gelu=False)
     described = found.architecture
-    assert described["embed_dim"] == 40 and described["text_cfg"] == text
-    assert described["vision_cfg"] == vision
+    assert described.embed_dim == 40 and described.text_cfg.to_dict() == text
+    assert described.vision_cfg.to_dict() == vision
     check_fit(state, described, "x")
     assert any(line.startswith("heads: 64 wide") for line in found.assumptions)
     assert any(line.startswith("the activation") for line in found.assumptions)
@@ -114,26 +115,26 @@ def test_sizes_that_no_known_model_has_are_read_from_the_shapes(
 
 def test_a_known_trunk_with_another_text_tower_is_built_with_it(full_keys: FullKeys) -> None:
     described = read_architecture("MobileViT-XXS")
-    text = {**described["text_cfg"], "layers": 2, "width": 128, "heads": 2}
-    state = full_keys({**described, "embed_dim": 64, "text_cfg": text})
+    text = described.text_cfg.changed(layers=2, width=128, heads=2)
+    state = full_keys(described.changed(embed_dim=64, text_cfg=text))
     found = identify(state, "x", quick_gelu=False).architecture
-    assert found["name"] == "clip-mobilevit_xxs" and found["text_cfg"] == text
+    assert found.name == "clip-mobilevit_xxs" and found.text_cfg == text
     check_fit(state, found, "x")
 
 
 def test_preprocessing_is_that_of_the_published_weights_where_the_shapes_tell_them(
     full_keys: FullKeys,
 ) -> None:
-    published = identify(full_keys("ViT-H-14-378"), "x", quick_gelu=True)
-    assert preprocess_of(published.architecture).resize_mode == "squash"
+    published = identify(full_keys(read_architecture("ViT-H-14-378")), "x", quick_gelu=True)
+    assert published.architecture.preprocess.resize_mode == "squash"
     assert published.assumptions[0].endswith("as all of open_clip's published weights of this architecture")
-    own = identify(full_keys("ViT-T-16"), "x", quick_gelu=False)
-    assert preprocess_of(own.architecture).resize_mode == "shortest"
+    own = identify(full_keys(read_architecture("ViT-T-16")), "x", quick_gelu=False)
+    assert own.architecture.preprocess.resize_mode == "shortest"
     assert "OpenAI's mean and std" in own.assumptions[0]
 
 
 def test_a_logit_bias_is_part_of_the_model(small_vit: Architecture, full_keys: FullKeys) -> None:
-    state = full_keys({**small_vit, "init_logit_bias": -10.0})
+    state = full_keys(small_vit.changed(init_logit_bias=-10.0))
     check_fit(state, identify(state, "x", quick_gelu=False).architecture, "x")
 
 

@@ -68,15 +68,16 @@ def test_every_layout_gives_the_same_embeddings(
 def test_openais_state_dict_is_half_precision_with_quick_gelu(
     small_vit: Architecture, embed: Embed, tmp_path: Path
 ) -> None:
+    described = small_vit.to_dict()
     torch.manual_seed(2)
-    model = CLIP(48, small_vit["vision_cfg"], small_vit["text_cfg"], quick_gelu=True).eval()
+    model = CLIP(48, described["vision_cfg"], described["text_cfg"], quick_gelu=True).eval()
     state = {key: value.half() for key, value in model.state_dict().items()}
     model.load_state_dict(state)
     sizes = {"input_resolution": torch.tensor(32), "context_length": torch.tensor(16), "vocab_size": 49408}
     torch.save({**state, **sizes}, tmp_path / "openai.pt")
     report = import_checkpoint(str(tmp_path / "openai.pt"), tmp_path / "out")
     opened = open_checkpoint(tmp_path / "out")
-    assert opened.architecture["quick_gelu"] is True
+    assert opened.architecture.quick_gelu is True
     assert opened.spec.name == "vit-p8-2x128-32-quickgelu"
     assert any("OpenAI" in change for change in report.changes)
     assert not any("activation" in assumption for assumption in report.assumptions)
@@ -88,7 +89,7 @@ def test_quick_gelu_can_be_said(small_model: ClipModel, embed: Embed, tmp_path: 
     safetensors.torch.save_file(small_model.state_dict(), tmp_path / "x.safetensors")
     import_checkpoint(str(tmp_path / "x.safetensors"), tmp_path / "quick", quick_gelu=True)
     opened = open_checkpoint(tmp_path / "quick")
-    assert opened.architecture["quick_gelu"] is True
+    assert opened.architecture.quick_gelu is True
     assert not torch.allclose(embed(opened.model)[0], embed(small_model)[0], atol=1e-6)
 
 

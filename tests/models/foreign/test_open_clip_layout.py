@@ -13,6 +13,7 @@ from open_clip import factory
 from torch import Tensor
 
 from kdx.core.errors import UsageError
+from kdx.models.architecture import PreprocessConfig, TextConfig
 from kdx.models.architectures import Architecture, build_model, read_architecture
 from kdx.models.checkpoint import open_checkpoint, save_checkpoint
 from kdx.models.clip_vocabulary import clip_tokenizer
@@ -30,9 +31,8 @@ def _own_registry(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _with_small_text(name: str, quick_gelu: bool = False) -> Architecture:
     """An architecture of kdx with its whole image tower and a text tower that costs little."""
-    text = {"context_length": 16, "vocab_size": 49408, "width": 64, "heads": 1, "layers": 2}
-    described = read_architecture(name)
-    return {**described, "name": f"small-{name}", "text_cfg": text, "quick_gelu": quick_gelu}
+    text = TextConfig(context_length=16, vocab_size=49408, width=64, heads=1, layers=2)
+    return read_architecture(name).changed(name=f"small-{name}", text_cfg=text, quick_gelu=quick_gelu)
 
 
 def _checkpoint(path: Path, architecture: Architecture) -> Path:
@@ -50,9 +50,9 @@ def _checkpoint(path: Path, architecture: Architecture) -> Path:
         _with_small_text("MobileNetV3-S"),
         _with_small_text("EfficientNet-B0"),
         _with_small_text("MobileViT-XXS"),
-        {**_with_small_text("ResNet-18"), "init_logit_bias": -10.0},
+        _with_small_text("ResNet-18").changed(init_logit_bias=-10.0),
     ],
-    ids=lambda described: described["name"],
+    ids=lambda described: described.name,
 )
 def test_outputs_are_equal_in_open_clip_and_after_coming_back(
     architecture: Architecture, embed: Embed, tmp_path: Path
@@ -62,7 +62,7 @@ def test_outputs_are_equal_in_open_clip_and_after_coming_back(
     expected = embed(checkpoint.model)
 
     open_clip.add_model_config(tmp_path / "theirs")
-    by_name = open_clip.create_model(architecture["name"], pretrained=str(weights)).eval()
+    by_name = open_clip.create_model(architecture.name, pretrained=str(weights)).eval()
     by_folder = open_clip.create_model(f"local-dir:{tmp_path / 'theirs'}").eval()
     import_checkpoint(str(tmp_path / "theirs"), tmp_path / "back")
     back = open_checkpoint(tmp_path / "back")
@@ -94,7 +94,9 @@ def test_preprocessing_goes_with_the_folder(tmp_path: Path) -> None:
         "interpolation": "bilinear",
         "resize_mode": "squash",
     }
-    architecture = {**_with_small_text("ResNet-18"), "preprocess_cfg": preprocess}
+    architecture = _with_small_text("ResNet-18").changed(
+        preprocess_cfg=PreprocessConfig.model_validate(preprocess)
+    )
     checkpoint = open_checkpoint(_checkpoint(tmp_path / "there", architecture))
     save_open_clip(checkpoint, tmp_path / "theirs")
     loaded: Any = open_clip.create_model(f"local-dir:{tmp_path / 'theirs'}")
