@@ -50,7 +50,7 @@ def export_checkpoint(
     """
     check_format(format)
     inputs = {"checkpoint": checkpoint.spec.model_digest}
-    with sealed_folder(out, KIND, overwrite=overwrite, inputs=inputs) as folder:
+    with sealed_folder(out, KIND, overwrite=overwrite, inputs=inputs, shipped=True) as folder:
         progress(0, 3, f"building {format}")
         FORMATS[format](checkpoint, folder)
         checkpoint.tokenizer.save(folder / "tokenizer.json")

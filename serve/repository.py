@@ -81,7 +81,7 @@ def write_repository(exported_model: Path, out: Path, *, overwrite: bool = False
     exported = _open(exported_model)
     _check_parity(exported)
     inputs = {"exported-model": file_digest(exported_model / MANIFEST)}
-    with sealed_folder(out, KIND, overwrite=overwrite, inputs=inputs) as folder:
+    with sealed_folder(out, KIND, overwrite=overwrite, inputs=inputs, shipped=True) as folder:
         shutil.copytree(exported_model, folder / EXPORTED_MODEL)
         _copy_code(folder / "python/kdx")
         for model in served_models(exported.spec):

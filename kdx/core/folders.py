@@ -48,11 +48,13 @@ def sealed_folder(
     inputs: dict[str, str] | None = None,
     seeds: dict[str, int] | None = None,
     fields: dict[str, Any] | None = None,
+    shipped: bool = False,
 ) -> Generator[Path]:
     """Yields an empty folder to fill; seals it and moves it to `path` when the block ends without an error.
 
     fields: what the manifest says beyond the common part; the block may still add to it. inputs: digests
-    of what the product was made from. On an error nothing is left, and what lay at `path` is there again. Raises
+    of what the product was made from. shipped: the product is handed on, so the manifest tells no paths of this
+    machine. On an error nothing is left, and what lay at `path` is there again. Raises
     UsageError when `path` exists and `overwrite` is not set, or when it exists and is not a sealed folder of this
     kind; SetupError when the disk is full.
     """
@@ -66,7 +68,7 @@ def sealed_folder(
             schema=SCHEMA,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             digest={name: file_digest(new / name) for name in _file_names(new)},
-            provenance=collect_provenance(inputs=inputs, seeds=seeds),
+            provenance=collect_provenance(inputs=inputs, seeds=seeds, shipped=shipped),
             fields=fields or {},
         )
         for name in manifest.digest:

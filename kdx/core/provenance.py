@@ -6,6 +6,7 @@ import functools
 import importlib.metadata
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -30,11 +31,19 @@ PACKAGES = (
 )
 
 
+# a path at the start of an argument, or of a value in one: `--out=…`, `key=["…", "…"]`; never the rest of a URL
+PATH = re.compile(r"""(?:^|(?<=[=,\["' ]))[^=,:\["' ]*/[^,\]"']*""")
+
+
 def collect_provenance(
-    *, inputs: dict[str, str] | None = None, seeds: dict[str, int] | None = None
+    *, inputs: dict[str, str] | None = None, seeds: dict[str, int] | None = None, shipped: bool = False
 ) -> dict[str, Any]:
-    """A JSON-serialisable record of this process and machine. inputs: digests by name."""
-    return {
+    """A JSON-serialisable record of this process and machine. inputs: digests by name.
+
+    shipped: for a product that is handed on to others. Paths in the command line are reduced to the last name, and
+    the system to its kind: where things lay and what kernel ran belong to the maker.
+    """
+    record: dict[str, Any] = {
         "kdx": kdx.__version__,
         "commit": _commit(),
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
@@ -47,6 +56,15 @@ def collect_provenance(
         "seeds": seeds or {},
         "inputs": inputs or {},
     }
+    if shipped:
+        record["command"] = [_without_paths(argument) for argument in record["command"]]
+        record["system"] = f"{platform.system()}-{platform.machine()}"
+    return record
+
+
+def _without_paths(argument: str) -> str:
+    """For example `--data=/home/ada/photos` → `--data=photos`."""
+    return PATH.sub(lambda found: Path(found.group()).name, argument)
 
 
 @functools.cache

@@ -1,11 +1,13 @@
 """Facts of kdx/cli/export.py."""
 
 import json
+import platform
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+import kdx
 from kdx.cli import main
 from kdx.data.shards import Sample, write_shards
 
@@ -29,6 +31,27 @@ def test_a_checkpoint_is_exported_and_the_report_printed(
     assert report["image"]["num_samples"] == 30 and report["verdict"] == "INCONCLUSIVE"
     assert _run("export", mini_checkpoint, "--data", tmp_path / "data", "--out", out) == 2
     assert "exists already" in capsys.readouterr().err
+
+
+def test_what_is_shipped_tells_nothing_of_its_maker(
+    tmp_path: Path, mini_checkpoint: Path, make_samples: MakeSamples, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    captions = [(f"aunt Emmy's birthday {index}",) for index in range(12)]
+    write_shards(tmp_path / "data", "val", make_samples(12, captions))
+    exported, repository = tmp_path / "exported", tmp_path / "repository"
+    export = ["export", mini_checkpoint, "--data", tmp_path / "data", "--out", exported]
+    for command in (export, ["serve", "build", exported, "--out", repository]):
+        monkeypatch.setattr("sys.argv", ["/usr/bin/kdx", *map(str, command)])
+        assert _run(*command) == 0
+    files = [file for folder in (exported, repository) for file in folder.rglob("*") if file.is_file()]
+    assert len(files) > 20
+    places = (tmp_path, mini_checkpoint.parent, Path(kdx.__file__).parent.parent)
+    private = [*map(str, places), "Emmy", platform.release()]
+    for file in files:
+        content = file.read_bytes()
+        assert not [text for text in private if text.encode() in content], file
+    report = json.loads((exported / "parity.json").read_text())
+    assert set(report["worst_texts"]) <= set(range(12)) and len(report["worst_texts"]) == 10
 
 
 def test_what_is_missing_is_named_before_any_work(

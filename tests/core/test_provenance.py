@@ -1,6 +1,7 @@
 """Facts of kdx/core/provenance.py: what a product says of where it came from."""
 
 import json
+import platform
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -72,3 +73,33 @@ def test_gpus_are_those_that_the_driver_names(
         (tmp_path / "nvidia-smi").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     assert _gpu_names() == names
+
+
+@pytest.mark.parametrize(
+    ("argument", "shared"),
+    [
+        ("/home/ada/runs/student", "student"),
+        ("/home/ada/my photos/", "my photos"),
+        ("../../client-a/run", "run"),
+        ("runs/client-a/student", "student"),
+        ("~/data", "data"),
+        ("--data=/home/ada/shards", "--data=shards"),
+        ('data.teachers=["/home/ada/t1", "/home/ada/t2"]', 'data.teachers=["t1", "t2"]'),
+        ("--json", "--json"),
+        ("optimizer.lr=0.5", "optimizer.lr=0.5"),
+        ("timm:vit_tiny+T", "timm:vit_tiny+T"),
+        ("hf-hub:org/model", "hf-hub:org/model"),
+        ("grpc://127.0.0.1:8001", "grpc://127.0.0.1:8001"),
+    ],
+)
+def test_what_is_handed_on_tells_names_instead_of_paths(
+    monkeypatch: pytest.MonkeyPatch, argument: str, shared: str
+) -> None:
+    monkeypatch.setattr("sys.argv", ["/home/ada/.venv/bin/kdx", "export", argument])
+    assert collect_provenance(shipped=True)["command"] == ["kdx", "export", shared]
+    assert collect_provenance()["command"] == ["kdx", "export", argument]  # a run keeps all
+
+
+def test_what_is_handed_on_does_not_tell_the_kernel() -> None:
+    system = collect_provenance(shipped=True)["system"]
+    assert platform.release() not in system and system.startswith(platform.system())

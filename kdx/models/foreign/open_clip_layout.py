@@ -35,7 +35,7 @@ def save_open_clip(checkpoint: Checkpoint, out: Path, *, overwrite: bool = False
         config["vision_cfg"] = {**config["vision_cfg"], "timm_proj": "", "timm_pool": "avg"}
     stated = checkpoint.architecture.preprocess_cfg.model_dump(mode="json")
     inputs = {"checkpoint": file_digest(checkpoint.path / "model.safetensors")}
-    with sealed_folder(out, SEALED_FOR_OTHERS, overwrite=overwrite, inputs=inputs) as folder:
+    with sealed_folder(out, SEALED_FOR_OTHERS, overwrite=overwrite, inputs=inputs, shipped=True) as folder:
         safetensors.torch.save_file(state, folder / WEIGHTS, {"format": "pt"})
         _write_json(folder / OPEN_CLIP_CONFIG, {"model_cfg": config, "preprocess_cfg": stated})
         _write_json(folder / f"{checkpoint.spec.name}.json", config)
