@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from kdx.core.errors import DataError
 from kdx.core.preprocess import ImageSource
-from kdx.core.prompts import DEFAULT_TEMPLATES
+from kdx.core.prompts import DEFAULT_TEMPLATES, prompt_texts
 from kdx.data.sampling import readable_samples
 from kdx.data.shards import open_split, read_templates
 
@@ -27,11 +28,19 @@ class ParitySamples:
 def read_parity_samples(folder: Path, limit: int = SAMPLES) -> ParitySamples:
     """At most `limit` evenly spaced samples of the set's val split; images that do not decode are left out.
 
-    Raises DataError if the split is missing or holds no image that decodes.
+    Where there are no captions, the prompts of the classes are the texts. Raises DataError if the split is missing,
+    holds no image that decodes, or has neither captions nor classes.
     """
-    samples = open_split(folder, "val")
+    samples = open_split(folder, "val", need_captions=False)
     chosen = readable_samples(samples, limit)
     images = [sample.image for sample in chosen]
-    texts = [sample.captions[0] for sample in chosen]
     templates = read_templates(folder) or DEFAULT_TEMPLATES
+    captions = [sample.captions[0] for sample in chosen if sample.captions]
+    texts = captions or prompt_texts(samples.classes or (), templates)[:limit]
+    if not texts:
+        raise DataError(
+            "the val split has neither captions nor classes to take texts from",
+            where=folder,
+            remedy="add KEY.txt to the shards, or classes.txt",
+        )
     return ParitySamples(images, texts, samples.classes, templates)

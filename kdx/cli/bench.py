@@ -66,7 +66,7 @@ def latency(
 
     if len({PREPROCESS, *models}) <= len(models):
         raise click.UsageError(f"every MODEL must be given once, and none may be called {PREPROCESS}")
-    samples = readable_samples(open_split(data, split), NUM_IMAGES)
+    samples = readable_samples(open_split(data, split, need_captions=False), NUM_IMAGES)
     images = [sample.image for sample in samples]
     with ExitStack() as stack, show_progress("latency") as progress:
         encoders = {model: stack.enter_context(kdx.load(model)) for model in models}

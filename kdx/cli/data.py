@@ -146,4 +146,9 @@ def _split_lines(name: str, split: dict[str, Any]) -> list[str]:
             f"  {len(skipped)} skipped: " + "; ".join(f"{count} × {reason}" for reason, count in reasons)
         )
         lines += [f"    {sample['key']}: {sample['reason']}" for sample in skipped[:SKIPPED_SHOWN]]
+    if split["others"]:
+        kinds = "; ".join(
+            f"{count} × {kind}" for kind, count in list(split["others"].items())[:SKIPPED_SHOWN]
+        )
+        lines.append(f"  not samples: {kinds}" + ("; …" if len(split["others"]) > SKIPPED_SHOWN else ""))
     return lines

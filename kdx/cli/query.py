@@ -12,7 +12,11 @@ if TYPE_CHECKING:
     from kdx.core.encoder import FloatArray
     from kdx.core.preprocess import ImageSource
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+# HEIC is not read, and is refused by name instead of being passed over
+IMAGE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"),
+    *(".heic", ".heif"),
+)
 SHOWN = 4  # first numbers of an embedding
 REFUSED_SHOWN = 5
 
@@ -214,7 +218,9 @@ def _images_at(place: Path) -> dict[str, ImageSource]:
             raise DataError("there is no such file or folder", where=place, remedy="check the path")
         return {str(place): place}
     if shard_paths(place, "val"):
-        return {f"{place}:{sample.key}": sample.image for sample in open_split(place, "val")}
+        return {
+            f"{place}:{sample.key}": sample.image for sample in open_split(place, "val", need_captions=False)
+        }
     files = sorted(file for file in place.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
     if not files:
         raise DataError("holds no images", where=place, remedy="give images, a folder of them, or a set")

@@ -16,13 +16,14 @@ PROBED = 16  # images whose size is read
 
 
 def describe_set(folder: Path) -> dict[str, Any]:
-    """splits (by name: shards, samples, captions, distinct_captions, labelled, image_sizes, skipped), classes,
-    templates. image_sizes counts "WIDTHxHEIGHT" over 16 images spread over the split.
+    """splits (by name: shards, samples, captions, distinct_captions, labelled, image_sizes, skipped, others),
+    classes, templates. others counts by kind what is no part of a sample. image_sizes counts "WIDTHxHEIGHT" over 16
+    images spread over the split.
 
     Raises DataError if the folder has no shards or one is no whole tar.
     """
     splits = {
-        split: _describe_split(open_split(folder, split, min_good_share=0))
+        split: _describe_split(open_split(folder, split, need_captions=False, min_good_share=0))
         for split in SPLITS
         if shard_paths(folder, split)
     }
@@ -46,6 +47,7 @@ def _describe_split(samples: ShardSet) -> dict[str, Any]:
         "labelled": sum(samples.label(row) is not None for row in range(len(samples))),
         "image_sizes": _image_sizes(samples),
         "skipped": [{"key": key, "reason": reason} for key, reason in samples.skipped],
+        "others": samples.others,
     }
 
 
@@ -56,7 +58,7 @@ def _image_sizes(samples: ShardSet) -> dict[str, int]:
 
 def _image_size(image: bytes) -> str:
     try:
-        with Image.open(io.BytesIO(image), formats=("JPEG", "PNG", "WEBP")) as opened:
+        with Image.open(io.BytesIO(image), formats=("JPEG", "PNG", "WEBP", "AVIF")) as opened:
             return f"{opened.width}x{opened.height}"
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return "unreadable"

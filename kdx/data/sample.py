@@ -9,10 +9,12 @@ from typing import Any
 
 from kdx.core.errors import DataError
 
+NO_CAPTION = "no caption (.txt)"
+
 
 @dataclass(frozen=True)
 class Sample:
-    """image: an encoded file. captions: at least one. label: index into the set's classes."""
+    """image: an encoded file. captions: none where the set was opened without. label: index into the set's classes."""
 
     key: str
     image: bytes
@@ -24,16 +26,20 @@ class BadSample(Exception):
     """Why a sample is skipped, in a few words."""
 
 
+class NoCaption(BadSample):
+    """It has none, or an empty one."""
+
+
 def parse_captions(txt: bytes | None, json_: bytes | None) -> tuple[str, ...]:
-    """`captions` of the JSON, or the text as the only one. Raises BadSample."""
+    """`captions` of the JSON, or the text as the only one. Raises NoCaption, BadSample."""
     several = None if json_ is None else _json_captions(json_)
     if several is not None:
         return several
     if txt is None:
-        raise BadSample("no caption (.txt)")
+        raise NoCaption(NO_CAPTION)
     caption = _decode(txt, "the caption")
     if not caption:
-        raise BadSample("the caption is empty")
+        raise NoCaption("the caption is empty")
     return (caption,)
 
 
@@ -69,9 +75,11 @@ def encode_members(sample: Sample) -> Iterator[tuple[str, bytes]]:
     """(extension, bytes) of the members of a sample. Raises DataError."""
     remedy = "correct the sample, or leave it out"
     parts = sample.key.split("/")
-    if "." in parts[-1] or "" in parts or ".." in parts or "." in parts or "\0" in sample.key:
+    if parts[-1].startswith(".") or "" in parts or ".." in parts or "." in parts or not _is_name(sample.key):
         raise DataError(
-            "a key must be a relative path whose last part has no dot", where=sample.key, remedy=remedy
+            "a key must be a relative path whose last part does not begin with a dot",
+            where=sample.key,
+            remedy=remedy,
         )
     # a byte order mark is no text: it is taken away when the caption is read
     if not sample.captions or not all(text.removeprefix("\ufeff").strip() for text in sample.captions):
@@ -90,6 +98,13 @@ def encode_members(sample: Sample) -> Iterator[tuple[str, bytes]]:
         yield "json", json.dumps({"captions": list(sample.captions)}, ensure_ascii=False).encode()
 
 
+def _is_name(key: str) -> bool:
+    try:
+        return b"\0" not in key.encode()
+    except UnicodeEncodeError:
+        return False
+
+
 def _image_extension(sample: Sample) -> str:
     if sample.image.startswith(b"\xff\xd8\xff"):
         return "jpg"
@@ -97,8 +112,10 @@ def _image_extension(sample: Sample) -> str:
         return "png"
     if sample.image.startswith(b"RIFF") and sample.image[8:12] == b"WEBP":
         return "webp"
+    if sample.image[4:12] in (b"ftypavif", b"ftypavis"):
+        return "avif"
     raise DataError(
-        "its image is neither JPEG, PNG nor WebP",
+        "its image is neither JPEG, PNG, WebP nor AVIF",
         where=sample.key,
         remedy="convert it, or leave the sample out",
     )

@@ -1,8 +1,8 @@
 """Image–text sets as WebDataset tar shards: writing them, and random access to their samples.
 
 A set is a folder with train-*.tar, val-*.tar (or test-*.tar), and where it is labelled classes.txt. A sample is
-KEY.jpg (jpeg, png, webp), KEY.txt, where labelled KEY.cls (an integer or a class name), and with several captions
-KEY.json = {"captions": [...]}, whose first one is KEY.txt.
+KEY.jpg (jpeg, jfif, png, webp, avif), KEY.txt, where labelled KEY.cls (an integer or a class name), and with several
+captions KEY.json = {"captions": [...]}, whose first one is KEY.txt. For evaluation a class is enough.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ from kdx.core.digests import file_digest, value_digest
 from kdx.core.errors import DataError, UsageError
 from kdx.core.workspace import locked, move_all, workspace
 
-from .drafts import IMAGE_EXTENSIONS, MAX_IMAGE, MAX_TEXT, Draft, read_drafts
+from .drafts import IMAGE_EXTENSIONS, MAX_IMAGE, MAX_TEXT, Draft, Drafts, group_members, read_drafts
 from .sample import (
+    NO_CAPTION,
     BadSample,
     Sample,
     encode_members,
@@ -33,7 +34,7 @@ from .sample import (
     names_among,
     parse_class,
 )
-from .tar_index import Member, TarFile, walk_tar
+from .tar_index import Member, TarFile
 
 __all__ = [
     "Sample",
@@ -78,8 +79,8 @@ class _Entry:
 class ShardSet(Sequence[Sample]):
     """The good samples of one split in the order of shards and members; made by `open_split`.
 
-    Images are read when asked for, by any number of threads. skipped: (key, reason) of the bad samples.
-    classes: what labels mean, None if the set does not say.
+    Images are read when asked for, by any number of threads. skipped: (key, reason) of the bad samples. others: how
+    many members of each kind are no part of any sample. classes: what labels mean, None if the set does not say.
     """
 
     def __init__(
@@ -88,11 +89,13 @@ class ShardSet(Sequence[Sample]):
         shards: tuple[Shard, ...],
         entries: list[_Entry],
         skipped: list[tuple[str, str]],
+        others: dict[str, int],
         classes: list[str] | None,
     ) -> None:
         self.folder = folder
         self.shards = shards
         self.skipped = skipped
+        self.others = others
         self.classes = classes
         self._entries = entries
 
@@ -151,20 +154,23 @@ def _rows_digest(rows: Iterable[Any]) -> str:
 # Reading
 
 
-def open_split(folder: Path, split: str, *, min_good_share: float = 0.9) -> ShardSet:
+def open_split(
+    folder: Path, split: str, *, need_captions: bool = True, min_good_share: float = 0.9
+) -> ShardSet:
     """Opens the shards of a split: "train", or "val", which may be called test-*.tar.
 
-    Bad samples are skipped and named in `ShardSet.skipped`. Raises DataError when there are no shards, when one
-    is no whole tar, or when less than `min_good_share` of the samples are good.
+    Bad samples are skipped and named in `ShardSet.skipped`; need_captions: whether one without a caption is bad.
+    Raises DataError when there are no shards, when one is no whole tar, or when less than `min_good_share` of the
+    samples are good.
     """
     paths = shard_paths(folder, split)
     if not paths:
         raise DataError(f"there are no {split} shards", where=folder, remedy=_names_to_give(folder, split))
-    drafts, skipped = read_drafts(paths)
-    names = _class_names(folder, [draft.cls for draft in drafts if draft.cls is not None])
-    entries, shards = _number(drafts, names, skipped)
-    _check_share(folder, split, len(entries), skipped, min_good_share)
-    return ShardSet(folder, shards, entries, skipped, names)
+    drafts = read_drafts(paths, need_captions=need_captions)
+    names = _class_names(folder, [draft.cls for draft in drafts.good if draft.cls is not None])
+    entries, shards = _number(drafts.good, names, drafts.skipped)
+    _check_share(folder, split, len(entries), drafts, min_good_share)
+    return ShardSet(folder, shards, entries, drafts.skipped, dict(drafts.others.most_common()), names)
 
 
 def shard_paths(folder: Path, split: str) -> list[Path]:
@@ -217,8 +223,9 @@ def _all_classes(folder: Path) -> Iterator[str]:
     for split in SPLITS:
         for path in shard_paths(folder, split):
             file = TarFile.at(path)
-            for member in walk_tar(file):
-                if member.extension == "cls" and member.size <= MAX_TEXT:
+            groups, _ = group_members(file)
+            for extension, member in itertools.chain.from_iterable(groups.values()):
+                if extension == "cls" and member.size <= MAX_TEXT:
                     try:
                         yield parse_class(file.read(member.offset, member.size))
                     except BadSample:
@@ -245,12 +252,22 @@ def _number(
     return entries, tuple(shards)
 
 
-def _check_share(
-    folder: Path, split: str, good: int, skipped: list[tuple[str, str]], min_good_share: float
-) -> None:
+def _check_share(folder: Path, split: str, good: int, drafts: Drafts, min_good_share: float) -> None:
+    skipped = drafts.skipped
     total = good + len(skipped)
     if total == 0:
-        raise DataError(f"the {split} shards hold no samples", where=folder, remedy="make or copy them again")
+        others = ", ".join(f"{count} × {kind}" for kind, count in drafts.others.most_common(REASONS_SHOWN))
+        raise DataError(
+            f"the {split} shards hold no samples{others and f', but {others}'}",
+            where=folder,
+            remedy="make or copy them again; docs/formats.md says what a sample is",
+        )
+    if all(reason == NO_CAPTION for _, reason in skipped) and skipped and good == 0:
+        raise DataError(
+            f"none of the {total} {split} samples has a caption, and these are needed here",
+            where=folder,
+            remedy="add a KEY.txt to each; without captions a set serves for evaluation, by its classes",
+        )
     if good < min_good_share * total:
         reasons = "; ".join(f"{key}: {reason}" for key, reason in skipped[:REASONS_SHOWN])
         more = "; …" if len(skipped) > REASONS_SHOWN else ""

@@ -8,25 +8,28 @@ import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from kdx.core.errors import DataError
 
 BLOCK = 512
+PADDING = 2**20  # bytes that are looked at in one go, a multiple of BLOCK
 OPEN_FILES = 256  # descriptors kept open over all shard sets of a process
 DAMAGED = "copy or make the shard again, or remove it"
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One file inside a tar, in WebDataset's terms: `a/b.left.jpg` has the key `a/b` and the extension `left.jpg`.
+    """What a tar says of one of its members that is no folder.
 
-    offset, size: bytes.
+    name: its path, without "./" before it; bytes that are not UTF-8 as \\xNN. offset, size: bytes. special: "link" or
+    the like for what is no plain file, which has no bytes of its own.
     """
 
-    key: str
-    extension: str
+    name: str
     offset: int
     size: int
+    special: str | None
 
 
 @dataclass(frozen=True)
@@ -62,33 +65,51 @@ class TarFile:
 
 
 def walk_tar(tar: TarFile) -> Iterator[Member]:
-    """The plain files of a tar in their order; those without an extension are left out.
+    """The members of a tar in their order, and those of further tars that were appended to it (`cat a.tar >> b.tar`).
 
-    Raises DataError if the file is no tar or ends before the tar does.
+    Raises DataError if the file is no tar, ends before the tar does, or goes on with something else after its end.
     """
-    end = 0
+    start: int | None = 0
     try:
-        with tarfile.open(tar.path, "r:") as archive:
-            for header in archive:
-                end = archive.offset
-                member = _member(header)
-                if member is not None:
-                    yield member
+        with tar.path.open("rb") as file:
+            while start is not None:
+                file.seek(start)
+                end = start
+                with tarfile.open(fileobj=file, mode="r:") as archive:
+                    for header in archive:
+                        end = archive.offset
+                        if not header.isdir():
+                            yield _member(header)
+                # tarfile takes a damaged header, or the end of the file, for the end of the archive
+                if end + BLOCK > tar.size or any(tar.read(end, BLOCK)):
+                    raise DataError(f"is truncated or damaged at byte {end}", where=tar.path, remedy=DAMAGED)
+                start = _appended(file, end + BLOCK)
     except (tarfile.TarError, UnicodeError, ValueError) as error:
         raise DataError(f"is not a whole tar file: {error}", where=tar.path, remedy=DAMAGED) from None
     except OSError as error:
         raise DataError(f"cannot be read: {error.strerror}", where=tar.path, remedy=DAMAGED) from None
-    # tarfile takes a damaged header, or the end of the file, for the end of the archive
-    if end + BLOCK > tar.size or any(tar.read(end, BLOCK)):
-        raise DataError(f"is truncated or damaged at byte {end}", where=tar.path, remedy=DAMAGED)
 
 
-def _member(header: tarfile.TarInfo) -> Member | None:
-    folder, slash, name = header.name.removeprefix("./").rpartition("/")
-    stem, dot, extension = name.partition(".")
-    if not stem or not dot or not header.isreg() or header.issparse():
-        return None
-    return Member(f"{folder}{slash}{stem}", extension.lower(), header.offset_data, header.size)
+def _member(header: tarfile.TarInfo) -> Member:
+    if header.issym() or header.islnk():
+        special = "link"
+    elif header.issparse():
+        special = "sparse file"
+    else:
+        special = None if header.isreg() else "device"
+    name = header.name.removeprefix("./").encode("utf-8", "surrogateescape")
+    return Member(name.decode("utf-8", "backslashreplace"), header.offset_data, header.size, special)
+
+
+def _appended(file: BinaryIO, offset: int) -> int | None:
+    """Where the next block that is not zero begins, at `offset` or behind it: tars are padded with zeros."""
+    file.seek(offset)
+    while chunk := file.read(PADDING):
+        zeros = len(chunk) - len(chunk.lstrip(b"\0"))
+        if zeros < len(chunk):
+            return offset + zeros // BLOCK * BLOCK
+        offset += len(chunk)
+    return None
 
 
 class _Descriptor:

@@ -87,11 +87,12 @@ def evaluate_dataset(
     """
     if limit is not None:
         check_count(limit, "limit")
-    samples = open_split(folder, split)
+    samples = open_split(folder, split, need_captions=False)
+    _check_task(samples, split)
     templates = read_templates(folder) or list(DEFAULT_TEMPLATES)
     chosen = spread(len(samples), limit or len(samples))
     rows, images = _embed(embedder, samples, chosen, progress)
-    evaluation = Evaluation(
+    return Evaluation(
         model=embedder.spec.name,
         model_digest=embedder.spec.model_digest,
         split=split,
@@ -101,13 +102,18 @@ def evaluate_dataset(
         zero_shot=_zero_shot(embedder, samples, rows, images, templates),
         retrieval=_retrieval(embedder, samples, rows, images),
     )
-    if evaluation.zero_shot is None and evaluation.retrieval is None:
+
+
+def _check_task(samples: ShardSet, split: str) -> None:
+    """Before anything is embedded."""
+    rows = range(len(samples))
+    labelled = samples.classes is not None and any(samples.label(row) is not None for row in rows)
+    if not labelled and not any(samples.captions(row) for row in rows):
         raise DataError(
             f"the split {split!r} has neither classes with labels nor captions",
-            where=folder,
+            where=samples.folder,
             remedy="add KEY.txt to the shards, or KEY.cls and classes.txt",
         )
-    return evaluation
 
 
 def _embed(

@@ -33,6 +33,7 @@ def test_both_splits_are_counted(tmp_path: Path, make_photo: MakePhoto) -> None:
         "labelled": 3,
         "image_sizes": {"20x26": 3, "21x27": 2},
         "skipped": [],
+        "others": {},
     }
     assert described["splits"]["val"]["samples"] == 1
     assert described["classes"] == ["cat", "dog", "fish"] and described["templates"] == ["a {}"]
@@ -42,12 +43,15 @@ def test_bad_samples_are_named_however_many_there_are(
     tmp_path: Path, make_photo: MakePhoto, write_tar: WriteTar
 ) -> None:
     members = [("0.jpg", make_photo(0)), ("0.txt", b"x"), ("1.jpg", b"no image"), ("1.txt", b"y")]
+    members += [("2.jpg", make_photo(2)), ("list.csv", b"x")]  # without a caption, and no sample at all
     write_tar(tmp_path / "train-0.tar", [*members, *((f"bad{n}.txt", b"x") for n in range(9))])
     split = describe_set(tmp_path)["splits"]["train"]
-    assert split["samples"] == 2
-    assert split["image_sizes"] == {"40x46": 1, "unreadable": 1}
+    assert (split["samples"], split["captions"], split["others"]) == (3, 2, {".csv": 1})
+    assert split["image_sizes"] == {"40x46": 2, "unreadable": 1}
     assert [sample["key"] for sample in split["skipped"]] == [f"bad{n}" for n in range(9)]
-    assert {sample["reason"] for sample in split["skipped"]} == {"no image (jpg, jpeg, png, webp)"}
+    assert {sample["reason"] for sample in split["skipped"]} == {
+        "no image (jpg, jpeg, jfif, png, webp, avif)"
+    }
 
 
 def test_sizes_are_read_from_at_most_16_images_of_the_whole_split(
@@ -60,5 +64,6 @@ def test_sizes_are_read_from_at_most_16_images_of_the_whole_split(
 
 
 def test_a_folder_without_shards_is_bad_data(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="there are no train shards"):
+    with pytest.raises(DataError) as error:
         describe_set(tmp_path)
+    assert error.value.where == str(tmp_path) and "train-00000.tar" in str(error.value.remedy)

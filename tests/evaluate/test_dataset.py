@@ -1,7 +1,9 @@
 """Facts of kdx/evaluate/dataset.py on small shards."""
 
+import io
 import json
 import logging
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -149,3 +151,33 @@ def test_embeddings_keep_the_order_of_the_samples(
     evaluation = evaluate_dataset(encoder, write_set(11, bad=(4,)))
     assert evaluation.zero_shot is not None
     np.testing.assert_equal(evaluation.zero_shot.top1, Proportion(10, 10))
+
+
+def _write_bare(folder: Path, image: bytes, *, cls: bool) -> None:
+    """Twelve images without captions."""
+    with tarfile.open(folder / "val-0.tar", "w") as archive:
+        for row in range(12):
+            for extension, content in (("jpg", image), ("cls", b"%d" % (row % 3))):
+                if extension == "jpg" or cls:
+                    header = tarfile.TarInfo(f"{row:04d}.{extension}")
+                    header.size = len(content)
+                    archive.addfile(header, io.BytesIO(content))
+
+
+def test_a_set_without_captions_is_evaluated_by_its_classes(
+    tmp_path: Path, make_image: MakeImage, encoder: Encoder
+) -> None:
+    _write_bare(tmp_path, make_image("red"), cls=True)
+    (tmp_path / "classes.txt").write_text("red\ngreen\nblue\n")
+    evaluation = evaluate_dataset(encoder, tmp_path)
+    assert evaluation.zero_shot is not None and evaluation.zero_shot.top1.value == pytest.approx(1 / 3)
+    assert evaluation.retrieval is None and evaluation.skipped_samples == 0
+
+
+def test_a_set_with_nothing_to_compare_is_refused_before_an_image_is_embedded(
+    tmp_path: Path, make_image: MakeImage, encoder: Any
+) -> None:
+    _write_bare(tmp_path, make_image("red"), cls=False)
+    with pytest.raises(DataError) as error:
+        evaluate_dataset(encoder, tmp_path)
+    assert error.value.where == str(tmp_path) and encoder.images_embedded == 0
