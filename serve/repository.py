@@ -19,7 +19,9 @@ from kdx.core.encoder import EncoderSpec
 from kdx.core.errors import GateError, UsageError
 from kdx.core.folders import MANIFEST, open_sealed, read_manifest, sealed_folder
 from kdx.runtime.exported_model import ExportedModel, open_exported_model
-from kdx.runtime.triton import IMAGE_BATCH, TEXT_BATCH
+from kdx.runtime.triton_requests import IMAGE_BATCH, TEXT_BATCH, WITH_OTHERS
+
+from .environment import REQUIREMENTS
 
 KIND = "triton-repository"
 EXPORTED_MODEL = "exported-model"  # the folder inside a repository
@@ -28,13 +30,18 @@ MAX_QUEUE = 256  # waiting requests of a model; more are refused at once instead
 # arrives, and that one then waits half a second: 2 to 6 of 100 requests that follow each other at once. With a second
 # instance none did, for one, two and eight clients, and eight clients got 18 % more answers a second.
 BATCHED_INSTANCES = 2
+# A request of zero_shot waits for many slices of embed_text; with one instance everybody would wait for it.
+ZERO_SHOT_INSTANCES = 4
+# Bytes of /dev/shm in which eight clients with requests of 16 MiB had room: each instance holds what it was sent, and
+# zero_shot also what it asks embed_image. An instance grows with its largest request and never shrinks.
+SHARED_MEMORY_NEEDED = (2 * BATCHED_INSTANCES + ZERO_SHOT_INSTANCES) * 2 * 16 * 2**20
 SERVER_CODE = (  # everything that runs in the server
     "__init__.py",
     "core/*.py",
     "runtime/__init__.py",
     "runtime/exported_model.py",
     "runtime/onnx.py",
-    "runtime/triton.py",
+    "runtime/triton_requests.py",
     "serve/__init__.py",
     "serve/triton_models/*.py",
 )
@@ -69,6 +76,7 @@ class ServedModel:
     max_batch_size: int
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
+    instances: int
     parameters: dict[str, str]
 
 
@@ -84,6 +92,7 @@ def write_repository(exported_model: Path, out: Path, *, overwrite: bool = False
     with sealed_folder(out, KIND, overwrite=overwrite, inputs=inputs, shipped=True) as folder:
         shutil.copytree(exported_model, folder / EXPORTED_MODEL)
         _copy_code(folder / "python/kdx")
+        (folder / "requirements.txt").write_text(_requirements(), encoding="utf-8")
         for model in served_models(exported.spec):
             place = folder / "models" / model.name
             (place / "1").mkdir(parents=True)
@@ -107,9 +116,17 @@ def served_models(spec: EncoderSpec) -> tuple[ServedModel, ...]:
             IMAGE_BATCH,
             (Tensor("image", "TYPE_STRING", (1,)),),
             (embedding,),
+            BATCHED_INSTANCES,
             {"spec": json.dumps(spec.to_dict())},
         ),
-        ServedModel("embed_text", TEXT_BATCH, (Tensor("text", "TYPE_STRING", (1,)),), (embedding,), {}),
+        ServedModel(
+            "embed_text",
+            TEXT_BATCH,
+            (Tensor("text", "TYPE_STRING", (1,)),),
+            (embedding,),
+            BATCHED_INSTANCES,
+            {},
+        ),
         ServedModel(
             "zero_shot",
             0,
@@ -120,6 +137,7 @@ def served_models(spec: EncoderSpec) -> tuple[ServedModel, ...]:
                 Tensor("top_k", "TYPE_INT32", (1,), optional=True),
             ),
             (Tensor("label", "TYPE_STRING", (-1, -1)), Tensor("score", "TYPE_FP32", (-1, -1))),
+            ZERO_SHOT_INSTANCES,
             {"logit_scale": repr(spec.logit_scale)},
         ),
     )
@@ -139,11 +157,14 @@ def config_text(model: ServedModel) -> str:
             for t in model.inputs
         ],
         "output": [{"name": t.name, "data_type": t.type, "dims": t.dims} for t in model.outputs],
-        "instance_group": [{"count": BATCHED_INSTANCES if model.max_batch_size else 1, "kind": "KIND_CPU"}],
+        "instance_group": [{"count": model.instances, "kind": "KIND_CPU"}],
+        "dynamic_batching": {
+            "priority_levels": WITH_OTHERS,
+            "default_priority_level": WITH_OTHERS,
+            "default_queue_policy": {"max_queue_size": MAX_QUEUE},
+        },
         "parameters": {key: {"string_value": value} for key, value in model.parameters.items()},
     }
-    if model.max_batch_size:
-        fields["dynamic_batching"] = {"default_queue_policy": {"max_queue_size": MAX_QUEUE}}
     return text_format.MessageToString(model_config_pb2.ModelConfig(**fields))
 
 
@@ -167,6 +188,12 @@ def _check_parity(exported: ExportedModel) -> None:
             where=exported.path / "parity.json",
             remedy="export it again with `kdx export`",
         )
+
+
+def _requirements() -> str:
+    """What the server's Python needs where Triton itself is there already, as in NVIDIA's container."""
+    lines = REQUIREMENTS.read_text(encoding="utf-8").splitlines()
+    return "".join(f"{line}\n" for line in lines if not line.startswith(("#", "nvidia-pytriton")))
 
 
 def _copy_code(target: Path) -> None:

@@ -15,21 +15,23 @@ import threading
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import NoReturn, Self
 
 import psutil
 
 from kdx.core.errors import SetupError
 from kdx.runtime.triton import TritonConnection
 
-from .environment import Triton, find_triton
-from .probe import probe
+from .environment import SHARED_MEMORY, Triton, find_triton
+from .liveness import Watch
+from .probe import MODELS, probe
 from .repository import open_repository
 
 HOST = "127.0.0.1"
 START_TIMEOUT = 120.0  # seconds until each model has answered once
 EXIT_TIMEOUT = 10  # seconds that Triton gives running requests; less can crash it while models unload
-SHARED_MEMORY = "triton_python_backend_shm_region_"
+WATCH_INTERVAL = 2.0  # seconds between two looks at a running server
+REGION = "triton_python_backend_shm_region_"
 RESTRICTED = "shared-memory,model-repository,trace,logging"  # nothing a client of kdx needs
 PR_SET_PDEATHSIG = 1
 
@@ -57,6 +59,9 @@ class TritonServer:
         self._start_timeout = start_timeout
         self._process: subprocess.Popen[bytes] | None = None
         self._ended = threading.Event()
+        self.stubs: dict[
+            str, list[psutil.Process]
+        ] = {}  # the processes that run the models' Python, by model
         self._shared_memory: set[Path] = set()
 
     @property
@@ -86,11 +91,20 @@ class TritonServer:
     ) -> None:
         self.stop()
 
-    def check(self) -> None:
-        """Raises SetupError if the server has ended or a model does not answer."""
-        self._check_running()
+    def watch(self) -> NoReturn:
+        """Looks at the server until it is dead, then raises SetupError. A model that is only busy is let work.
+
+        A killed process of a model is found within ten seconds, one that hangs within a minute.
+        """
         with contextlib.closing(TritonConnection(self.url)) as connection:
-            probe(connection)
+            watch = Watch(connection, self.stubs)
+            while True:
+                try:
+                    watch.look()
+                except SetupError:
+                    self._check_running()  # if all of it has ended, its log has the reason
+                    raise
+                time.sleep(WATCH_INTERVAL)
 
     def stop(self) -> None:
         """SIGTERM, time to finish, then SIGKILL for what is left, stubs included. Safe to call twice."""
@@ -125,6 +139,7 @@ class TritonServer:
                     self._check_deadline(deadline)
                     time.sleep(0.2)
         self._note_shared_memory()
+        self.stubs = self._find_stubs()
 
     def _check_running(self) -> None:
         assert self._process is not None
@@ -141,16 +156,32 @@ class TritonServer:
                 remedy="the file holds its whole log",
             )
 
+    def _find_stubs(self) -> dict[str, list[psutil.Process]]:
+        """By model; `zero_shot_0_1` in a command line is an instance of zero_shot. An ended one has none any more."""
+        stubs: dict[str, list[psutil.Process]] = {}
+        for process, arguments in self._children():
+            for model in MODELS:
+                if any(argument.startswith(f"{model}_") for argument in arguments):
+                    stubs.setdefault(model, []).append(process)
+        return stubs
+
     def _note_shared_memory(self) -> None:
         """Regions of the stubs: a killed stub leaves its own behind."""
+        for _, arguments in self._children():
+            for argument in arguments:
+                name = argument.rsplit("/", 1)[-1]
+                if name.startswith(REGION):
+                    self._shared_memory.add(SHARED_MEMORY / name)
+
+    def _children(self) -> list[tuple[psutil.Process, list[str]]]:
+        """Triton's child processes with their command lines."""
         assert self._process is not None
+        children: list[tuple[psutil.Process, list[str]]] = []
         with contextlib.suppress(psutil.Error):
-            for stub in psutil.Process(self._process.pid).children(recursive=True):
+            for child in psutil.Process(self._process.pid).children(recursive=True):
                 with contextlib.suppress(psutil.Error):
-                    for argument in stub.cmdline():
-                        name = argument.rsplit("/", 1)[-1]
-                        if name.startswith(SHARED_MEMORY):
-                            self._shared_memory.add(Path("/dev/shm") / name)
+                    children.append((child, child.cmdline()))
+        return children
 
 
 def _command(triton: Triton, models: Path, port: int) -> list[str]:

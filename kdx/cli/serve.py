@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,8 +12,6 @@ from pathlib import Path
 import click
 
 from .output import print_json
-
-CHECK_INTERVAL = 10.0  # seconds between two looks at a running server
 
 
 def _refuse_host(ctx: click.Context, parameter: click.Parameter, host: str | None) -> None:
@@ -96,10 +93,13 @@ def up(exported: Path, port: int, log: Path | None) -> None:
 
     Example: kdx serve up exported --port 8001
     """
-    from kdx.serve.environment import cache_folder, find_triton
+    from kdx.serve.environment import cache_folder, find_triton, shared_memory_shortage
+    from kdx.serve.repository import SHARED_MEMORY_NEEDED
     from kdx.serve.supervisor import TritonServer, free_port
 
     find_triton()
+    if shortage := shared_memory_shortage(SHARED_MEMORY_NEEDED):
+        click.echo(f"note: {shortage}", err=True)
     port = free_port(port)
     log = log or cache_folder() / f"triton-{port}.log"
     with (
@@ -113,9 +113,7 @@ def up(exported: Path, port: int, log: Path | None) -> None:
             f'next: kdx query text {server.url} "a photo of a dog."   (Ctrl-C stops the server)',
             err=True,
         )
-        while True:
-            time.sleep(CHECK_INTERVAL)
-            server.check()
+        server.watch()
 
 
 @command.command()

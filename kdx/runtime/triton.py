@@ -24,10 +24,15 @@ from kdx.core.requests import (
     move_item,
 )
 
+from .triton_requests import IMAGE_BATCH, TEXT_BATCH, from_message, in_requests, to_bytes_column
+
 MAX_TOP_K = 2**31 - 1  # an int32 on the wire
 TIMEOUT = 60.0  # seconds for one call; tritonclient itself waits for ever
-IMAGE_BATCH, TEXT_BATCH = 16, 64  # max_batch_size of the served models
-BAD_INPUT = "bad input: "  # how the served models begin a message that is the client's fault
+SECONDS_A_PROMPT = 0.1  # more for zero_shot, whose server may have to embed every prompt first
+
+
+class BusyError(SetupError):
+    """The server lives, for all one knows, and has more work than it could do in time."""
 
 
 class TritonEmbedder(Embedder):
@@ -69,14 +74,18 @@ class TritonEmbedder(Embedder):
         top_k: int = 5,
     ) -> list[list[tuple[str, float]]]:
         """As every Embedder. The server also refuses more labels × templates than one request may ask for."""
+        labels, templates = check_labels(labels), check_templates(templates)
         inputs: dict[str, npt.NDArray[Any]] = {
-            "labels": _json_tensor(check_labels(labels)),
-            "templates": _json_tensor(check_templates(templates)),
+            "labels": _json_tensor(labels),
+            "templates": _json_tensor(templates),
             "top_k": np.array([min(check_count(top_k, "top_k"), MAX_TOP_K)], dtype=np.int32),
         }
+        timeout = TIMEOUT + SECONDS_A_PROMPT * len(labels) * len(templates)
         return [
             [(label.decode(), float(score)) for label, score in zip(names, scores, strict=True)]
-            for answer in self._ask_about(images, "zero_shot", inputs, ["label", "score"], IMAGE_BATCH)
+            for answer in self._ask_about(
+                images, "zero_shot", inputs, ["label", "score"], IMAGE_BATCH, timeout
+            )
             for names, scores in zip(answer["label"], answer["score"], strict=True)
         ]
 
@@ -90,14 +99,18 @@ class TritonEmbedder(Embedder):
         inputs: dict[str, npt.NDArray[Any]],
         outputs: Sequence[str],
         size: int,
+        timeout: float = TIMEOUT,
     ) -> Iterator[dict[str, npt.NDArray[Any]]]:
-        """The answers about the images, `size` of them in a request; errors name the image among all of them."""
-        for number, group in enumerate(batched(enumerate(check_images(images)), size)):
-            column = to_bytes_column([_sendable(index, image) for index, image in group])
+        """The answers about the images, up to `size` of them in a request; errors name the image among all of them."""
+        pictures = ((image, _sendable(index, image)) for index, image in enumerate(check_images(images)))
+        asked = 0
+        for group in in_requests(pictures, size):
+            column = to_bytes_column([encoded for _, encoded in group])
             try:
-                yield self.connection.infer(model, {**inputs, "image": column}, outputs)
+                yield self.connection.infer(model, {**inputs, "image": column}, outputs, timeout)
             except KdxError as error:
-                raise move_item(error, "images", number * size, [image for _, image in group]) from None
+                raise move_item(error, "images", asked, [image for image, _ in group]) from None
+            asked += len(group)
 
 
 class TritonConnection:
@@ -119,8 +132,12 @@ class TritonConnection:
         inputs: dict[str, npt.NDArray[Any]],
         outputs: Sequence[str],
         timeout: float = TIMEOUT,
+        priority: int = 0,
     ) -> dict[str, npt.NDArray[Any]]:
-        """One inference. inputs: arrays by name (object arrays are sent as BYTES). Returns arrays by name."""
+        """One inference. inputs: arrays by name (object arrays are sent as BYTES). Returns arrays by name.
+
+        priority: 1 goes before other requests that wait; 0 waits with them.
+        """
         tensors: list[Any] = []
         for name, array in inputs.items():
             datatype = (
@@ -131,7 +148,10 @@ class TritonConnection:
             tensors.append(tensor)
         wanted = [self._grpc.InferRequestedOutput(name) for name in outputs]
         result = self._call(
-            lambda: self._client.infer(model, tensors, outputs=wanted, client_timeout=timeout), model
+            lambda: self._client.infer(
+                model, tensors, outputs=wanted, client_timeout=timeout, priority=priority
+            ),
+            model,
         )
         answers = {name: result.as_numpy(name) for name in outputs}
         for name, array in answers.items():
@@ -159,6 +179,16 @@ class TritonConnection:
         metadata = self._call(lambda: self._client.get_server_metadata(client_timeout=TIMEOUT), "the server")
         return str(metadata.version)
 
+    def count_answered(self) -> dict[str, int]:
+        """How many requests each model has answered, with success or an error, since the server started."""
+        statistics = self._call(
+            lambda: self._client.get_inference_statistics(client_timeout=TIMEOUT), "the server"
+        )
+        return {
+            str(model.name): int(model.inference_stats.success.count + model.inference_stats.fail.count)
+            for model in statistics.model_stats
+        }
+
     def close(self) -> None:
         self._client.close()
 
@@ -169,18 +199,6 @@ class TritonConnection:
             return call()
         except InferenceServerException as error:
             raise _translate(error, self.url, asked) from None
-
-
-def to_bytes_column(values: Sequence[bytes]) -> npt.NDArray[np.object_]:
-    """BYTES [B, 1]. An object array, because numpy's S type would strip trailing NUL bytes."""
-    column = np.empty((len(values), 1), dtype=np.object_)
-    column[:, 0] = values
-    return column
-
-
-def to_message(error: KdxError) -> str:
-    """How a served model spells an error that is the client's fault; `_translate` reads it."""
-    return BAD_INPUT + json.dumps(error.to_dict(), ensure_ascii=False)
 
 
 def _json_tensor(strings: Sequence[str]) -> npt.NDArray[np.object_]:
@@ -200,26 +218,19 @@ def _translate(error: Any, url: str, asked: str) -> KdxError:
     """tritonclient's exception as what it means for the caller."""
     status, message = str(error.status() or ""), str(error.message())
     if "INVALID_ARGUMENT" in status:
-        return _refusal(message.removeprefix(BAD_INPUT), asked)
+        return from_message(message) or UsageError(
+            beginning(message, SHOWN_REASON), where=asked, remedy="correct the request"
+        )
     if "NOT_FOUND" in status:
         return DataError(
             f"does not serve {asked}", where=url, remedy="serve an exported model with `kdx serve up`"
         )
     if "DEADLINE_EXCEEDED" in status:
-        return SetupError(
-            f"{asked} did not answer in time", where=url, remedy="see the server's load and log"
-        )
-    if "UNAVAILABLE" in status and "queue" in message.lower():
-        return SetupError(f"{asked} is overloaded: {message}", where=url, remedy="try again later")
+        return BusyError(f"{asked} did not answer in time", where=url, remedy="see the server's load and log")
+    if "UNAVAILABLE" in status and "queue" in message.lower():  # words of Triton, or of a served model
+        return BusyError(f"{asked} has too many requests waiting", where=url, remedy="try again later")
     if "UNAVAILABLE" in status:
         return SetupError("no Triton server answers here", where=url, remedy="start one with `kdx serve up`")
-    reason = (message or status or "no reason given").splitlines()[0]
+    told = from_message(message)
+    reason = told.what if told else (message or status or "no reason given").splitlines()[0]
     return SetupError(f"{asked} failed: {reason}", where=url, remedy="see the server's log")
-
-
-def _refusal(message: str, asked: str) -> KdxError:
-    """What a served model refused, as it said it; what Triton itself refused, as the caller's error."""
-    try:
-        return KdxError.from_dict(json.loads(message))
-    except (ValueError, KeyError, TypeError):
-        return UsageError(beginning(message, SHOWN_REASON), where=asked, remedy="correct the request")

@@ -7,10 +7,9 @@ from typing import Any
 import numpy as np
 
 from kdx.core.encoder import FloatArray
-from kdx.core.errors import DataError
+from kdx.runtime.triton_requests import check_size
 
-from .limits import MAX_IMAGE_BYTES
-from .requests import answer_embeddings, open_encoder
+from .requests import answer_embeddings, open_encoder, read_bytes, read_each
 
 
 class TritonPythonModel:
@@ -23,17 +22,15 @@ class TritonPythonModel:
         self._encoder.encode_image(np.zeros((1, 3, size, size), dtype=np.float32))
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        return answer_embeddings(requests, "image", self._read, self._encode)
+        return answer_embeddings(requests, self._read, self._encode)
 
     def finalize(self) -> None:
         self._encoder.close()
 
-    def _read(self, image: bytes) -> FloatArray:
-        if len(image) > MAX_IMAGE_BYTES:
-            raise DataError(f"an image of {len(image):,} bytes is over the limit of {MAX_IMAGE_BYTES:,}")
-        return self._encoder.preprocess(image)
+    def _read(self, request: Any) -> list[FloatArray]:
+        images = read_bytes(request, "image")
+        check_size(images)
+        return read_each(self._encoder.preprocess, "images", images)
 
     def _encode(self, images: list[FloatArray]) -> FloatArray:
-        size = self._encoder.spec.image_size
-        pixels = np.stack(images) if images else np.empty((0, 3, size, size), dtype=np.float32)
-        return self._encoder.encode_image(pixels)
+        return self._encoder.encode_image(np.stack(images))

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from kdx.core.errors import UsageError
+from kdx.runtime.triton_requests import MAX_TEXT_BYTES
 
-from .limits import MAX_TEXT_BYTES
-from .requests import answer_embeddings, open_encoder
+from .requests import answer_embeddings, open_encoder, read_bytes, read_each
 
 
 class TritonPythonModel:
@@ -18,14 +18,17 @@ class TritonPythonModel:
         self._encoder.embed_texts(["warm"])
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        return answer_embeddings(requests, "text", read_text, self._encoder.embed_texts)
+        return answer_embeddings(requests, _read, self._encoder.embed_texts)
 
     def finalize(self) -> None:
         self._encoder.close()
 
 
-def read_text(value: bytes) -> str:
-    """Raises UsageError for what is too long or not UTF-8."""
+def _read(request: Any) -> list[str]:
+    return read_each(_read_text, "texts", read_bytes(request, "text"))
+
+
+def _read_text(value: bytes) -> str:
     if len(value) > MAX_TEXT_BYTES:
         raise UsageError(f"a text of {len(value):,} bytes is over the limit of {MAX_TEXT_BYTES:,}")
     try:

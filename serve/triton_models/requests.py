@@ -1,10 +1,16 @@
-"""Reading the tensors of requests and answering them, each request by itself."""
+"""Reading the tensors of requests and answering them, each request by itself.
+
+An error belongs to the stage in which it arises. What fails while a request is read is its sender's fault
+(INVALID_ARGUMENT); what fails in the encoder is the server's, whatever the encoder calls it (INTERNAL): the log has it
+whole, and the sender learns no more than that.
+"""
 
 from __future__ import annotations
 
-import json
+import contextlib
+import faulthandler
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,13 +18,24 @@ import numpy as np
 import triton_python_backend_utils as pb_utils  # pyright: ignore[reportMissingImports]
 
 from kdx.core.encoder import FloatArray
-from kdx.core.errors import DataError, KdxError, UsageError
+from kdx.core.errors import DataError, KdxError, SetupError, UsageError
 from kdx.core.requests import at_item
 from kdx.runtime.exported_model import open_exported_model
 from kdx.runtime.onnx import OnnxEncoder
-from kdx.runtime.triton import BAD_INPUT, to_bytes_column, to_message
+from kdx.runtime.triton_requests import from_message, to_bytes_column, to_message
 
 T = TypeVar("T")
+
+# Seconds that one batch may take. A full one of the largest images needs half a minute of a core.
+EXECUTION_LIMIT = 600.0
+
+
+class OverloadError(SetupError):
+    """Another model takes no more requests."""
+
+
+class CancelledError(Exception):
+    """Nobody waits for the answer any more."""
 
 
 def open_encoder(args: dict[str, Any]) -> OnnxEncoder:
@@ -28,37 +45,71 @@ def open_encoder(args: dict[str, Any]) -> OnnxEncoder:
 
 
 def answer_embeddings(
-    requests: Sequence[Any], name: str, read: Callable[[bytes], T], encode: Callable[[list[T]], FloatArray]
+    requests: Sequence[Any], read: Callable[[Any], list[T]], encode: Callable[[list[T]], FloatArray]
 ) -> list[Any]:
-    """Encodes what all requests hold in one batch and answers each; a bad request fails alone."""
-    items: list[T] = []
-    parts: list[slice | Exception] = []
-    for request in requests:
+    """Encodes what all requests hold in one batch and answers each; a bad request fails alone.
+
+    read: the items of one request; a KdxError of it is the sender's fault.
+    """
+    with ended_when_stuck(EXECUTION_LIMIT):
+        items: list[T] = []
+        parts: list[slice | Exception] = []
+        for request in requests:
+            try:
+                own = read(request)
+            except Exception as error:
+                parts.append(error)
+                continue
+            parts.append(slice(len(items), len(items) + len(own)))
+            items += own
+        failure: Any = None
         try:
-            own = [_read_item(read, name, row, value) for row, value in enumerate(read_bytes(request, name))]
+            embeddings = encode(items) if items else None
         except Exception as error:
-            parts.append(error)
-            continue
-        parts.append(slice(len(items), len(items) + len(own)))
-        items += own
-    try:
-        embeddings = encode(items)
-    except Exception as error:
-        return [error_response(error) for _ in requests]
+            embeddings, failure = None, _log(error)
     return [
         error_response(part)
         if isinstance(part, Exception)
+        else error_response(failure)
+        if embeddings is None
         else response({"embedding": np.ascontiguousarray(embeddings[part])})
         for part in parts
     ]
 
 
+@contextlib.contextmanager
+def ended_when_stuck(seconds: float) -> Iterator[None]:
+    """Ends this process, with its stack in the server's log, when the block takes longer.
+
+    One of a model's instances that hangs would otherwise stay unnoticed while the others answer.
+    """
+    faulthandler.dump_traceback_later(seconds, exit=True, file=2)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
 def read_bytes(request: Any, name: str) -> list[bytes]:
-    """The elements of a BYTES tensor, in order. Raises UsageError if it is missing."""
+    """The elements of a BYTES tensor, in order. Raises UsageError if it is missing or empty."""
     tensor = pb_utils.get_input_tensor_by_name(request, name)
     if tensor is None:
         raise UsageError(f"the input {name} is missing")
-    return [bytes(value) for value in tensor.as_numpy().reshape(-1)]
+    values = [bytes(value) for value in tensor.as_numpy().reshape(-1)]
+    if not values:
+        raise UsageError(f"the input {name} is empty", remedy="send at least one value")
+    return values
+
+
+def read_each(read: Callable[[bytes], T], field: str, values: Sequence[bytes]) -> list[T]:
+    """The values read one by one; an error names its item: `images[3]`."""
+    items: list[T] = []
+    for row, value in enumerate(values):
+        try:
+            items.append(read(value))
+        except KdxError as error:
+            raise at_item(error, field, row) from None
+    return items
 
 
 def response(outputs: dict[str, Any]) -> Any:
@@ -66,20 +117,25 @@ def response(outputs: dict[str, Any]) -> Any:
 
 
 def error_response(error: Exception) -> Any:
-    """A fault of the request as INVALID_ARGUMENT; any other is logged, and the client learns no more."""
+    """What the sender is told, with the code of Triton that says whose fault it is."""
+    codes = pb_utils.TritonError
     if isinstance(error, DataError | UsageError):
-        return _error(to_message(error), pb_utils.TritonError.INVALID_ARG)
+        return _error(to_message(error), codes.INVALID_ARG)
     if isinstance(error, OverloadError):
-        return _error(str(error), pb_utils.TritonError.UNAVAILABLE)
-    pb_utils.Logger.log_error("".join(traceback.format_exception(error)))
-    return _error("the model failed; see the server's log", pb_utils.TritonError.INTERNAL)
+        return _error(
+            to_message(SetupError(error.what, where=error.where, remedy=error.remedy)), codes.UNAVAILABLE
+        )
+    if isinstance(error, CancelledError):
+        return _error("cancelled", codes.CANCELLED)
+    told = error if isinstance(error, SetupError) else _log(error)
+    return _error(to_message(told), codes.INTERNAL)
 
 
 def ask(model: str, name: str, values: Sequence[bytes]) -> FloatArray:
     """The embeddings [B, D] of one batch, from another model of this server.
 
-    Raises what the other model said: DataError, UsageError, OverloadError, or RuntimeError. Triton hands on the
-    text of its error, but not the code.
+    Raises what the other model said: DataError, UsageError, SetupError; OverloadError if it takes no more; or
+    RuntimeError. Triton hands on the text of an error, but not its code.
     """
     request = pb_utils.InferenceRequest(
         model_name=model,
@@ -89,24 +145,20 @@ def ask(model: str, name: str, values: Sequence[bytes]) -> FloatArray:
     answer = request.exec()
     if answer.has_error():
         message = answer.error().message()
-        _, is_bad_input, fields = message.partition(BAD_INPUT)
-        if is_bad_input:
-            raise KdxError.from_dict(json.loads(fields))
-        if "maximum queue size" in message:
-            raise OverloadError(message)
+        if told := from_message(message):
+            raise told
+        if "maximum queue size" in message or "not ready" in message:  # not ready: the server is stopping
+            raise OverloadError(
+                "takes no more requests into its queue", where=model, remedy="try again later"
+            )
         raise RuntimeError(f"{model}: {message}")
     return pb_utils.get_output_tensor_by_name(answer, "embedding").as_numpy().copy()
 
 
-def _read_item(read: Callable[[bytes], T], name: str, row: int, value: bytes) -> T:
-    try:
-        return read(value)
-    except KdxError as error:
-        raise at_item(error, f"{name}s", row) from None
-
-
-class OverloadError(Exception):
-    """Another model's queue is full."""
+def _log(error: Exception) -> SetupError:
+    """The whole error goes to the server's log; what is returned tells no more than that."""
+    pb_utils.Logger.log_error("".join(traceback.format_exception(error)))
+    return SetupError("the model failed", remedy="see the server's log")
 
 
 def _error(message: str, code: Any) -> Any:

@@ -19,12 +19,13 @@ from kdx.core.encoder import FloatArray
 from kdx.core.errors import UsageError
 from kdx.core.prompts import best_labels, class_vectors, label_probabilities, prompt_texts
 from kdx.core.requests import check_count, check_labels, check_templates
-from kdx.runtime.triton import IMAGE_BATCH, TEXT_BATCH
+from kdx.runtime.triton_requests import MAX_JSON_BYTES, MAX_PROMPTS, check_size
 
-from .limits import CACHED_LABEL_SETS, MAX_JSON_BYTES, MAX_PROMPTS
-from .requests import ask, error_response, read_bytes, response
+from .requests import CancelledError, ask, error_response, read_bytes, response
 
 DEFAULT_TOP_K = 5
+PROMPTS_AT_ONCE = 16  # asked of embed_text in one request, so that those of other clients get in between
+CACHED_LABELS = 2 * MAX_PROMPTS  # over all label sets that are kept
 
 Prompts = tuple[tuple[str, ...], tuple[str, ...]]  # labels, templates
 
@@ -48,34 +49,37 @@ class TritonPythonModel:
 
     def _classify(self, request: Any) -> dict[str, npt.NDArray[Any]]:
         images = read_bytes(request, "image")
-        if not images:
-            raise UsageError("images is empty", remedy="give at least one image")
-        if len(images) > IMAGE_BATCH:
-            raise UsageError(f"{len(images)} images are over the limit of {IMAGE_BATCH} for one request")
+        check_size(images)
         prompts = _read_prompts(request)
         top_k = _read_top_k(request)
-        vectors = self._vectors_of(prompts)  # [C, D]
         embeddings = ask("embed_image", "image", images)  # [B, D]
+        vectors = self._vectors_of(prompts, request)  # [C, D]
         scores = label_probabilities(embeddings, vectors, self._logit_scale)  # [B, C]
         best = best_labels(scores, top_k)  # [B, K]
         labels = np.array([label.encode() for label in prompts[0]], dtype=np.object_)
         return {"label": labels[best], "score": np.take_along_axis(scores, best, axis=1)}
 
-    def _vectors_of(self, prompts: Prompts) -> FloatArray:
+    def _vectors_of(self, prompts: Prompts, request: Any) -> FloatArray:
         vectors = self._class_vectors.get(prompts)
         if vectors is None:
             labels, templates = prompts
             texts = [text.encode() for text in prompt_texts(labels, templates)]
-            batches = [
-                ask("embed_text", "text", texts[start : start + TEXT_BATCH])
-                for start in range(0, len(texts), TEXT_BATCH)
+            embeddings = [
+                _ask_unless_cancelled(texts[start : start + PROMPTS_AT_ONCE], request)
+                for start in range(0, len(texts), PROMPTS_AT_ONCE)
             ]
-            vectors = class_vectors(np.concatenate(batches), len(templates))
+            vectors = class_vectors(np.concatenate(embeddings), len(templates))
             self._class_vectors[prompts] = vectors
-            if len(self._class_vectors) > CACHED_LABEL_SETS:
+            while sum(map(len, self._class_vectors.values())) > CACHED_LABELS:
                 self._class_vectors.popitem(last=False)
         self._class_vectors.move_to_end(prompts)
         return vectors
+
+
+def _ask_unless_cancelled(texts: list[bytes], request: Any) -> FloatArray:
+    if request.is_cancelled():
+        raise CancelledError
+    return ask("embed_text", "text", texts)
 
 
 def _read_prompts(request: Any) -> Prompts:

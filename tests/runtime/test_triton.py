@@ -15,11 +15,11 @@ from kdx.core.encoder import EncoderSpec
 from kdx.core.errors import DataError, KdxError, SetupError, UsageError
 from kdx.runtime.exported_model import open_exported_model
 from kdx.runtime.triton import (
+    BusyError,
     TritonConnection,
     TritonEmbedder,
-    to_bytes_column,
-    to_message,
 )
+from kdx.runtime.triton_requests import to_bytes_column, to_message
 
 URL = "grpc://localhost:8001"
 
@@ -71,28 +71,25 @@ def test_the_scheme_may_be_left_out() -> None:
     ("status", "message", "kind", "what"),
     [
         ("StatusCode.INVALID_ARGUMENT", "[request id: 1] batch-size", UsageError, "batch-size"),
-        ("StatusCode.NOT_FOUND", "unknown model", DataError, "does not serve embed_image"),
-        ("StatusCode.DEADLINE_EXCEEDED", "", SetupError, "embed_image did not answer in time"),
-        ("StatusCode.UNAVAILABLE", "Exceeds maximum queue size", SetupError, "embed_image is overloaded"),
-        ("StatusCode.UNAVAILABLE", "failed to connect", SetupError, "no Triton server answers here"),
-        (
-            "StatusCode.INTERNAL",
-            "the model failed\nat line 3",
-            SetupError,
-            "embed_image failed: the model failed$",
-        ),
-        (None, "odd", SetupError, "embed_image failed: odd"),
-        ("StatusCode.UNKNOWN", "", SetupError, r"embed_image failed: StatusCode\.UNKNOWN"),
-        (None, "", SetupError, "embed_image failed: no reason given"),
+        ("StatusCode.NOT_FOUND", "unknown model", DataError, "embed_image"),
+        ("StatusCode.DEADLINE_EXCEEDED", "", BusyError, "embed_image"),
+        ("StatusCode.UNAVAILABLE", "Exceeds maximum queue size", BusyError, "embed_image"),
+        ("StatusCode.UNAVAILABLE", "failed to connect", SetupError, ""),
+        ("StatusCode.INTERNAL", "the model failed\nat line 3", SetupError, "the model failed"),
+        ("StatusCode.INTERNAL", to_message(SetupError("the model failed")), SetupError, "the model failed"),
+        (None, "odd", SetupError, "odd"),
+        ("StatusCode.UNKNOWN", "", SetupError, "StatusCode.UNKNOWN"),
+        (None, "", SetupError, "embed_image"),
     ],
 )
 def test_a_servers_refusal_says_whose_fault_it_is(
     status: str | None, message: str, kind: type[KdxError], what: str
 ) -> None:
     connection = _connection(InferenceServerException(message, status=status))
-    with pytest.raises(kind, match=what) as caught:
+    with pytest.raises(KdxError) as caught:
         connection.infer("embed_image", {"image": to_bytes_column([b"x"])}, ["embedding"])
-    assert caught.value.remedy
+    assert type(caught.value) is kind and what in caught.value.what and "\n" not in caught.value.what
+    assert caught.value.where in (URL, "embed_image") and caught.value.remedy
 
 
 def test_an_answer_without_the_output_is_bad_data() -> None:
@@ -148,7 +145,9 @@ class _Connection:
         self.sizes: list[int] = []
         self.sent: list[bytes] = []
 
-    def infer(self, model: str, inputs: dict[str, np.ndarray], outputs: list[str]) -> dict[str, np.ndarray]:
+    def infer(
+        self, model: str, inputs: dict[str, np.ndarray], outputs: list[str], *_: object
+    ) -> dict[str, np.ndarray]:
         (column,) = inputs.values()
         self.sizes.append(len(column))
         self.sent += column[:, 0].tolist()

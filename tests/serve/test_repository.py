@@ -14,7 +14,7 @@ from kdx.core.encoder import EncoderSpec
 from kdx.core.errors import DataError, UsageError
 from kdx.core.folders import open_sealed
 from kdx.runtime.exported_model import open_exported_model
-from kdx.runtime.triton import IMAGE_BATCH, TEXT_BATCH
+from kdx.runtime.triton_requests import IMAGE_BATCH, TEXT_BATCH
 from kdx.serve.repository import KIND, open_repository, write_repository
 
 ROOT = Path(kdx.__file__).parent
@@ -33,6 +33,25 @@ def test_it_is_sealed_with_the_digest_of_its_model(repository: Path, exported_mo
 
 def test_the_exported_model_lies_in_it_whole(repository: Path, exported_model: Path) -> None:
     assert open_exported_model(repository / "exported-model").spec == open_exported_model(exported_model).spec
+
+
+def test_it_tells_no_path_of_the_machine_that_wrote_it(
+    exported_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "sys.argv", ["kdx", "serve", "build", str(exported_model), f"--out={tmp_path}/repository"]
+    )
+    repository = write_repository(exported_model, tmp_path / "repository")
+    for file in repository.rglob("*"):
+        content = file.read_bytes() if file.is_file() else b""
+        assert str(exported_model.parent).encode() not in content and str(tmp_path).encode() not in content
+    assert "exported" in open_sealed(repository, KIND).provenance["command"]
+
+
+def test_it_says_what_its_code_needs_where_triton_is_there_already(repository: Path) -> None:
+    packages = [line.split("==")[0] for line in (repository / "requirements.txt").read_text().splitlines()]
+    assert {"numpy", "onnxruntime", "pillow", "tokenizers"} <= set(packages)
+    assert "nvidia-pytriton" not in packages
 
 
 def test_each_model_is_an_entry_to_the_copied_code(repository: Path) -> None:
@@ -62,9 +81,10 @@ def test_configurations_carry_the_models_numbers_exactly(repository: Path) -> No
     assert float(zero_shot.parameters["logit_scale"].string_value) == spec.logit_scale
     optional = {tensor.name: tensor.optional for tensor in zero_shot.input}
     assert optional == {"image": False, "labels": False, "templates": True, "top_k": True}
-    assert [config.instance_group[0].count for config in (image, text, zero_shot)] == [2, 2, 1]
-    for config in (image, text):
+    assert [config.instance_group[0].count for config in (image, text, zero_shot)] == [2, 2, 4]
+    for config in (image, text, zero_shot):
         assert config.dynamic_batching.default_queue_policy.max_queue_size > 0
+        assert config.dynamic_batching.default_priority_level > 1  # so that a probe goes first
 
 
 def test_a_damaged_model_gives_no_repository(exported_model: Path, tmp_path: Path) -> None:

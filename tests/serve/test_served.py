@@ -14,7 +14,8 @@ import pytest
 import kdx
 from kdx.core.encoder import Embedder
 from kdx.core.errors import DataError, KdxError, SetupError, UsageError
-from kdx.runtime.triton import TritonConnection, TritonEmbedder, to_bytes_column
+from kdx.runtime.triton import TritonConnection, TritonEmbedder
+from kdx.runtime.triton_requests import to_bytes_column
 from kdx.serve.probe import probe
 from kdx.serve.search import ExactSearch
 from kdx.serve.supervisor import TritonServer

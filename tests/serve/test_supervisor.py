@@ -19,9 +19,19 @@ from tritonclient.grpc import model_config_pb2  # pyright: ignore[reportMissingT
 
 from kdx.core.errors import DataError, GateError, SetupError
 from kdx.core.folders import sealed_folder
+from kdx.runtime.triton import TritonConnection
 from kdx.serve.environment import find_triton
-from kdx.serve.repository import KIND, open_repository, write_repository
+from kdx.serve.probe import probe
+from kdx.serve.repository import (
+    BATCHED_INSTANCES,
+    KIND,
+    ZERO_SHOT_INSTANCES,
+    open_repository,
+    write_repository,
+)
 from kdx.serve.supervisor import TritonServer
+
+STUBS = 2 * BATCHED_INSTANCES + ZERO_SHOT_INSTANCES
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +51,7 @@ def test_configurations_follow_tritons_schema(repository: Path) -> None:
 def test_the_servers_code_needs_neither_torch_nor_pydantic(repository: Path) -> None:
     script = (
         "import sys; sys.modules.update(dict.fromkeys(['torch', 'pydantic', 'open_clip', 'tritonclient', 'click']))\n"
-        "import kdx.runtime.onnx, kdx.runtime.triton, kdx.core.prompts, kdx.serve.triton_models.limits\n"
+        "import kdx.runtime.onnx, kdx.runtime.triton_requests, kdx.core.requests, kdx.serve.triton_models\n"
         "print(kdx.__file__)"
     )
     python = find_triton().path / "python"
@@ -77,8 +87,8 @@ def test_a_server_stops_without_leaving_processes_or_shared_memory(repository: P
         assert server.pid
         stubs = psutil.Process(server.pid).children(recursive=True)
         regions = list(server._shared_memory)
-        assert len(stubs) == len(regions) == 5  # two of embed_image, two of embed_text, zero_shot
-        server.check()
+        assert len(stubs) == len(regions) == STUBS
+        _probe(server)
     assert not any(stub.is_running() for stub in stubs)
     assert not any(region.exists() for region in regions)
 
@@ -92,7 +102,7 @@ def test_a_server_outlives_the_thread_that_started_it(repository: Path, tmp_path
         assert server.pid
         with pytest.raises(psutil.TimeoutExpired):  # Triton needs less than three seconds for an orderly stop
             psutil.Process(server.pid).wait(4)
-        server.check()
+        _probe(server)
     finally:
         server.stop()
 
@@ -113,15 +123,21 @@ def test_a_failure_inside_the_block_stops_the_server(repository: Path, tmp_path:
     assert pids[0] and not psutil.pid_exists(pids[0])
 
 
-def test_a_dead_model_is_noticed_and_the_rest_is_stopped(repository: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize("model", ["embed_text", "zero_shot"])
+def test_an_instance_that_dies_or_stops_is_noticed_and_the_rest_is_stopped(
+    repository: Path, tmp_path: Path, model: str, end: signal.Signals
+) -> None:
     with TritonServer(repository, tmp_path / "log") as server:
         assert server.pid
-        stubs = psutil.Process(server.pid).children(recursive=True)
+        stubs = server.stubs
         regions = list(server._shared_memory)
-        for stub in stubs:
-            stub.kill()
-        with pytest.raises(SetupError, match="failed"):
-            server.check()
+        stubs[model][-1].send_signal(end)  # the others still answer
+        with pytest.raises(SetupError) as caught:
+            server.watch()
+        assert model in caught.value.what
+    _, alive = psutil.wait_procs([stub for own in stubs.values() for stub in own], timeout=20)
+    assert not alive
     assert not any(region.exists() for region in regions)
 
 
@@ -184,11 +200,17 @@ def test_serve_up_ends_its_server_however_it_ends(
             assert serving.wait(30) == code
         finally:
             serving.kill()
-    assert len(children) == 6
+    assert len(children) == 1 + STUBS
     _, alive = psutil.wait_procs(children, timeout=20)
     assert not alive
     if stop != signal.SIGKILL:
         assert [path.name for path in tmp_path.iterdir()] == ["log"]
+
+
+def _probe(server: TritonServer) -> None:
+    connection = TritonConnection(server.url)
+    probe(connection)
+    connection.close()
 
 
 def _interruptible() -> None:
