@@ -2,38 +2,47 @@
 
 A run folder (kind `run`) holds `recipe.toml` (resolved), `metrics.jsonl`, `skipped.jsonl` (samples whose image
 does not decode), `student/`, a Checkpoint, and `objective.safetensors`, the objective's projections and scales if
-it has any.
+it has any. Its manifest tells the run: student, methods, teachers, data, length, last numbers, bad images, seconds
+and device.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import logging
+import shutil
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import tomli_w
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save_model
 
-from kdx.core.errors import UsageError
+from kdx.core.errors import KdxError, UsageError
 from kdx.core.folders import check_free, sealed_folder
 from kdx.core.log import MetricsLog
 from kdx.core.progress import Progress, silent
 from kdx.core.provenance import cpu_count
 from kdx.data.loader import Loader, ViewReader
 from kdx.data.shards import ShardSet
+from kdx.models.architecture import read_architecture
 from kdx.models.checkpoint import RUN_KIND, save_checkpoint
 from kdx.models.clip_vocabulary import clip_tokenizer
 
-from .loop import Loop, NotFinite
+from .loop import Loop, Stopped
 from .objective import Objective
 from .ranks import ALONE, Ranks
 from .recipe import Recipe
 from .student import build_student
 from .teacher_cache import TeacherCache
+from .teachers import describe_teachers
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -66,9 +75,11 @@ def train(
     """Trains the recipe's student on `samples` and seals the run at `out`.
 
     caches: what `open_teachers` returned; teachers: what it was given. ranks: the processes that share the work, from
-    `join_ranks`; the first one writes. Raises UsageError for what cannot be, DataError for bad shards; nothing is
-    left at `out` then. When a loss is not finite it raises UsageError too, and the last good student is sealed beside
-    `out`, with ".stopped" added.
+    `join_ranks`; the first one writes. Raises UsageError for what cannot be or a loss that is not finite, DataError for
+    bad shards, SetupError where the student cannot be written, which is tried before the first step.
+
+    On an error nothing is left at `out`. After the first step, the student is then sealed beside it, with ".stopped"
+    added, and the error's remedy names it; so also when a finished run cannot be sealed, or is interrupted then.
     """
     started = time.monotonic()
     check_free(out, RUN_KIND, overwrite=overwrite)
@@ -95,53 +106,125 @@ def train(
         num_ranks=ranks.size,
         num_threads=max(1, cpu_count() // 2 // ranks.local_size),
     )
+    taught_by = describe_teachers(teachers)
+    inputs |= {
+        "teacher" if number == 1 else f"teacher.{number}": each["digest"]
+        for number, each in enumerate(taught_by, 1)
+    }
     inputs["data"] = samples.digest
     seeds = {"recipe": recipe.seed, "views": recipe.views.seed}
+    fields: dict[str, Any] = {}
     loop = Loop(recipe, schedule, model, objective, caches, device, ranks)
+
+    def save_student(place: Path, *, overwrite: bool = False) -> None:
+        save_checkpoint(
+            place, model, architecture, tokenizer, overwrite=overwrite, inputs=inputs, seeds=seeds
+        )
+
     with contextlib.ExitStack() as writing:
+        writing.enter_context(_student_kept(out, loop, save_student, ranks))
         folder = metrics = None
         if ranks.is_first:
             folder = writing.enter_context(
-                sealed_folder(out, RUN_KIND, overwrite=overwrite, inputs=inputs, seeds=seeds)
+                sealed_folder(out, RUN_KIND, overwrite=overwrite, inputs=inputs, seeds=seeds, fields=fields)
             )
-            (folder / "recipe.toml").write_text(
-                tomli_w.dumps(recipe.model_dump(mode="json", exclude_none=True))
-            )
+            (folder / "recipe.toml").write_text(_as_toml(recipe, taught_by), encoding="utf-8")
             metrics = writing.enter_context(MetricsLog(folder / "metrics.jsonl"))
-        try:
-            with torch.random.fork_rng(
-                devices=[torch.cuda.current_device()] if device.type == "cuda" else []
-            ):
-                final_loss = loop.run(loader, reader, preprocess.mean, preprocess.std, metrics, progress)
-        except NotFinite as error:
-            steps = loop.restore_last_good()
-            stopped = out.with_name(f"{out.name}.stopped")
-            with ranks.first_ahead():
-                if ranks.is_first:
-                    save_checkpoint(
-                        stopped, model, architecture, tokenizer, overwrite=True, inputs=inputs, seeds=seeds
-                    )
-            raise UsageError(
-                str(error),
-                remedy=f"lower optimizer.lr or that term's weight; the student after {steps} steps is {stopped}",
-            ) from None
+            save_student(folder / "student")  # what cannot be saved is found now, not after the last step
+            _save_objective(objective, folder)
+            shutil.rmtree(folder / "student")
+        with torch.random.fork_rng(devices=[torch.cuda.current_device()] if device.type == "cuda" else []):
+            last = loop.run(loader, reader, preprocess.mean, preprocess.std, metrics, progress)
         bad = ranks.merge(reader.bad)
         if folder is not None:
             _write_skipped(folder / "skipped.jsonl", samples, bad)
-            if learnt := objective.state_dict():
-                save_file(
-                    {name: tensor.cpu() for name, tensor in learnt.items()}, folder / "objective.safetensors"
-                )
-            save_checkpoint(folder / "student", model, architecture, tokenizer, inputs=inputs, seeds=seeds)
+            save_student(folder / "student")
+            _save_objective(objective, folder)
+            fields |= {
+                "about": recipe.about,
+                "student": architecture.name,
+                "methods": list(recipe.objective.methods),
+                "teachers": taught_by,
+                "data": {"path": str(samples.folder), "pairs": len(samples), "digest": samples.digest},
+                "steps": schedule.steps,
+                "batch_size": schedule.batch_size,
+                "epochs": schedule.steps / loader.steps_per_epoch,
+                "final": last,
+                "bad_images": len(bad),
+                "seconds": time.monotonic() - started,
+                "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+                "processes": ranks.size,
+            }
     return RunResult(
         path=out,
         student=out / "student",
         steps=schedule.steps,
-        final_loss=final_loss,
+        final_loss=last["loss"],
         seconds=time.monotonic() - started,
         bad_images=len(bad),
         cache_reused=all(cache.reused for cache in caches) if caches else None,
     )
+
+
+@contextlib.contextmanager
+def _student_kept(out: Path, loop: Loop, save: Callable[..., None], ranks: Ranks) -> Generator[None]:
+    """What was learnt survives an error of the block, and an interruption of a run that has taken all its steps.
+
+    The student is then sealed beside `out`, or in the folder for temporary files where that fails, and the place is
+    added to the error's remedy, or logged. save: seals the student at a place.
+    """
+    try:
+        yield
+    except Stopped as stop:
+        with ranks.first_ahead():  # an error of all: the others wait until it is saved
+            kept = _keep(out, loop, save) if ranks.is_first else ""
+        stop.error.remedy = f"{stop.error.remedy}; {kept}"
+        raise stop.error from None
+    except BaseException as error:
+        finished = loop.steps == loop.schedule.steps
+        if not ranks.is_first or not loop.steps or not (finished or isinstance(error, Exception)):
+            raise
+        kept = _keep(out, loop, save)
+        if isinstance(error, KdxError):
+            error.remedy = f"{error.remedy}; {kept}" if error.remedy else kept
+        else:
+            log.warning("%s", kept)
+        raise
+
+
+def _keep(out: Path, loop: Loop, save: Callable[..., None]) -> str:
+    """A sentence on where the student is now."""
+    name = f"{out.name}.stopped"
+    why = ""
+    for place in (out.with_name(name), Path(tempfile.gettempdir()) / name):
+        try:
+            save(place, overwrite=True)
+        except KdxError as error:
+            why = str(error)
+        else:
+            return f"the student after {loop.steps} steps is {place}"
+    return f"the student after {loop.steps} steps could not be kept: {why}"
+
+
+def _as_toml(recipe: Recipe, taught_by: Sequence[Mapping[str, str]]) -> str:
+    """The recipe with the teachers that really taught: by name where that is an architecture's, else in a comment."""
+    said = "".join(f"# teacher: {each['name']}, {each['path']}, {each['digest']}\n" for each in taught_by)
+    if taught_by:
+        recipe = recipe.model_copy(update={"teacher": _known_architecture(taught_by[0]["name"])})
+    return said + tomli_w.dumps(recipe.model_dump(mode="json", exclude_none=True))
+
+
+def _known_architecture(name: str) -> str | None:
+    try:
+        read_architecture(name)
+    except UsageError:
+        return None
+    return name
+
+
+def _save_objective(objective: Objective, folder: Path) -> None:
+    if objective.state_dict():
+        save_model(objective, str(folder / "objective.safetensors"))
 
 
 def _build_objective(

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
+from kdx.core.errors import DataError, KdxError, SetupError, UsageError
 from kdx.core.log import MetricsLog
 from kdx.core.progress import Progress
 from kdx.data.loader import Batch, Loader, ViewReader, check_bad_share
@@ -29,15 +30,16 @@ MASKS = key_digest("masks of mfd")
 DROPOUT = key_digest("dropout and stochastic depth")
 
 
-class NotFinite(ArithmeticError):
-    """The loss of a step (from 1) is not finite. terms: those that are not; none if only their sum is not."""
+class Stopped(Exception):
+    """The run cannot go on. Every rank raises it at the same step, with the same error."""
 
-    def __init__(self, step: int, terms: list[str]) -> None:
-        super().__init__(f"the loss is not finite at step {step}: {', '.join(terms) or 'the sum'}")
+    def __init__(self, error: KdxError) -> None:
+        super().__init__(str(error))
+        self.error = error
 
 
 class Loop:
-    """The steps of one run."""
+    """The steps of one run. steps: how many have made the model's weights as they are."""
 
     def __init__(
         self,
@@ -53,6 +55,7 @@ class Loop:
         self.model, self.objective = model, objective
         self.caches, self.device, self.ranks = tuple(caches), device, ranks
         self.optimizer = build_optimizer((model, objective), recipe.optimizer)
+        self.steps = 0
         self._good = (0, _copied(model.state_dict()))
 
     def run(
@@ -63,29 +66,39 @@ class Loop:
         std: tuple[float, float, float],
         metrics: MetricsLog | None,
         progress: Progress,
-    ) -> float:
-        """All steps; returns the last logged loss. Each step seeds torch's own generator.
+    ) -> dict[str, float]:
+        """All steps; returns the numbers of the last. Each step seeds torch's own generator.
 
-        Raises NotFinite when a loss is not, DataError when too many images do not decode, both on every rank.
+        Raises Stopped when a loss is not finite, with the last good weights put back, and when too many images do
+        not decode; SetupError when the GPU's memory does not suffice.
         """
         self.model.train()
         scale = torch.tensor(std, device=self.device).mul(255).view(3, 1, 1)
         shift = torch.tensor(mean, device=self.device).mul(255).view(3, 1, 1)
-        last_loss, waited, since = float("nan"), 0.0, time.monotonic()
+        written: dict[str, float] = {}
+        waited, since = 0.0, time.monotonic()
         asked = time.monotonic()
         for batch in loader.batches(0, self.schedule.steps):
             waited += time.monotonic() - asked
             pixels = (
                 torch.from_numpy(batch.pixels).to(self.device).permute(0, 3, 1, 2)
             )  # [B, 3, S, S], channels last
-            numbers = self.step(batch, (pixels - shift) / scale)
-            done = batch.step + 1
+            try:
+                numbers = self.step(batch, (pixels - shift) / scale)
+            except torch.OutOfMemoryError:
+                raise SetupError(
+                    f"the GPU's memory is too small for batch_size = {self.schedule.batch_size}",
+                    remedy="lower batch_size, or --set model.grad_checkpointing=true",
+                ) from None
+            self.steps = done = batch.step + 1
             if done % LOG_EVERY == 0 or done == self.schedule.steps:
                 now = time.monotonic()
                 written = {name: float(value) for name, value in numbers.items()}
-                last_loss = written["loss"]
                 bad = self.ranks.merge(dict(reader.bad))  # decoding threads add to it
-                check_bad_share(bad, reader.samples, self.recipe.max_bad_share)
+                try:
+                    check_bad_share(bad, reader.samples, self.recipe.max_bad_share)
+                except DataError as error:
+                    raise Stopped(error) from None
                 if metrics is not None:
                     metrics.write(
                         step=done,
@@ -94,9 +107,9 @@ class Loop:
                         seconds_waiting_share=waited / max(now - since, 1e-9),
                     )
                 waited, since = 0.0, now
-                progress(done, self.schedule.steps, f"loss {last_loss:.3f}")
+                progress(done, self.schedule.steps, f"loss {written['loss']:.3f}")
             asked = time.monotonic()
-        return last_loss
+        return written
 
     def step(self, batch: Batch, pixels: torch.Tensor) -> dict[str, torch.Tensor | float]:
         """One optimiser step. pixels: float32 [B, 3, S, S], normalised. Returns the numbers to log."""
@@ -110,8 +123,14 @@ class Loop:
         ]
         loss, terms = self.objective(student, teachers)
         if not torch.isfinite(loss):
-            raise NotFinite(
-                batch.step + 1, [name for name, term in terms.items() if not torch.isfinite(term)]
+            bad = [name for name, term in terms.items() if not torch.isfinite(term)]
+            self.steps, weights = self._good
+            self.model.load_state_dict(weights)
+            raise Stopped(
+                UsageError(
+                    f"the loss is not finite at step {batch.step + 1}: {', '.join(bad) or 'the sum'}",
+                    remedy="lower optimizer.lr or that term's weight",
+                )
             )
         if batch.step % KEEP_EVERY == 0:
             self._good = (batch.step, _copied(self.model.state_dict()))
@@ -131,12 +150,6 @@ class Loop:
             "logit_scale": student.scale.detach(),
             **self._teacher_cosine(student, teachers),
         }
-
-    def restore_last_good(self) -> int:
-        """Puts back the last kept weights that gave a finite loss; returns how many steps had made them."""
-        steps, weights = self._good
-        self.model.load_state_dict(weights)
-        return steps
 
     def _student(self, batch: Batch, pixels: torch.Tensor) -> Embeddings:
         tokens = torch.from_numpy(batch.tokens).to(self.device)

@@ -28,6 +28,7 @@ from .objective import Objective
 from .recipe import Recipe
 from .schedule import Schedule
 from .student import check_student
+from .teacher_cache import cache_size
 from .teachers import cache_folder, default_cache
 
 BACKWARD = 2  # a backward pass costs two forward passes: by the activations, and by the weights
@@ -250,7 +251,7 @@ def _cache_files(
     captions: int | None,
     cache: Path,
 ) -> list[PlannedFile]:
-    """One folder a teacher: float16 embeddings of all views and captions, and an 8-byte key a pair."""
+    """One folder a teacher."""
     if not recipe.objective.needs_teacher:
         return []
     files: list[PlannedFile] = []
@@ -258,7 +259,7 @@ def _cache_files(
         size = None
         if teachers and pairs is not None and captions is not None:
             width = teachers[number - 1].embed_dim
-            size = 2 * width * (pairs * recipe.views.num_views + captions) + 8 * pairs
+            size = cache_size(width, pairs, recipe.views.num_views, captions)
         folder = cache_folder(cache, number)
         files.append(PlannedFile(str(folder), size, exists=(folder / MANIFEST).exists()))
     return files

@@ -7,15 +7,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from kdx.core.errors import UsageError
-from kdx.core.folders import check_free, check_place
+from kdx.core.folders import check_free, check_place, check_space
 from kdx.core.progress import Stages, silent_stages
-from kdx.data.shards import open_split
-from kdx.models.checkpoint import RUN_KIND
+from kdx.data.shards import ShardSet, open_split
+from kdx.models.architectures import count_parameters
+from kdx.models.checkpoint import RUN_KIND, read_checkpoint_spec
 
 from .engine import RunResult, train
 from .ranks import ALONE, Ranks
 from .recipe import Recipe
-from .teachers import default_cache, open_teachers, unlike_expected
+from .student import check_student
+from .teacher_cache import cache_size
+from .teachers import cache_folder, default_cache, open_teachers, unlike_expected
 
 log = logging.getLogger(__name__)
 
@@ -40,32 +43,39 @@ def run_recipe(
     "training". tell: takes what the user should know and is no error.
 
     Everything that can be checked is checked before the first teacher is asked: the places to write, the data, the
-    teachers, the student. Raises what `open_teachers` and `train` raise, and UsageError for places that do not go
-    together.
+    teachers, the student, the space on the disk. Raises what `open_teachers` and `train` raise, UsageError for places
+    that do not go together, and SetupError for too little space. When it is interrupted, it tells what is kept.
     """
     cache = _check_places(recipe, out, cache, overwrite=overwrite)
     samples = open_split(data, "train")
     recipe, schedule = recipe.resolve(samples)
     ranks.local_batch_size(schedule.batch_size)
+    check_student(recipe, teachers)
+    _check_space(recipe, samples, out, teachers, cache)
     if ranks.is_first:
         for note in unlike_expected(recipe, teachers):
             tell(note)
     else:
         stages = silent_stages  # one process shows for all
     caching = stages if recipe.objective.needs_teacher else silent_stages
-    with ranks.first_ahead(), caching("teacher cache") as progress:
-        caches = open_teachers(recipe, samples, teachers, cache, progress=progress)
-    with stages("training") as progress:
-        return train(
-            recipe,
-            samples,
-            out,
-            caches=caches,
-            teachers=teachers,
-            overwrite=overwrite,
-            ranks=ranks,
-            progress=progress,
-        )
+    try:
+        with ranks.first_ahead(), caching("teacher cache") as progress:
+            caches = open_teachers(recipe, samples, teachers, cache, progress=progress)
+        with stages("training") as progress:
+            return train(
+                recipe,
+                samples,
+                out,
+                caches=caches,
+                teachers=teachers,
+                overwrite=overwrite,
+                ranks=ranks,
+                progress=progress,
+            )
+    except (KeyboardInterrupt, SystemExit):
+        if ranks.is_first:
+            tell(_after_interruption(recipe, cache))
+        raise
 
 
 def _check_places(recipe: Recipe, out: Path, cache: Path | None, *, overwrite: bool) -> Path:
@@ -82,3 +92,30 @@ def _check_places(recipe: Recipe, out: Path, cache: Path | None, *, overwrite: b
         )
     check_place(cache)
     return cache
+
+
+def _check_space(recipe: Recipe, samples: ShardSet, out: Path, teachers: Sequence[Path], cache: Path) -> None:
+    """Raises SetupError unless there is room for the student and for the caches that have to be made."""
+    student = 4 * count_parameters(recipe.architecture).total_params
+    caches = 0
+    if recipe.objective.needs_teacher:
+        captions = sum(len(samples.captions(row)) for row in range(len(samples)))
+        caches = sum(
+            cache_size(
+                read_checkpoint_spec(teacher).embed_dim, len(samples), recipe.views.num_views, captions
+            )
+            for number, teacher in enumerate(teachers, 1)
+            if not cache_folder(cache, number).exists()
+        )
+    check_space(cache, caches)
+    check_space(out, student + (caches if _disk(out) == _disk(cache) else 0))
+
+
+def _disk(path: Path) -> int:
+    return next(place for place in path.absolute().parents if place.exists()).stat().st_dev
+
+
+def _after_interruption(recipe: Recipe, cache: Path) -> str:
+    if recipe.objective.needs_teacher and cache.exists():
+        return f"the teacher cache {cache} is kept: the same command uses it, and trains from the first step again"
+    return "nothing is kept: the same command begins anew"

@@ -9,6 +9,7 @@ rows with D = 512 moved by up to 0.008.
 from __future__ import annotations
 
 import functools
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,9 +117,13 @@ def open_cache(
     views: ViewConfig,
     *,
     max_bad_share: float,
+    made_by: Path | None = None,
     progress: Progress = silent,
 ) -> TeacherCache:
     """Opens the cache at `folder`, or computes and seals it there if nothing lies there.
+
+    made_by: where the teacher was opened from, for the cache's manifest. Its fields tell teacher, data, views,
+    captions, bad images and seconds.
 
     Raises UsageError when a cache of something else lies there, DataError when it is not whole or not of these
     samples.
@@ -129,7 +134,7 @@ def open_cache(
         _check_identity(folder, identity)
         open_sealed(folder, KIND, verify_large=False)  # many gigabytes, of which a step reads little
     else:
-        _build(folder, identity, teacher, samples, views, max_bad_share, progress)
+        _build(folder, identity, teacher, samples, views, max_bad_share, made_by, progress)
     shards: list[CachedShard] = []
     for shard in samples.shards:
         keys = [samples.keys[row] for row in shard.rows]
@@ -190,12 +195,15 @@ def _build(
     samples: ShardSet,
     views: ViewConfig,
     max_bad_share: float,
+    made_by: Path | None,
     progress: Progress,
 ) -> None:
+    started = time.monotonic()
     reader = ViewReader(samples, teacher.preprocess, views, max_bad_share=max_bad_share)
     inputs = {"teacher": teacher.spec.model_digest, "data": samples.digest}
     total, done = len(samples), 0
-    with sealed_folder(folder, KIND, inputs=inputs, fields={"fingerprint": identity}) as building:
+    fields: dict[str, Any] = {"fingerprint": identity}
+    with sealed_folder(folder, KIND, inputs=inputs, fields=fields) as building:
         for shard in samples.shards:
             tensors: list[dict[str, Any]] = []
             for start in range(shard.rows.start, shard.rows.stop, BATCH):
@@ -210,6 +218,23 @@ def _build(
                 "key": _key_digests([samples.keys[row] for row in shard.rows]),
             }
             save_file(table, building / _file_name(shard))
+        fields |= {
+            "teacher": {
+                "name": teacher.spec.name,
+                "path": None if made_by is None else str(made_by),
+                "digest": teacher.spec.model_digest,
+            },
+            "data": {"path": str(samples.folder), "pairs": total, "digest": samples.digest},
+            "views": views.num_views,
+            "captions": sum(len(samples.captions(row)) for row in range(total)),
+            "bad_images": len(reader.bad),
+            "seconds": time.monotonic() - started,
+        }
+
+
+def cache_size(embed_dim: int, pairs: int, views: int, captions: int) -> int:
+    """About how many bytes a cache has: fp16 embeddings of all views and captions, and an 8-byte key a pair."""
+    return 2 * embed_dim * (pairs * views + captions) + 8 * pairs
 
 
 def _embed_rows(teacher: Encoder, reader: ViewReader, samples: ShardSet, rows: range) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from kdx.core.encoder import EncoderSpec
 from kdx.core.errors import UsageError
 from kdx.core.progress import Progress, silent
 from kdx.data.shards import ShardSet
-from kdx.models.checkpoint import read_checkpoint_architecture, resolve_run
+from kdx.models.checkpoint import read_checkpoint_architecture, read_checkpoint_spec, resolve_run
 from kdx.runtime.torch import TorchEncoder
 
 from .recipe import Recipe
@@ -49,6 +49,7 @@ def open_teachers(
                     samples,
                     recipe.views,
                     max_bad_share=recipe.max_bad_share,
+                    made_by=teacher,
                     progress=progress,
                 )
             )
@@ -63,6 +64,12 @@ def default_cache(out: Path) -> Path:
 def cache_folder(cache: Path, number: int) -> Path:
     """The folder of teacher `number`, from 1, where the first one's is `cache`."""
     return cache if number == 1 else cache.with_name(f"{cache.name}.{number}")
+
+
+def describe_teachers(teachers: Sequence[Path]) -> list[dict[str, str]]:
+    """Name, path and digest of each, as a run and a teacher cache record them. Raises DataError for a damaged one."""
+    specs = [(path, read_checkpoint_spec(path)) for path in teachers]
+    return [{"name": spec.name, "path": str(path), "digest": spec.model_digest} for path, spec in specs]
 
 
 def unlike_expected(recipe: Recipe, teachers: Sequence[Path]) -> list[str]:

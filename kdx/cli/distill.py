@@ -84,6 +84,9 @@ def command(
     from kdx.distill.teachers import default_cache
 
     with join_ranks() as ranks:
+        if ranks.is_first:
+            for note in _notes_on_export(resolved):
+                click.echo(note, err=True)
         result = run_recipe(
             resolved,
             data,
@@ -112,6 +115,18 @@ def command(
     )
 
 
+def _notes_on_export(recipe: Recipe) -> list[str]:
+    """A sentence if the student could be trained and not exported. Not refused: it may be wanted for itself."""
+    from kdx.core.errors import UsageError
+    from kdx.export import check_exports
+
+    try:
+        check_exports(recipe.architecture)
+    except UsageError as error:
+        return [f"note: kdx export will not take this student: {error.what}; {error.remedy}"]
+    return []
+
+
 def _show_plan(
     name: str,
     recipe: Recipe,
@@ -129,7 +144,7 @@ def _show_plan(
 
     samples = None if data is None else open_split(data, "train")
     plan = plan_run(recipe, samples=samples, teachers=teachers, out=out, cache=cache)
-    notes = unlike_expected(recipe, teachers)
+    notes = [*unlike_expected(recipe, teachers), *_notes_on_export(recipe)]
     if samples is not None:
         recipe, _ = recipe.resolve(samples)
     table = recipe.model_dump(mode="json", exclude_none=True)

@@ -87,6 +87,13 @@ def read_checkpoint_architecture(path: Path) -> Architecture:
     return _read_config(path / "config.json")[0]
 
 
+def read_checkpoint_spec(path: Path) -> EncoderSpec:
+    """The specification of a Checkpoint folder or finished run, without its weights. Raises DataError."""
+    path = resolve_run(path)
+    open_sealed(path, KIND)
+    return _read_config(path / "config.json")[1]
+
+
 def resolve_run(path: Path) -> Path:
     """A run's folder stands for its student."""
     if (path / MANIFEST).exists() and read_manifest(path).kind == RUN_KIND:

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from kdx.cli import main
+from kdx.core.errors import UsageError
 from kdx.core.log import read_metrics
 from kdx.data.shards import Sample, write_shards
 from kdx.distill.recipe import read_recipe, recipe_names
@@ -33,6 +34,12 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def exports(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether a student exports takes seconds to find: tests/export does."""
+    monkeypatch.setattr("kdx.export.onnx.check_exports", lambda architecture: None)
 
 
 @pytest.fixture
@@ -108,6 +115,18 @@ def test_a_dry_run_prints_the_resolved_recipe_with_its_plan_and_makes_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_student_that_cannot_be_exported_is_said_and_not_refused(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(architecture: object) -> None:
+        raise UsageError("ONNX has no such operator", remedy="choose another student")
+
+    monkeypatch.setattr("kdx.export.onnx.check_exports", refuse)
+    assert _run("demo-baseline", "--dry-run", "--json") == 0
+    (note,) = json.loads(capsys.readouterr().out)["notes"]
+    assert "ONNX has no such operator" in note
+
+
 def test_a_dry_run_of_absurd_length_prints_its_plan(capsys: pytest.CaptureFixture[str]) -> None:
     assert _run("demo-clip-kd", "--dry-run", "--set", "steps=999999999999999999") == 0
     assert "# compute" in capsys.readouterr().out
@@ -141,7 +160,7 @@ def test_sigterm_leaves_nothing(tmp_path: Path, data: Path) -> None:
     places = ["--set", "steps=100000", "--data", str(data), "--out", str(tmp_path / "run")]
     with subprocess.Popen([*program, *places], stderr=subprocess.DEVNULL) as training:
         try:
-            while not list(tmp_path.glob(".run.building-*/metrics.jsonl")):
+            while not list(tmp_path.glob(".run.building-*/new/metrics.jsonl")):
                 assert training.poll() is None
                 time.sleep(0.05)
             training.terminate()

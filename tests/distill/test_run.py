@@ -1,0 +1,81 @@
+"""Facts of distill/run.py: what is checked before work, and what an interruption leaves."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from kdx.core.errors import SetupError, UsageError
+from kdx.data.shards import Sample, write_shards
+from kdx.distill import loop, read_recipe, run, run_recipe
+from kdx.models.architectures import count_parameters
+
+TOY = ["steps=4", "batch_size=8", "optimizer.warmup_steps=1", "views.num_views=1"]
+RECIPE = read_recipe("demo-clip-kd", TOY)
+
+
+class _Usage(NamedTuple):
+    total: int
+    used: int
+    free: int
+
+
+@pytest.fixture
+def data(tmp_path: Path, make_samples: Callable[..., list[Sample]]) -> Path:
+    write_shards(tmp_path / "data", "train", make_samples(16))
+    return tmp_path / "data"
+
+
+def test_one_call_goes_from_shards_and_a_teacher_to_a_run_and_its_cache(
+    tmp_path: Path, data: Path, mini_checkpoint: Path
+) -> None:
+    told: list[str] = []
+    out = tmp_path / "run"
+    result = run_recipe(RECIPE, data, out, teachers=[mini_checkpoint], tell=told.append)
+    assert result.student.is_dir() and result.cache_reused is False and (tmp_path / "run.cache").is_dir()
+    assert len(told) == 1 and "kdx-mini-teacher" in told[0]  # the weights are set for another teacher
+    again = run_recipe(
+        RECIPE, data, tmp_path / "again", teachers=[mini_checkpoint], cache=tmp_path / "run.cache"
+    )
+    assert again.cache_reused and again.final_loss == result.final_loss
+
+
+@pytest.mark.parametrize("missing", [1, 10_000])
+def test_too_little_space_for_student_and_cache_together_is_said_before_the_teacher_is_asked(
+    tmp_path: Path, data: Path, mini_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, missing: int
+) -> None:
+    needed = 4 * count_parameters(RECIPE.architecture).total_params + 16 * (2 * 64 * (1 + 1) + 8)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: _Usage(10**12, 0, needed - missing))
+    monkeypatch.setattr(run, "open_teachers", lambda *a, **k: pytest.fail("a teacher was asked"))
+    with pytest.raises(SetupError):
+        run_recipe(RECIPE, data, tmp_path / "run", teachers=[mini_checkpoint])
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["data"]
+
+
+def test_an_interrupted_run_says_that_the_cache_is_kept_and_where(
+    tmp_path: Path, data: Path, mini_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    told: list[str] = []
+    monkeypatch.setattr(loop.Loop, "step", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run_recipe(RECIPE, data, tmp_path / "run", teachers=[mini_checkpoint], tell=told.append)
+    assert str(tmp_path / "run.cache") in told[-1]
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["data", "run.cache"]
+    baseline = read_recipe("demo-baseline", TOY)
+    with pytest.raises(KeyboardInterrupt):
+        run_recipe(baseline, data, tmp_path / "run", tell=told.append)
+    assert "cache" not in told[-1]
+
+
+@pytest.mark.parametrize(("out", "cache"), [("run", "run/cache"), ("cache/run", "cache"), ("run", "run")])
+def test_run_and_cache_may_not_lie_in_each_other(
+    tmp_path: Path, data: Path, mini_checkpoint: Path, out: str, cache: str
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        run_recipe(RECIPE, data, tmp_path / out, teachers=[mini_checkpoint], cache=tmp_path / cache)
+    assert caught.value.where == str(tmp_path / cache)
