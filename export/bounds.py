@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import math
+from bisect import bisect_left
 
 CONFIDENCE = 0.95  # one-sided
+MANY = 2**40  # more samples than anybody has
 
 
 def upper_bound(events: int, samples: int, confidence: float = CONFIDENCE) -> float:
     """The rate at which `events` or fewer of `samples` have probability 1 - confidence; 1 without samples."""
-    if events >= samples:
-        return 1.0
-    low, high = events / samples, 1.0
-    for _ in range(60):
-        middle = (low + high) / 2
-        if binomial_tail(events, samples, middle) > 1 - confidence:
-            low = middle
-        else:
-            high = middle
-    return high
+    from scipy.special import betaincinv  # not at start: the gate's child needs none of it
+
+    return 1.0 if events >= samples else float(betaincinv(events + 1, samples - events, confidence))
 
 
 def lower_bound(events: int, samples: int, confidence: float = CONFIDENCE) -> float:
@@ -28,31 +22,8 @@ def lower_bound(events: int, samples: int, confidence: float = CONFIDENCE) -> fl
 
 def samples_needed(events: int, margin: float, confidence: float = CONFIDENCE) -> int:
     """The smallest number of samples in which `events` still bound the rate by margin (0 < margin < 1)."""
-    enough = events + 1
-    while upper_bound(events, enough, confidence) > margin:
-        enough *= 2
-    short = enough // 2
-    while enough - short > 1:
-        middle = (short + enough) // 2
-        if upper_bound(events, middle, confidence) > margin:
-            short = middle
-        else:
-            enough = middle
-    return enough
 
+    def enough(samples: int) -> bool:
+        return upper_bound(events, samples, confidence) <= margin
 
-def binomial_tail(events: int, samples: int, rate: float) -> float:
-    """P(X ≤ events) for X binomial with this rate, 0 < rate < 1; summed from logarithms."""
-    log_rate, log_rest = math.log(rate), math.log1p(-rate)
-    log_all = math.lgamma(samples + 1)
-    terms = (
-        math.exp(
-            log_all
-            - math.lgamma(k + 1)
-            - math.lgamma(samples - k + 1)
-            + k * log_rate
-            + (samples - k) * log_rest
-        )
-        for k in range(events + 1)
-    )
-    return math.fsum(terms)
+    return bisect_left(range(MANY), True, lo=events + 1, key=enough)

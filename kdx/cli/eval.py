@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+
+from kdx.cli.output import print_json
 
 if TYPE_CHECKING:
     from kdx.evaluate import Evaluation, Proportion
@@ -31,9 +32,12 @@ def command(model: str, data: Path, split: str, limit: int | None, as_json: bool
     from kdx.cli.progress import show_progress
     from kdx.evaluate import evaluate_dataset
 
-    with kdx.load(model) as encoder, show_progress("images") as progress:
-        evaluation = evaluate_dataset(encoder, data, split=split, limit=limit, progress=progress)
-    click.echo(json.dumps(evaluation.to_dict(), indent=2) if as_json else _text(evaluation))
+    with kdx.load(model) as embedder, show_progress("images") as progress:
+        evaluation = evaluate_dataset(embedder, data, split=split, limit=limit, progress=progress)
+    if as_json:
+        print_json(evaluation.to_dict())
+    else:
+        click.echo(_text(evaluation))
 
 
 def _text(evaluation: Evaluation) -> str:

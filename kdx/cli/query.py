@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from kdx.cli.output import print_json
+
 if TYPE_CHECKING:
     from kdx.core.encoder import FloatArray
     from kdx.core.preprocess import ImageSource
 
-# HEIC is not read, and is refused by name instead of being passed over
-IMAGE_SUFFIXES = (
-    *(".jpg", ".jpeg", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"),
-    *(".heic", ".heif"),
-)
 SHOWN = 4  # first numbers of an embedding
 REFUSED_SHOWN = 5
 
@@ -139,7 +135,7 @@ def classify(
             {"image": name, "top": [{"label": label, "score": score} for label, score in best]}
             for name, best in zip(images, found, strict=True)
         ]
-        click.echo(json.dumps(rows, indent=2, ensure_ascii=False))
+        print_json(rows)
         return
     for name, best in zip(images, found, strict=True):
         click.echo(f"{name}  " + "   ".join(f"{label} {100 * score:.1f} %" for label, score in best))
@@ -169,7 +165,7 @@ def search(model: str, query: str, places: tuple[Path, ...], top_k: int, as_json
     if len(index.refused) > REFUSED_SHOWN:
         click.echo(f"left out {len(index.refused)} images in all", err=True)
     if as_json:
-        click.echo(json.dumps([{"image": name, "cosine": cosine} for name, cosine in hits], indent=2))
+        print_json([{"image": name, "cosine": cosine} for name, cosine in hits])
         return
     for name, cosine in hits:
         click.echo(f"{cosine:7.4f}  {name}")
@@ -190,7 +186,7 @@ def _show(names: list[str], embeddings: FloatArray, out: Path | None, as_json: b
         rows = [
             {"input": name, "embedding": row.tolist()} for name, row in zip(names, embeddings, strict=True)
         ]
-        click.echo(json.dumps(rows, ensure_ascii=False))
+        print_json(rows, indent=None)
         return
     for name, row in zip(names, embeddings, strict=True):
         numbers = " ".join(f"{number:+.4f}" for number in row[:SHOWN])
@@ -203,7 +199,7 @@ def _read_labels(path: Path) -> list[str]:
     from kdx.core.errors import DataError
 
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot be read: {error}", where=path, remedy="give a text file in UTF-8") from None
     return [line.strip() for line in lines if line.strip()]
@@ -211,6 +207,7 @@ def _read_labels(path: Path) -> list[str]:
 
 def _images_at(place: Path) -> dict[str, ImageSource]:
     from kdx.core.errors import DataError
+    from kdx.core.images import SUFFIXES, UNREAD_SUFFIXES
     from kdx.data.shards import open_split, shard_paths
 
     if not place.is_dir():
@@ -218,10 +215,16 @@ def _images_at(place: Path) -> dict[str, ImageSource]:
             raise DataError("there is no such file or folder", where=place, remedy="check the path")
         return {str(place): place}
     if shard_paths(place, "val"):
-        return {
-            f"{place}:{sample.key}": sample.image for sample in open_split(place, "val", need_captions=False)
-        }
-    files = sorted(file for file in place.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
-    if not files:
+        samples = open_split(place, "val", need_captions=False)
+        return {f"{place}:{sample.key}": sample.image for sample in samples}
+    files = sorted(file for file in place.rglob("*") if file.is_file())
+    images = [file for file in files if file.suffix.lower() in SUFFIXES]
+    unread = [file for file in files if file.suffix.lower() in UNREAD_SUFFIXES]
+    if unread:
+        kinds = ", ".join(sorted({file.suffix.lower() for file in unread}))
+        click.echo(
+            f"left out {len(unread)} files of {place} that are not read ({kinds}); convert them", err=True
+        )
+    if not images:
         raise DataError("holds no images", where=place, remedy="give images, a folder of them, or a set")
-    return {str(file): file for file in files}
+    return {str(file): file for file in images}

@@ -36,7 +36,7 @@ class Config(BaseModel):
 def read_toml(path: Path) -> Table:
     """One TOML file as a table. Raises UsageError with the line at fault."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise UsageError("there is no such file", where=path, remedy="check the path") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -196,7 +196,7 @@ def write_atomic(path: Path, content: str | bytes) -> None:
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file. Raises DataError."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise DataError("there is no such file", where=path, remedy="check the path") from None
     except OSError as error:

@@ -51,6 +51,8 @@ def parse_class(cls: bytes) -> str:
 def find_label(text: str, names: list[str] | None) -> int:
     """The class index that a .cls means: an integer, or one of the names. Raises BadSample."""
     if names is not None and text in names:
+        if names.count(text) > 1:
+            raise BadSample(f".cls is {text[:40]!r}, which names several classes: write the index")
         return names.index(text)
     if not is_index(text):
         raise BadSample(f".cls is {text[:40]!r}, neither an integer nor a known class")

@@ -187,14 +187,11 @@ def shard_paths(folder: Path, split: str) -> list[Path]:
 def read_classes(folder: Path) -> list[str] | None:
     """Class names in label order: the lines of classes.txt, or else the distinct .cls texts of all splits.
 
+    Two classes may have the same name, as ImageNet's "missile" and "sunglasses" have; the published scores count so.
     None if labels are bare integers or there are none. Raises DataError if classes.txt is malformed.
     """
     named = _read_lines(folder / "classes.txt")
-    if named is None:
-        return names_among(_all_classes(folder))
-    if len(set(named)) != len(named):
-        raise DataError("names a class twice", where=folder / "classes.txt", remedy="one class a line")
-    return named
+    return names_among(_all_classes(folder)) if named is None else named
 
 
 def read_templates(folder: Path) -> list[str] | None:

@@ -1,4 +1,4 @@
-"""Ranks, top-k hits and their 95 % intervals: exact, in numpy.
+"""Ranks, top-k hits and their 95 % intervals.
 
 Of equal scores the candidate with the lower index ranks first, wherever the wanted one stands. So an encoder
 that maps everything to one vector scores what guessing does, never a perfect result.
@@ -6,7 +6,6 @@ that maps everything to one vector scores what guessing does, never a perfect re
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +14,6 @@ import numpy.typing as npt
 
 from kdx.core.encoder import FloatArray
 from kdx.core.errors import DataError
-
-Z_95 = 1.959963984540054  # two-sided 95 % quantile of the normal distribution
 
 
 @dataclass(frozen=True)
@@ -38,11 +35,10 @@ class Proportion:
     @property
     def interval(self) -> tuple[float, float]:
         """Lower and upper bound, 0 … 1."""
-        spread = Z_95**2 / self.total
-        centre = self.value + spread / 2
-        half = math.sqrt(spread * (self.value * (1 - self.value) + spread / 4))
-        low, high = (centre - half) / (1 + spread), (centre + half) / (1 + spread)
-        return (0.0 if self.hits == 0 else low, 1.0 if self.hits == self.total else high)
+        from scipy.stats import binomtest  # not at start: it takes a second
+
+        found = binomtest(self.hits, self.total).proportion_ci(0.95, method="wilson")
+        return float(found.low), float(found.high)
 
     def to_dict(self) -> dict[str, Any]:
         low, high = self.interval

@@ -7,11 +7,19 @@ from pathlib import Path
 from kdx.core.encoder import Embedder
 from kdx.core.errors import DataError, UsageError
 from kdx.core.extras import naming_the_extra
-from kdx.core.folders import read_manifest
+from kdx.core.folders import MANIFEST, read_manifest
 
 from .exported_model import KIND as EXPORTED, open_exported_model
 
 __all__ = ["load"]
+
+FOREIGN = (
+    "config.json",
+    "open_clip_config.json",
+    "*.safetensors",
+    "*.bin",
+    "*.pt",
+)  # what other houses' models hold
 
 
 def load(path_or_url: str | Path) -> Embedder:
@@ -24,9 +32,13 @@ def load(path_or_url: str | Path) -> Embedder:
         return _load_url(str(path_or_url))
     path = Path(path_or_url)
     if not path.is_dir():
+        if path.exists():
+            raise DataError("is a file and no model of kdx", where=path, remedy=_import(path))
         raise DataError(
             "there is no such folder", where=path, remedy="give a checkpoint, exported model or URL"
         )
+    if not (path / MANIFEST).exists() and any(next(path.glob(pattern), None) for pattern in FOREIGN):
+        raise DataError("holds a model that is not kdx's", where=path, remedy=_import(path))
     kind = read_manifest(path).kind
     if kind == EXPORTED:
         from .onnx import OnnxEncoder
@@ -40,6 +52,10 @@ def load(path_or_url: str | Path) -> Embedder:
     raise DataError(
         f"is a {kind}, which is not a model", where=path, remedy="give a checkpoint or exported model"
     )
+
+
+def _import(path: Path) -> str:
+    return f"read it into a checkpoint with `kdx import {path} --out DIR`, and give DIR"
 
 
 def _load_url(url: str) -> Embedder:

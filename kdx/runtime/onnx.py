@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ import numpy.typing as npt
 
 from kdx.core.digests import file_digest
 from kdx.core.encoder import Encoder, FloatArray, IntArray
-from kdx.core.errors import DataError, SetupError, UsageError
+from kdx.core.errors import DataError, KdxError, SetupError, UsageError
 from kdx.core.folders import LARGE_FILE
 from kdx.core.provenance import cpu_count, gpu_names
 from kdx.core.tokenizer import Tokenizer
@@ -26,6 +27,8 @@ TOKENS, TEXT_FEATURES = "tokens", "text_features"
 MIN_LENGTH = 2  # start and end of text
 
 AGAIN = "export the model again"
+# ONNX Runtime's words for what the machine lacks; its exceptions' classes do not tell
+MACHINE = re.compile(r"alloc|out of memory|EPFail|DeviceReset|CUDA|CUBLAS|CUDNN|CUFFT", re.IGNORECASE)
 
 
 class Session(Protocol):
@@ -55,7 +58,8 @@ class OnnxEncoder(Encoder):
     num_threads: threads of one call, by default one for each core that this process may use. A tower's
     session is made on its first use. Several threads may share the encoder.
 
-    Raises DataError for a damaged graph, SetupError when onnxruntime is missing or cannot use the GPU.
+    Raises UsageError for pixels and tokens that are not what `spec` says, DataError for a damaged graph, SetupError
+    when onnxruntime is missing, cannot use the GPU or gets no memory.
     """
 
     def __init__(self, model: ExportedModel, *, num_threads: int | None = None) -> None:
@@ -72,19 +76,16 @@ class OnnxEncoder(Encoder):
         self._lock = threading.Lock()
 
     def encode_image(self, pixels: FloatArray) -> FloatArray:
-        """pixels: float32 [B, 3, S, S], preprocessed. Returns float32 [B, D], unit rows. Raises DataError."""
+        """pixels: float32 [B, 3, S, S], preprocessed. Returns float32 [B, D], unit rows."""
         size = self.spec.image_size
         if pixels.ndim != 4 or pixels.shape[1:] != (3, size, size) or pixels.dtype != np.float32:
             raise _unfit("pixels", pixels, f"float32 [B, 3, {size}, {size}]")
         if not np.isfinite(pixels).all():
-            raise DataError("pixels hold NaN or infinity", remedy="check the image and its preprocessing")
+            raise UsageError("pixels hold NaN or infinity", remedy="check the image and its preprocessing")
         return self._run(self._image, pixels)
 
     def encode_text(self, tokens: IntArray) -> FloatArray:
-        """tokens: int [B, 2 ≤ L ≤ context_length], padded with 0. Returns float32 [B, D], unit rows.
-
-        Raises DataError.
-        """
+        """tokens: int [B, 2 ≤ L ≤ context_length], padded with 0. Returns float32 [B, D], unit rows."""
         context_length, vocab_size = self.spec.context_length, self.spec.vocab_size
         if (
             tokens.ndim != 2
@@ -94,7 +95,7 @@ class OnnxEncoder(Encoder):
             raise _unfit("tokens", tokens, f"integer [B, L] with L from {MIN_LENGTH} to {context_length}")
         # a graph takes a negative id for one counted from the end of the vocabulary
         if tokens.size and not (tokens.min() >= 0 and tokens.max() < vocab_size):
-            raise DataError(
+            raise UsageError(
                 f"tokens hold ids outside 0 … {vocab_size - 1}", remedy="use the model's tokenizer"
             )
         return self._run(self._text, tokens.astype(np.int32, copy=False))
@@ -115,11 +116,7 @@ class OnnxEncoder(Encoder):
         try:
             (features,) = session.run([graph.output], {graph.input: batch})
         except Exception as error:  # onnxruntime's exceptions share no base class
-            raise DataError(
-                f"does not run on {graph.input} {list(batch.shape)}: {_one_line(error)}",
-                where=graph.path,
-                remedy=AGAIN,
-            ) from None
+            raise _fault(f"does not run on {graph.input} {list(batch.shape)}", graph.path, error) from None
         if features.shape != expected or features.dtype != np.float32:
             got = f"{features.dtype} {list(features.shape)}"
             raise DataError(
@@ -165,9 +162,7 @@ def open_session(onnxruntime: Any, path: Path, num_threads: int) -> Session:
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=providers)
     except Exception as error:  # onnxruntime's exceptions share no base class
-        raise DataError(
-            f"does not open in ONNX Runtime: {_one_line(error)}", where=path, remedy=AGAIN
-        ) from None
+        raise _fault("does not open in ONNX Runtime", path, error) from None
     if session.get_providers()[0] != providers[0][0]:  # it falls back to the CPU with no more than a log line
         raise SetupError(
             f"onnxruntime-gpu cannot load {providers[0][0]}",
@@ -205,11 +200,23 @@ def _check_names(graph: Graph, session: Session) -> None:
         )
 
 
-def _unfit(name: str, array: npt.NDArray[Any], expected: str) -> DataError:
-    return DataError(
+def _unfit(name: str, array: npt.NDArray[Any], expected: str) -> UsageError:
+    return UsageError(
         f"{name} are {array.dtype} {list(array.shape)}, not {expected}",
         remedy="give what the model's spec says",
     )
+
+
+def _fault(what: str, path: Path, error: Exception) -> KdxError:
+    """What ONNX Runtime raises, by its owner: a machine without memory or with a failing GPU, or else the file."""
+    reason = _one_line(error)
+    if isinstance(error, MemoryError | OSError) or MACHINE.search(f"{type(error).__name__}: {reason}"):
+        return SetupError(
+            f"{what}: {reason}",
+            where=path,
+            remedy="free memory, or give smaller batches; `kdx doctor` says what this machine has",
+        )
+    return DataError(f"{what}: {reason}", where=path, remedy=AGAIN)
 
 
 def _one_line(error: Exception) -> str:

@@ -1,25 +1,37 @@
-"""The PyTorch form of an Encoder: a Checkpoint, in eager mode, fp32."""
+"""The PyTorch form of an Encoder: a Checkpoint, in eager mode, in true fp32."""
 
 from __future__ import annotations
 
+import copy
+import os
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from kdx.core.encoder import Encoder, FloatArray, IntArray
+from kdx.core.errors import UsageError
 from kdx.models.checkpoint import Checkpoint, open_checkpoint
 
 
 class TorchEncoder(Encoder):
-    """Runs a checkpoint on the GPU if there is one, else on the CPU. Several threads may share it."""
+    """Runs a checkpoint on the GPU if there is one, else on the CPU. Several threads may share it.
+
+    The checkpoint stays where it is: a GPU gets a copy of the model, on the CPU it is shared.
+    """
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.spec = checkpoint.spec
         self.preprocess = checkpoint.spec.preprocess()
         self.tokenizer = checkpoint.tokenizer
+        self._pid = os.getpid()
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._model = checkpoint.model.to(self._device)
+        on_cpu = self._device.type == "cpu"
+        self._model = checkpoint.model if on_cpu else copy.deepcopy(checkpoint.model).to(self._device)
 
     @classmethod
     def open(cls, path: Path) -> TorchEncoder:
@@ -28,11 +40,57 @@ class TorchEncoder(Encoder):
 
     @torch.inference_mode()
     def encode_image(self, pixels: FloatArray) -> FloatArray:
+        """As every Encoder. Raises UsageError in a process that was forked after the encoder was made."""
+        _check_process(self._pid)
         batch = torch.from_numpy(np.ascontiguousarray(pixels)).to(self._device)  # pyright: ignore[reportUnknownMemberType]
-        features = self._model.encode_image(batch, normalize=True)  # pyright: ignore[reportUnknownMemberType]
-        return features.float().cpu().numpy()
+        with _true_fp32():
+            features = self._model.encode_image(batch, normalize=True)  # pyright: ignore[reportUnknownMemberType]
+            return features.float().cpu().numpy()
 
     @torch.inference_mode()
     def encode_text(self, tokens: IntArray) -> FloatArray:
+        """As every Encoder. Raises UsageError in a process that was forked after the encoder was made."""
+        _check_process(self._pid)
         batch = torch.from_numpy(np.asarray(tokens, dtype=np.int64)).to(self._device)  # pyright: ignore[reportUnknownMemberType]
-        return self._model.encode_text(batch, normalize=True).float().cpu().numpy()
+        with _true_fp32():
+            return self._model.encode_text(batch, normalize=True).float().cpu().numpy()
+
+
+def _check_process(pid: int) -> None:
+    """PyTorch does not survive a fork: its threads stay behind, and a model would wait for them for ever.
+
+    pid: of the process that opened it. Raises UsageError in any other.
+    """
+    if pid != os.getpid():
+        raise UsageError(
+            "this model was opened before the process was forked",
+            remedy="open it in the worker, or start workers with multiprocessing.get_context('spawn')",
+        )
+
+
+_lock = threading.Lock()
+_encoding = 0  # threads that encode now
+_before: tuple[Any, Any] = (False, False)
+
+
+@contextmanager
+def _true_fp32() -> Generator[None]:
+    """No TF32 while any thread encodes: its 10 bits of mantissa would move embeddings by up to 1e-3.
+
+    PyTorch's switches are the whole process's, so that the first thread saves them and the last one restores them.
+    """
+    global _encoding, _before
+    matmul: Any = torch.backends.cuda.matmul
+    cudnn: Any = torch.backends.cudnn
+    with _lock:
+        if not _encoding:
+            _before = (matmul.allow_tf32, cudnn.allow_tf32)
+            matmul.allow_tf32 = cudnn.allow_tf32 = False
+        _encoding += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _encoding -= 1
+            if not _encoding:
+                matmul.allow_tf32, cudnn.allow_tf32 = _before

@@ -24,6 +24,7 @@ from kdx.core.requests import (
     move_item,
 )
 
+from .proxy import is_loopback, proxy_to
 from .triton_requests import IMAGE_BATCH, TEXT_BATCH, from_message, in_requests, to_bytes_column
 
 MAX_TOP_K = 2**31 - 1  # an int32 on the wire
@@ -124,7 +125,14 @@ class TritonConnection:
             raise UsageError("is not the URL of a Triton server", where=url, remedy="use grpc://HOST:PORT")
         self.url = f"grpc://{address}"
         self._grpc: Any = grpc
-        self._client: Any = grpc.InferenceServerClient(address)
+        options: list[tuple[str, int]] = [
+            ("grpc.max_send_message_length", -1),
+            ("grpc.max_receive_message_length", -1),
+        ]
+        if is_loopback(address):
+            options.append(("grpc.enable_http_proxy", 0))
+        self._proxy = proxy_to(address)
+        self._client: Any = grpc.InferenceServerClient(address, channel_args=options)
 
     def infer(
         self,
@@ -198,7 +206,18 @@ class TritonConnection:
         try:
             return call()
         except InferenceServerException as error:
-            raise _translate(error, self.url, asked) from None
+            raise self._through_proxy(_translate(error, self.url, asked)) from None
+
+    def _through_proxy(self, error: KdxError) -> KdxError:
+        """On the way to a server that does not answer, the proxy may be at fault."""
+        if self._proxy is None or not isinstance(error, SetupError):
+            return error
+        host = self.url.removeprefix("grpc://").rpartition(":")[0]
+        return type(error)(
+            f"{error.what}, through the proxy {self._proxy}",
+            where=error.where,
+            remedy=f"{error.remedy}; or set no_proxy={host} if it is reached without the proxy",
+        )
 
 
 def _json_tensor(strings: Sequence[str]) -> npt.NDArray[np.object_]:

@@ -1,5 +1,8 @@
 """Facts of `kdx query` on a local exported model."""
 
+import json
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -48,3 +51,27 @@ def test_a_folder_as_output_is_a_usage_error(
     assert _run("text", str(exported_model), "a star", "--out", str(tmp_path)) == 2
     assert "is a directory" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_byte_order_mark_is_no_part_of_a_label(
+    exported_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], make_photo: Callable[..., bytes]
+) -> None:
+    (tmp_path / "labels.txt").write_bytes(b"\xef\xbb\xbfcat\r\ndog\r\n")
+    (tmp_path / "photo.jpg").write_bytes(make_photo(0))
+    image, labels = str(tmp_path / "photo.jpg"), str(tmp_path / "labels.txt")
+    assert _run("classify", str(exported_model), image, "--labels-from", labels, "--json") == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert {best["label"] for best in row["top"]} == {"cat", "dog"}
+
+
+def test_search_takes_what_decodes_and_names_the_kinds_that_it_passes_over(
+    exported_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], make_photo: Callable[..., bytes]
+) -> None:
+    for name in ("a.jfif", "b.JPE", "c.heic", "notes.txt", os.fsdecode(b"caf\xe9.jpg")):
+        (tmp_path / name).write_bytes(make_photo(0))
+    (tmp_path / "d.avif").write_bytes(make_photo(1, 40, "AVIF"))
+    assert _run("search", str(exported_model), "a star", str(tmp_path), "--json") == 0
+    shown = capsys.readouterr()
+    found = {Path(hit["image"]).name for hit in json.loads(shown.out)}
+    assert found == {"a.jfif", "b.JPE", "d.avif", "caf\\udce9.jpg"}
+    assert ".heic" in shown.err and ".txt" not in shown.err

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from kdx.export.bounds import binomial_tail, lower_bound, samples_needed, upper_bound
+from kdx.export.bounds import lower_bound, samples_needed, upper_bound
 
 
 @pytest.mark.parametrize(
@@ -38,6 +38,7 @@ def test_extremes_and_symmetry() -> None:
     assert upper_bound(0, 100) == pytest.approx(1 - 0.05 ** (1 / 100))
 
 
-def test_binomial_tail_by_hand() -> None:
-    by_hand = sum(math.comb(6, k) * 0.3**k * 0.7 ** (6 - k) for k in range(3))
-    assert binomial_tail(2, 6, 0.3) == pytest.approx(by_hand)
+def test_at_the_bound_the_events_have_the_probability_that_is_left() -> None:
+    rate = upper_bound(2, 6, 0.9)
+    by_hand = sum(math.comb(6, k) * rate**k * (1 - rate) ** (6 - k) for k in range(3))
+    assert by_hand == pytest.approx(0.1)

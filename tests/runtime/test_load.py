@@ -44,18 +44,24 @@ def test_all_forms_agree(
             assert np.abs(encoder.embed_texts(texts) - words).max() < 1e-4
 
 
-def test_what_is_no_model_is_bad_data(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no such folder"):
-        kdx.load(tmp_path / "nowhere")
-    (tmp_path / "file").write_bytes(b"weights")
-    with pytest.raises(DataError, match="no such folder"):
-        kdx.load(tmp_path / "file")
-    with pytest.raises(DataError, match=r"has no manifest\.json"):
-        kdx.load(tmp_path)
+def test_what_is_no_model_is_bad_data_by_its_place(tmp_path: Path) -> None:
     with sealed_folder(tmp_path / "cache", "teacher-cache") as folder:
         (folder / "file").write_text("x")
-    with pytest.raises(DataError, match="is a teacher-cache, which is not a model"):
-        kdx.load(tmp_path / "cache")
+    (tmp_path / "empty").mkdir()
+    for name in ("nowhere", "empty", "cache"):
+        with pytest.raises(DataError) as caught:
+            kdx.load(tmp_path / name)
+        assert caught.value.where == str(tmp_path / name) and "kdx import" not in str(caught.value.remedy)
+
+
+def test_of_other_houses_models_it_says_how_to_read_them(tmp_path: Path) -> None:
+    (tmp_path / "model.pt").write_bytes(b"weights")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "model.safetensors").write_bytes(b"weights")
+    for name in ("model.pt", "folder"):
+        with pytest.raises(DataError) as caught:
+            kdx.load(tmp_path / name)
+        assert f"kdx import {tmp_path / name} --out" in str(caught.value.remedy)
 
 
 @pytest.mark.parametrize("url", ["http://localhost:8000", "grpcs://localhost:8001", "grpc://localhost"])
@@ -69,6 +75,6 @@ def test_a_port_where_nobody_answers_is_a_setup_error() -> None:
     with socket.socket() as bound:  # bound, so that nobody else listens there, and not listening
         bound.bind(("127.0.0.1", 0))
         url = f"grpc://127.0.0.1:{bound.getsockname()[1]}"
-        with pytest.raises(SetupError, match="no Triton server answers here") as caught:
+        with pytest.raises(SetupError) as caught:
             kdx.load(url)
     assert caught.value.where == url

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kdx.core.errors import DataError, SetupError, UsageError
+from kdx.core.errors import DataError, KdxError, SetupError, UsageError
 from kdx.runtime import onnx
 from kdx.runtime.exported_model import ExportedModel, open_exported_model
 from kdx.runtime.onnx import OnnxEncoder, import_onnxruntime, open_session
@@ -53,24 +53,26 @@ def test_wrong_pixels_are_refused(encoder: OnnxEncoder) -> None:
     good = _pixels(encoder)
     double: Any = good.astype(np.float64)
     for wrong in (good[0], good[:, :2], good[..., 1:], double, good.transpose(0, 2, 3, 1)):
-        with pytest.raises(DataError, match=r"pixels are float(32|64) .*, not float32 \[B, 3, 32, 32\]"):
+        with pytest.raises(UsageError) as caught:
             encoder.encode_image(wrong)
+        assert str(list(wrong.shape)) in caught.value.what
     for value in (np.nan, np.inf):
         broken = good.copy()
         broken[0, 1, 2, 3] = value
-        with pytest.raises(DataError, match="NaN or infinity"):
+        with pytest.raises(UsageError):
             encoder.encode_image(broken)
 
 
 def test_wrong_tokens_are_refused(encoder: OnnxEncoder) -> None:
     length, vocab = encoder.spec.context_length, encoder.spec.vocab_size
     for shape in ((3,), (1, 1), (1, length + 1), (1, 2, 3)):
-        with pytest.raises(DataError, match=f"not integer .* with L from 2 to {length}"):
+        with pytest.raises(UsageError) as caught:
             encoder.encode_text(np.ones(shape, np.int64))
-    with pytest.raises(DataError, match="tokens are float32"):
+        assert str(list(shape)) in caught.value.what and str(length) in caught.value.what
+    with pytest.raises(UsageError):
         encoder.encode_text(np.ones((1, 4), np.float32))  # type: ignore[arg-type]
     for wrong in (-1, vocab, 2**32 + 5):  # the last would be a good one when cut to 32 bits
-        with pytest.raises(DataError, match=f"ids outside 0 … {vocab - 1}"):
+        with pytest.raises(UsageError):
             encoder.encode_text(np.array([[49406, wrong, 49407]]))
 
 
@@ -105,13 +107,13 @@ def test_the_provider_is_named(encoder: OnnxEncoder) -> None:
 
 
 def test_no_threads_are_a_usage_error(model: ExportedModel) -> None:
-    with pytest.raises(UsageError, match="num_threads = 0"):
+    with pytest.raises(UsageError):
         OnnxEncoder(model, num_threads=0)
 
 
 def test_without_onnxruntime_the_way_to_get_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(SetupError, match="onnxruntime does not import") as caught:
+    with pytest.raises(SetupError) as caught:
         import_onnxruntime()
     assert "kdx[cpu]" in str(caught.value.remedy)
 
@@ -125,16 +127,17 @@ def changeable(exported_model: Path, tmp_path: Path) -> ExportedModel:
 
 def test_a_damaged_graph_is_named(changeable: ExportedModel) -> None:
     changeable.image_encoder.write_bytes(b"no graph")
-    with pytest.raises(DataError, match=r"image_encoder\.onnx: does not open in ONNX Runtime"):
+    with pytest.raises(DataError) as caught:
         OnnxEncoder(changeable).encode_image(_pixels(OnnxEncoder(changeable)))
+    assert caught.value.where == str(changeable.image_encoder)
 
 
 def test_a_graph_with_other_tensors_is_refused(changeable: ExportedModel) -> None:
     shutil.copy(changeable.text_encoder, changeable.image_encoder)
-    with pytest.raises(
-        DataError, match=r"has the tensors \['tokens'\] → \['text_features'\] instead of pixels"
-    ):
+    with pytest.raises(DataError) as caught:
         OnnxEncoder(changeable).encode_image(_pixels(OnnxEncoder(changeable)))
+    assert caught.value.where == str(changeable.image_encoder)
+    assert "text_features" in caught.value.what and "pixels" in caught.value.what
 
 
 def test_a_large_graph_is_checked_before_its_first_use(
@@ -145,8 +148,9 @@ def test_a_large_graph_is_checked_before_its_first_use(
     content = bytearray(changeable.image_encoder.read_bytes())
     content[-1] ^= 1
     changeable.image_encoder.write_bytes(content)
-    with pytest.raises(DataError, match=r"image_encoder\.onnx: file has changed since it was sealed"):
+    with pytest.raises(DataError) as caught:
         encoder.encode_image(_pixels(encoder))
+    assert caught.value.where == str(changeable.image_encoder)
     assert encoder.embed_texts(["a star"]).shape == (1, encoder.spec.embed_dim)  # the other one is whole
 
 
@@ -163,22 +167,25 @@ class _Session:
 
 
 @pytest.mark.parametrize(
-    ("answer", "what"),
+    ("answer", "kind"),
     [
-        (np.full((1, 64), np.nan, np.float32), "gave NaN or infinity as image_features"),
-        (np.ones((2, 64), np.float32), "gave image_features float32 .*2, 64.* instead of"),
-        (np.ones((1, 64), np.float16), "gave image_features float16"),
-        (RuntimeError("bad node\nmore"), r"does not run on pixels \[1, 3, 32, 32\]: bad node more"),
+        (np.full((1, 64), np.nan, np.float32), DataError),
+        (np.ones((2, 64), np.float32), DataError),
+        (np.ones((1, 64), np.float16), DataError),
+        (RuntimeError("bad node\nmore"), DataError),
+        (RuntimeError("Failed to allocate memory for requested buffer of size 5"), SetupError),
+        (RuntimeError("CUDA failure 2: out of memory"), SetupError),
+        (MemoryError(), SetupError),
     ],
 )
-def test_a_graph_that_answers_nonsense_is_bad_data(
-    model: ExportedModel, answer: np.ndarray | Exception, what: str
+def test_what_a_graph_does_wrong_is_the_files_fault_or_the_machines(
+    model: ExportedModel, answer: np.ndarray | Exception, kind: type[KdxError]
 ) -> None:
     encoder = OnnxEncoder(model)
     encoder._sessions[onnx.IMAGE_FEATURES] = _Session(answer)  # type: ignore[assignment]
-    with pytest.raises(DataError, match=what) as caught:
+    with pytest.raises(kind) as caught:
         encoder.encode_image(_pixels(encoder))
-    assert caught.value.where == str(model.image_encoder)
+    assert caught.value.where == str(model.image_encoder) and "\n" not in caught.value.what
 
 
 class _Runtime:
@@ -211,8 +218,9 @@ def test_on_a_gpu_cuda_is_asked_for_in_full_fp32(monkeypatch: pytest.MonkeyPatch
 
 def test_a_silent_fallback_to_the_cpu_is_a_setup_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onnx, "gpu_names", lambda: ["NVIDIA H100"])
-    with pytest.raises(SetupError, match="cannot load CUDAExecutionProvider"):
+    with pytest.raises(SetupError) as caught:
         open_session(_Runtime("CPUExecutionProvider"), Path("image_encoder.onnx"), 1)
+    assert "CUDAExecutionProvider" in caught.value.what
 
 
 def test_without_a_gpu_onnxruntime_gpu_runs_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:

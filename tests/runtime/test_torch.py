@@ -1,13 +1,16 @@
 """Facts of kdx/runtime/torch.py: a checkpoint as an Encoder."""
 
+import multiprocessing
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from kdx.core.errors import DataError
+from kdx.core.errors import DataError, KdxError
 from kdx.models.checkpoint import open_checkpoint
 from kdx.runtime.torch import TorchEncoder
 
@@ -69,7 +72,65 @@ def test_an_image_that_does_not_decode_is_bad_data(
 
 
 def test_a_folder_that_is_no_checkpoint_is_bad_data(exported_model: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="is of kind exported-model, not checkpoint"):
-        TorchEncoder.open(exported_model)
-    with pytest.raises(DataError, match="no checkpoint folder here"):
-        TorchEncoder.open(tmp_path / "nowhere")
+    for path in (exported_model, tmp_path / "nowhere"):
+        with pytest.raises(DataError) as caught:
+            TorchEncoder.open(path)
+        assert caught.value.where == str(path)
+
+
+def test_in_a_forked_process_it_says_what_to_do_instead_of_waiting_for_ever(encoder: TorchEncoder) -> None:
+    encoder.embed_texts(["word " * 80] * 64)
+    context = multiprocessing.get_context("fork")
+    answer = context.SimpleQueue()
+    worker = context.Process(target=_fault_of, args=(encoder, answer))
+    worker.start()
+    try:
+        worker.join(60)
+        assert worker.exitcode == 0
+        kind, remedy = answer.get()
+    finally:
+        worker.kill()
+    assert kind == "UsageError" and "spawn" in remedy
+
+
+def _fault_of(encoder: TorchEncoder, answer: Any) -> None:
+    try:
+        encoder.embed_texts(["a star"])
+    except KdxError as error:
+        answer.put((type(error).__name__, error.remedy))
+
+
+def test_nothing_is_rounded_to_tf32_while_it_encodes_and_the_switches_come_back(
+    encoder: TorchEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+
+    def switches() -> tuple[Any, Any]:
+        return torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+
+    def look(*_: object, **__: object) -> torch.Tensor:
+        seen.append(switches())
+        return torch.ones(1, encoder.spec.embed_dim)
+
+    monkeypatch.setattr(encoder, "_model", SimpleNamespace(encode_image=look, encode_text=look))
+    before = switches()
+    try:
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+        encoder.encode_image(_pixels(encoder, 1))
+        encoder.encode_text(np.ones((1, 2), np.int64))
+        after = switches()
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+    assert seen == [(False, False)] * 2 and after == (True, True)
+
+
+def test_a_gpu_gets_a_copy_and_the_cpu_none(mini_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint = open_checkpoint(mini_checkpoint)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert TorchEncoder(checkpoint)._model is checkpoint.model
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch, "device", lambda name: SimpleNamespace(type=name))
+    moved: list[object] = []
+    monkeypatch.setattr(torch.nn.Module, "to", lambda self, device: moved.append(self) or self)
+    assert TorchEncoder(checkpoint)._model is not checkpoint.model
+    assert moved and checkpoint.model not in moved

@@ -57,8 +57,22 @@ def _connection(answer: Any) -> TritonConnection:
     "url", ["localhost", "http://localhost:8001", "grpc://localhost", "grpc://grpc://a:1"]
 )
 def test_what_is_no_host_and_port_is_a_usage_error(url: str) -> None:
-    with pytest.raises(UsageError, match="is not the URL of a Triton server"):
+    with pytest.raises(UsageError) as caught:
         TritonConnection(url)
+    assert caught.value.where == url
+
+
+def test_a_proxy_on_the_way_is_named_where_nobody_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("grpc_proxy", "http://user:secret@proxy:3128")
+    connection = TritonConnection("grpc://triton:8001")
+    connection.close()
+    connection._client = _Client(
+        InferenceServerException("failed to connect", status="StatusCode.UNAVAILABLE")
+    )
+    with pytest.raises(SetupError) as caught:
+        connection.read_spec()
+    assert "proxy:3128" in caught.value.what and "secret" not in str(caught.value)
+    assert "no_proxy=triton" in str(caught.value.remedy)
 
 
 def test_the_scheme_may_be_left_out() -> None:

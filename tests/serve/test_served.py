@@ -197,6 +197,15 @@ def test_the_probe_asks_each_model(triton_server: TritonServer) -> None:
     connection.close()
 
 
+@pytest.mark.parametrize("variable", ["http_proxy", "https_proxy", "grpc_proxy", "all_proxy", "HTTP_PROXY"])
+def test_a_proxy_does_not_stand_between_a_machine_and_itself(
+    triton_server: TritonServer, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    monkeypatch.setenv(variable, "http://127.0.0.1:9")
+    with kdx.load(triton_server.url) as model:
+        assert model.embed_texts(["a star"]).shape == (1, model.spec.embed_dim)
+
+
 def test_no_server_is_said_with_its_remedy() -> None:
     with pytest.raises(SetupError) as caught:
         kdx.load("grpc://127.0.0.1:9")
