@@ -189,6 +189,9 @@ def _command(triton: Triton, models: Path, port: int) -> list[str]:
         str(triton.server),
         f"--model-repository={models.resolve()}",
         f"--backend-directory={triton.backends}",
+        # an instance's share of /dev/shm: what it starts with, and the steps in which it grows
+        f"--backend-config=python,shm-default-byte-size={2**20}",
+        f"--backend-config=python,shm-growth-byte-size={2**20}",
         f"--grpc-address={HOST}",
         f"--grpc-port={port}",
         # gRPC alone: this binary's HTTP front dies of short malformed requests and holds up the stop

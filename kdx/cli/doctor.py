@@ -30,7 +30,6 @@ PACKAGES = {
 }
 MIN_DISK = 2  # GiB; the demo and a Triton environment take about half of it
 IMPORT_TIMEOUT = 120  # seconds
-SHARED_MEMORY_NEEDED = 256 * 2**20  # bytes; a container has 64 MiB unless told otherwise
 
 
 @dataclass(frozen=True)
@@ -192,6 +191,7 @@ def _check_triton() -> Finding:
 
 def _check_shared_memory() -> Finding:
     from kdx.serve.environment import SHARED_MEMORY, shared_memory_shortage
+    from kdx.serve.repository import SHARED_MEMORY_NEEDED
 
     shortage = shared_memory_shortage(SHARED_MEMORY_NEEDED)
     return Finding("shared memory", "limited" if shortage else "ok", shortage or f"{SHARED_MEMORY}")

@@ -66,8 +66,9 @@ def test_a_changed_repository_is_not_served(repository: Path, tmp_path: Path) ->
     shutil.copytree(repository, copy)
     with (copy / "models/embed_text/1/model.py").open("a") as file:
         file.write("\nimport os\n")
-    with pytest.raises(DataError, match="changed since it was sealed"):
+    with pytest.raises(DataError) as caught:
         open_repository(copy)
+    assert caught.value.where == str(copy / "models/embed_text/1/model.py")
 
 
 def test_a_model_that_failed_its_gate_is_not_served(exported_model: Path, tmp_path: Path) -> None:
@@ -77,8 +78,9 @@ def test_a_model_that_failed_its_gate_is_not_served(exported_model: Path, tmp_pa
                 shutil.copy(file, folder)
         report = json.loads((folder / "parity.json").read_text())
         (folder / "parity.json").write_text(json.dumps({**report, "verdict": "FAIL"}))
-    with pytest.raises(GateError, match="verdict is FAIL"):
+    with pytest.raises(GateError) as caught:
         write_repository(tmp_path / "failed", tmp_path / "repository")
+    assert caught.value.where == str(tmp_path / "failed" / "parity.json")
     assert not (tmp_path / "repository").exists()
 
 
@@ -147,11 +149,11 @@ def test_a_port_in_use_is_said_before_anything_starts(repository: Path, tmp_path
         taken.listen()
         port = taken.getsockname()[1]
         with (
-            pytest.raises(SetupError, match=f"port {port} cannot be used"),
+            pytest.raises(SetupError) as caught,
             TritonServer(repository, tmp_path / "log", port=port),
         ):
             pass
-    assert not (tmp_path / "log").exists()
+    assert str(port) in caught.value.what and not (tmp_path / "log").exists()
 
 
 def test_a_model_that_does_not_load_is_named_with_the_reason(repository: Path, tmp_path: Path) -> None:
@@ -160,11 +162,11 @@ def test_a_model_that_does_not_load_is_named_with_the_reason(repository: Path, t
         (folder / "manifest.json").unlink()
         (folder / "models/embed_text/1/model.py").write_text("raise RuntimeError('boom')\n")
     with (
-        pytest.raises(SetupError, match="boom") as caught,
+        pytest.raises(SetupError) as caught,
         TritonServer(tmp_path / "broken", tmp_path / "log"),
     ):
         pass
-    assert caught.value.where == str(tmp_path / "log")
+    assert "boom" in caught.value.what and caught.value.where == str(tmp_path / "log")
 
 
 def test_without_triton_the_way_to_get_one_is_said(
@@ -172,7 +174,7 @@ def test_without_triton_the_way_to_get_one_is_said(
 ) -> None:
     monkeypatch.setenv("KDX_CACHE", str(tmp_path / "cache"))
     with (
-        pytest.raises(SetupError, match="no Triton binary") as caught,
+        pytest.raises(SetupError) as caught,
         TritonServer(repository, tmp_path / "log"),
     ):
         pass
