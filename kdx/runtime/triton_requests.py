@@ -19,6 +19,9 @@ from kdx.core.images import FORMATS, MAX_PIXELS, ImageSource
 
 IMAGE_BATCH, TEXT_BATCH = 16, 64  # max_batch_size of the served models
 MAX_REQUEST_BYTES = 32 * 2**20  # of all its images, encoded
+# What kdx's own client puts together: a process of the server keeps about twice its largest request of /dev/shm, and
+# eight of them have 64 MiB of it in a container. More at once would gain nothing: decoding takes longest.
+SENT_BYTES = 2 * 2**20
 MAX_REQUEST_PIXELS = (
     MAX_PIXELS  # of all its images: as many as the largest image that is decoded, a second or two
 )
@@ -33,14 +36,15 @@ Picture = tuple[ImageSource, bytes]  # what the caller gave, and the encoded fil
 
 
 def in_requests(pictures: Iterable[Picture], size: int) -> Iterator[list[Picture]]:
-    """Groups for one request each: up to `size` pictures, and no more bytes and pixels than a request may hold."""
+    """Groups for one request each: up to `size` pictures, no more pixels than a request may hold, and SENT_BYTES or
+    a single one."""
     group: list[Picture] = []
     num_bytes = num_pixels = 0
     for source, encoded in pictures:
         pixels = count_pixels(encoded)
         if group and (
             len(group) == size
-            or num_bytes + len(encoded) > MAX_REQUEST_BYTES
+            or num_bytes + len(encoded) > SENT_BYTES
             or num_pixels + pixels > MAX_REQUEST_PIXELS
         ):
             yield group

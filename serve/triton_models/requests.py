@@ -151,6 +151,10 @@ def ask(model: str, name: str, values: Sequence[bytes]) -> FloatArray:
             raise OverloadError(
                 "takes no more requests into its queue", where=model, remedy="try again later"
             )
+        if "shared memory" in message:
+            raise SetupError(
+                "/dev/shm is full", where=model, remedy="give the server more of it, or send less at a time"
+            )
         raise RuntimeError(f"{model}: {message}")
     return pb_utils.get_output_tensor_by_name(answer, "embedding").as_numpy().copy()
 

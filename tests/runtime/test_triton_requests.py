@@ -9,6 +9,7 @@ from kdx.core.errors import DataError, UsageError
 from kdx.runtime.triton_requests import (
     IMAGE_BATCH,
     MAX_REQUEST_BYTES,
+    SENT_BYTES,
     check_size,
     count_pixels,
     from_message,
@@ -34,7 +35,8 @@ def test_a_client_sends_as_much_in_a_request_as_the_server_takes() -> None:
     assert _sizes([]) == []
     assert _sizes([SMALL] * 35) == [16, 16, 3] and _sizes([SMALL] * 5, 2) == [2, 2, 1]
     assert _sizes([LARGE, LARGE, SMALL, SMALL]) == [1, 3]
-    assert _sizes([bytes(MAX_REQUEST_BYTES), SMALL]) == [1, 1]
+    assert _sizes([bytes(SENT_BYTES), SMALL, SMALL]) == [1, 2]
+    assert _sizes([bytes(2 * SENT_BYTES), bytes(SENT_BYTES // 2), bytes(SENT_BYTES // 2)]) == [1, 2]
     for group in in_requests(((image, image) for image in [LARGE, SMALL, LARGE, LARGE] * 9), IMAGE_BATCH):
         check_size([image for _, image in group])
 
