@@ -21,6 +21,7 @@ from typing import Any, overload
 
 from kdx.core.digests import file_digest, value_digest
 from kdx.core.errors import DataError, UsageError
+from kdx.core.requests import check_templates
 from kdx.core.workspace import locked, move_all, workspace
 
 from .drafts import IMAGE_EXTENSIONS, MAX_IMAGE, MAX_TEXT, Draft, Drafts, group_members, read_drafts
@@ -195,18 +196,16 @@ def read_classes(folder: Path) -> list[str] | None:
 
 
 def read_templates(folder: Path) -> list[str] | None:
-    """Zero-shot prompts from templates.txt, one a line, each with one {}; None without the file.
+    """Zero-shot prompts from templates.txt, one a line, each with {} for the class; None without the file.
 
     Raises DataError if it is malformed.
     """
     path = folder / "templates.txt"
     templates = _read_lines(path)
-    for template in templates or []:
-        if template.count("{}") != 1 or template.count("{") != 1 or template.count("}") != 1:
-            raise DataError(
-                f"{template!r} must hold one {{}}", where=path, remedy="for example: a photo of a {}"
-            )
-    return templates
+    try:
+        return None if templates is None else check_templates(templates)
+    except UsageError as error:
+        raise DataError(error.what, where=path, remedy=error.remedy) from None
 
 
 def _class_names(folder: Path, texts: list[str]) -> list[str] | None:

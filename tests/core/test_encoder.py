@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from kdx.core.encoder import Encoder, EncoderSpec, FloatArray, IntArray
-from kdx.core.errors import DataError
+from kdx.core.errors import DataError, UsageError
 from kdx.models.clip_vocabulary import clip_tokenizer
 
 SPEC = EncoderSpec(
@@ -77,8 +77,38 @@ def test_nothing_gives_no_rows_of_the_right_width() -> None:
 
 
 def test_a_bad_image_among_good_ones_is_bad_data(make_photo: Callable[..., bytes]) -> None:
-    with pytest.raises(DataError):
-        _Encoder().embed_images([make_photo(0), b"no image"])
+    with pytest.raises(DataError) as caught:
+        _Encoder().embed_images([make_photo(0), make_photo(1), b"no image"], batch_size=2)
+    assert caught.value.where == "images[2]"
+
+
+def test_the_best_labels_come_with_their_probabilities(make_photo: Callable[..., bytes]) -> None:
+    photo = make_photo(0)
+    (best,) = _Encoder().classify([photo], ["cat", "cat cat cat cat", "cat"], templates=["{}"], top_k=9)
+    assert sorted(label for label, _ in best) == ["cat", "cat", "cat cat cat cat"]
+    assert sum(score for _, score in best) == pytest.approx(1, abs=1e-5)
+    assert [score for _, score in best] == sorted((score for _, score in best), reverse=True)
+    assert len(_Encoder().classify([photo, photo], ["a", "b"], top_k=1)) == 2
+    assert _Encoder().classify([], ["a"]) == []
+
+
+def test_a_request_that_breaks_a_rule_encodes_nothing(make_photo: Callable[..., bytes]) -> None:
+    encoder, photos = _Encoder(), [make_photo(0)]
+    wrong: list[Callable[[], object]] = [
+        lambda: encoder.classify(photos, "cat"),
+        lambda: encoder.classify(photos, []),
+        lambda: encoder.classify(photos, ["cat"], templates=["a photo"]),
+        lambda: encoder.classify(photos, ["cat"], top_k=0),
+        lambda: encoder.classify([*photos, None], ["cat"]),  # type: ignore[list-item]
+        lambda: encoder.embed_texts("a dog"),
+        lambda: encoder.embed_texts(["a"], batch_size=0),
+        lambda: encoder.embed_images("cat.jpg"),
+        lambda: encoder.embed_images(photos, batch_size=0),
+    ]
+    for call in wrong:
+        with pytest.raises(UsageError):
+            call()
+    assert encoder.shapes == []
 
 
 def test_leaving_the_block_closes_the_encoder() -> None:
@@ -105,5 +135,5 @@ def test_a_specification_survives_json() -> None:
     ],
 )
 def test_a_specification_that_does_not_fit_is_bad_data(fields: Any) -> None:
-    with pytest.raises(DataError, match="specification does not fit"):
+    with pytest.raises(DataError):
         EncoderSpec.from_dict(fields)

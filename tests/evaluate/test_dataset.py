@@ -59,6 +59,33 @@ def test_a_set_without_classes_is_scored_by_retrieval(
     assert (evaluation.metric, evaluation.score) == ("retrieval_recall@1", 1.0)
 
 
+def test_a_set_without_captions_is_scored_by_its_labels_alone(
+    encoder: Encoder, tmp_path: Path, make_image: MakeImage
+) -> None:
+    with tarfile.open(tmp_path / "val-0.tar", "w") as tar:
+        for row, name in enumerate(NAMES):
+            for extension, content in (("png", make_image(name)), ("cls", str(row).encode())):
+                member = tarfile.TarInfo(f"{row}.{extension}")
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+    (tmp_path / "classes.txt").write_text("red\ngreen\nblue\n")
+    evaluation = evaluate_dataset(encoder, tmp_path)
+    assert evaluation.retrieval is None and evaluation.zero_shot is not None
+    assert evaluation.zero_shot.top1 == Proportion(3, 3) and evaluation.score == 1.0
+
+
+def test_classes_of_one_name_tie_and_the_first_counts(
+    encoder: Encoder, write_set: Callable[..., Path]
+) -> None:
+    folder = write_set(12)
+    (folder / "classes.txt").write_text("red\ngreen\nred\n")
+    evaluation = evaluate_dataset(encoder, folder)
+    assert evaluation.zero_shot is not None
+    assert evaluation.zero_shot.top1 == Proportion(
+        8, 12
+    )  # blue images lie in the second "red", found by none
+
+
 def test_the_sets_own_templates_are_used(encoder: Encoder, write_set: Callable[..., Path]) -> None:
     folder = write_set()
     (folder / "templates.txt").write_text("{}\na {}\n")
@@ -86,20 +113,22 @@ def test_a_whole_batch_of_damaged_images_is_left_out(
 
 
 def test_too_many_damaged_images_are_refused(encoder: Encoder, write_set: Callable[..., Path]) -> None:
-    with pytest.raises(DataError, match="more than a tenth of 12 images") as raised:
-        evaluate_dataset(encoder, write_set(bad=(1, 2)))
-    assert raised.value.remedy
+    folder = write_set(bad=(1, 2))
+    with pytest.raises(DataError) as raised:
+        evaluate_dataset(encoder, folder)
+    assert raised.value.where == str(folder) and "12 images" in raised.value.what and raised.value.remedy
 
 
 def test_a_fault_of_the_encoder_is_not_blamed_on_the_images(
     encoder: Encoder, write_set: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(pixels: FloatArray) -> FloatArray:
-        raise DataError("does not run")
+        raise DataError("does not run", where="image_encoder.onnx")
 
     monkeypatch.setattr(encoder, "encode_image", fail)
-    with pytest.raises(DataError, match="does not run"):
+    with pytest.raises(DataError) as raised:
         evaluate_dataset(encoder, write_set())
+    assert raised.value.where == "image_encoder.onnx"
 
 
 def test_a_limit_takes_samples_evenly(encoder: Any, write_set: Callable[..., Path]) -> None:
@@ -114,7 +143,7 @@ def test_a_limit_that_is_too_large_takes_all(encoder: Encoder, write_set: Callab
 
 
 def test_a_limit_below_one_is_refused(encoder: Encoder, write_set: Callable[..., Path]) -> None:
-    with pytest.raises(UsageError, match="limit = 0"):
+    with pytest.raises(UsageError):
         evaluate_dataset(encoder, write_set(3), limit=0)
 
 

@@ -38,24 +38,27 @@ def test_it_names_its_files_and_what_the_model_is(exported_model: Path, mini_che
 def test_without_one_of_its_files_it_does_not_open(exported_model: Path, tmp_path: Path, name: str) -> None:
     shutil.copytree(exported_model, tmp_path / "copy")
     (tmp_path / "copy" / name).unlink()
-    with pytest.raises(DataError, match=f"{name}: file is missing"):
+    with pytest.raises(DataError) as caught:
         open_exported_model(tmp_path / "copy")
+    assert name in str(caught.value)
 
 
 def test_a_checkpoint_is_not_an_exported_model(mini_checkpoint: Path) -> None:
-    with pytest.raises(DataError, match="is of kind checkpoint, not exported-model"):
+    with pytest.raises(DataError) as caught:
         open_exported_model(mini_checkpoint)
+    assert caught.value.where == str(mini_checkpoint) and "checkpoint" in caught.value.what
 
 
 def test_a_config_of_another_kdx_is_refused(exported_model: Path, tmp_path: Path) -> None:
     config = json.loads((exported_model / "config.json").read_text())
     for number, (wrong, what) in enumerate(
         (
-            ({**config, "format": "tensorrt"}, "has the format 'tensorrt', this kdx knows onnx"),
-            ({"spec": config["spec"]}, "lacks the key 'format'"),
-            ({"format": "onnx"}, "lacks the key 'spec'"),
-            ({**config, "spec": {**config["spec"], "more": 1}}, "specification does not fit"),
+            ({**config, "format": "tensorrt"}, "tensorrt"),
+            ({"spec": config["spec"]}, "'format'"),
+            ({"format": "onnx"}, "'spec'"),
+            ({**config, "spec": {**config["spec"], "more": 1}}, "more"),
         )
     ):
-        with pytest.raises(DataError, match=what):
+        with pytest.raises(DataError) as caught:
             open_exported_model(_reseal(exported_model, tmp_path / str(number), wrong))
+        assert what in caught.value.what
