@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 MARKER = "kdx-demo.json"  # says that a folder is a demo's, so that a later one may replace it
 
+MOST_EPOCHS = (
+    50  # of the demo's own recipes, whose steps are fixed; fewer pairs than that get the recipes for few
+)
 EVAL_IMAGES = 2_000
 PARITY_IMAGES = 1_000
 BENCH_SECONDS = 10.0
@@ -197,7 +200,7 @@ class _Demo:
         from kdx.distill import read_recipe, run_recipe
 
         run = self.models[name]
-        settings = self._fitting(recipe, len(open_split(data, "train")), taught)
+        recipe, settings = self._recipe_for(recipe, len(open_split(data, "train")), taught)
         options = [f"--data {data}", *(f"--set {setting}" for setting in settings)]
         if taught:
             options.append(f"--teacher {self.teacher}")
@@ -216,17 +219,21 @@ class _Demo:
             self.screen.say(f"skipped {result.bad_images} images that do not decode: {run / 'skipped.jsonl'}")
         self.steps[name] = result.steps
 
-    def _fitting(self, recipe: str, pairs: int, taught: bool) -> tuple[str, ...]:
-        """Settings for a set that is smaller than the recipe's batch, and for a teacher that is not the demo's."""
+    def _recipe_for(self, name: str, pairs: int, taught: bool) -> tuple[str, tuple[str, ...]]:
+        """The recipe `name`, or that for few pairs with the same student, and settings that fit the teacher."""
         from kdx.distill import read_recipe
         from kdx.models.checkpoint import read_checkpoint_architecture
 
-        batch_size = read_recipe(recipe).batch_size
-        settings = () if batch_size == "auto" or pairs >= batch_size else (f"batch_size={pairs}",)
-        if taught and self.own_teacher:
+        recipe = read_recipe(name)
+        schedule = recipe.schedule(pairs)
+        settings: tuple[str, ...] = ()
+        if schedule is None or schedule.steps * schedule.batch_size > MOST_EPOCHS * pairs:
+            name = "small-clip-kd" if taught else "small-baseline"
+            settings = (f"student={recipe.student}",)
+        if taught and (settings or self.own_teacher):
             width = read_checkpoint_architecture(self.teacher).embed_dim
             settings += (f"objective.fd={2000 / width:g}",)  # CLIP-KD's, 2000 on the mean over features
-        return settings
+        return name, settings
 
     def _evaluate(self, name: str) -> None:
         import kdx

@@ -76,11 +76,14 @@ class Screen:
         places = Table.grid(padding=(0, 2))
         for what, where in (
             ("report with pictures", "report.html"),
-            ("teacher, student alone, student with CLIP-KD", "teacher/  baseline/  distilled/"),
-            ("the student as ONNX, with parity.json", "exported/"),
-            ("Triton model repository", "repository/"),
+            ("the small teacher", "teacher"),
+            ("the student alone, and taught with CLIP-KD", "baseline  distilled"),
+            ("the taught student as ONNX, and how it compares with PyTorch", "exported"),
+            ("Triton model repository", "repository"),
         ):
-            places.add_row(what, "  ".join(str(out / part) for part in where.split()))
+            made = [str(out / part) for part in where.split() if (out / part).exists()]
+            if made:
+                places.add_row(what, "  ".join(made))
         console.print(places)
         console.print("\nnext:")
         for _, command in self.commands:
