@@ -6,10 +6,12 @@ Embedder   any model: a checkpoint, an exported model, the endpoint of a server
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import numpy as np
@@ -20,6 +22,8 @@ from .preprocess import ImageSource, Preprocess
 from .prompts import best_labels, class_vectors, label_probabilities, prompt_texts
 from .requests import at_item, check_count, check_images, check_labels, check_templates, check_texts
 from .tokenizer import Tokenizer
+
+log = logging.getLogger(__name__)
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.integer[Any]]
@@ -69,13 +73,26 @@ class EncoderSpec:
             ) from None
 
     def preprocess(self) -> Preprocess:
-        return Preprocess(
+        """As this kdx does it; a warning says so if the one that made the model did it by other rules."""
+        preprocess = Preprocess(
             image_size=self.image_size,
             mean=self.mean,
             std=self.std,
             interpolation=self.interpolation,
             resize_mode=self.resize_mode,
         )
+        if preprocess.digest != self.preprocess_digest:
+            log.warning("%s was made by a kdx that prepares some images otherwise than this one", self.name)
+        return preprocess
+
+    def check_tokenizer(self, tokenizer: Tokenizer, where: Path) -> None:
+        """Raises DataError unless it gives the ids that the model was made for."""
+        if tokenizer.digest != self.tokenizer_digest:
+            raise DataError(
+                f"is not the tokenizer that {self.name} was made with",
+                where=where,
+                remedy="take the file that was written with the model, or the kdx that made it",
+            )
 
 
 class Embedder(ABC):

@@ -77,6 +77,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
             remedy="copy the checkpoint again from where it came",
         ) from None
     tokenizer = Tokenizer.from_file(path / "tokenizer.json")
+    spec.check_tokenizer(tokenizer, path / "tokenizer.json")
     return Checkpoint(path, model.eval(), spec, tokenizer, architecture)
 
 

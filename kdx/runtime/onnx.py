@@ -68,6 +68,7 @@ class OnnxEncoder(Encoder):
         self.spec = model.spec
         self.preprocess = model.spec.preprocess()
         self.tokenizer = Tokenizer.from_file(model.tokenizer)
+        self.spec.check_tokenizer(self.tokenizer, model.tokenizer)
         digest = model.manifest.digest
         self._image = Graph(model.image_encoder, PIXELS, IMAGE_FEATURES, digest.get(model.image_encoder.name))
         self._text = Graph(model.text_encoder, TOKENS, TEXT_FEATURES, digest.get(model.text_encoder.name))

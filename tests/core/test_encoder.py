@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -137,3 +138,18 @@ def test_a_specification_survives_json() -> None:
 def test_a_specification_that_does_not_fit_is_bad_data(fields: Any) -> None:
     with pytest.raises(DataError):
         EncoderSpec.from_dict(fields)
+
+
+def test_other_rules_of_preparing_images_than_the_models_are_said(caplog: pytest.LogCaptureFixture) -> None:
+    same = replace(SPEC, preprocess_digest=SPEC.preprocess().digest)
+    caplog.clear()
+    assert same.preprocess() == SPEC.preprocess()
+    assert [SPEC.name in record.getMessage() for record in caplog.records] == [True]  # of SPEC alone
+
+
+def test_another_tokenizer_than_the_models_is_refused(tmp_path: Path) -> None:
+    tokenizer = clip_tokenizer()
+    replace(SPEC, tokenizer_digest=tokenizer.digest).check_tokenizer(tokenizer, tmp_path)
+    with pytest.raises(DataError) as error:
+        SPEC.check_tokenizer(tokenizer, tmp_path)
+    assert error.value.where == str(tmp_path)

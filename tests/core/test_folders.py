@@ -37,32 +37,35 @@ def test_a_sealed_folder_opens_and_tells_where_it_came_from(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("damage", "what"),
+    ("damage", "file"),
     [
-        (lambda folder: (folder / "file.txt").write_text("hellO"), "file has changed"),
-        (lambda folder: (folder / "file.txt").unlink(), "file is missing"),
-        (lambda folder: (folder / "more.txt").write_text(""), "does not belong"),
-        (lambda folder: (folder / MANIFEST).unlink(), "has no manifest.json"),
-        (lambda folder: (folder / MANIFEST).write_text("{"), "cannot be read"),
-        (lambda folder: (folder / MANIFEST).write_text("[]"), "cannot be read"),
-        (lambda folder: _say(folder, digest=["file.txt"]), "cannot be read"),
-        (lambda folder: (folder / MANIFEST).write_bytes(b"\xff\xfe"), "cannot be read"),
+        (lambda folder: (folder / "file.txt").write_text("hellO"), "file.txt"),
+        (lambda folder: (folder / "file.txt").unlink(), "file.txt"),
+        (lambda folder: (folder / "more.txt").write_text(""), "more.txt"),
+        (lambda folder: (folder / MANIFEST).unlink(), ""),
+        (lambda folder: (folder / MANIFEST).write_text("{"), MANIFEST),
+        (lambda folder: (folder / MANIFEST).write_text("[]"), MANIFEST),
+        (lambda folder: _say(folder, digest=["file.txt"]), MANIFEST),
+        (lambda folder: (folder / MANIFEST).write_bytes(b"\xff\xfe"), MANIFEST),
     ],
 )
-def test_damage_is_named_and_refused(tmp_path: Path, damage, what: str) -> None:
+def test_damage_is_named_and_refused(tmp_path: Path, damage, file: str) -> None:
     _seal(tmp_path / "a")
     damage(tmp_path / "a")
-    with pytest.raises(DataError, match=what):
+    with pytest.raises(DataError) as error:
         open_sealed(tmp_path / "a", "thing")
+    assert error.value.where == str(tmp_path / "a" / file) and error.value.remedy
 
 
 def test_another_kind_or_schema_is_refused(tmp_path: Path) -> None:
     _seal(tmp_path / "a")
-    with pytest.raises(DataError, match="is of kind thing, not checkpoint"):
+    with pytest.raises(DataError) as error:
         open_sealed(tmp_path / "a", "checkpoint")
+    assert "thing" in error.value.what and "checkpoint" in error.value.what
     _say(tmp_path / "a", schema=99)
-    with pytest.raises(DataError, match="has schema 99"):
+    with pytest.raises(DataError) as error:
         open_sealed(tmp_path / "a", "thing")
+    assert "99" in error.value.what
 
 
 def test_an_error_leaves_nothing_and_keeps_the_old_folder(tmp_path: Path) -> None:
@@ -76,14 +79,17 @@ def test_an_error_leaves_nothing_and_keeps_the_old_folder(tmp_path: Path) -> Non
 
 def test_only_a_folder_of_the_same_kind_is_overwritten(tmp_path: Path) -> None:
     _seal(tmp_path / "a")
-    with pytest.raises(UsageError, match="exists already"):
+    with pytest.raises(UsageError) as error:
         _seal(tmp_path / "a")
-    with pytest.raises(UsageError, match="not a folder of kdx of kind other"):
+    assert error.value.where == str(tmp_path / "a") and "--overwrite" in str(error.value.remedy)
+    with pytest.raises(UsageError) as error:
         _seal(tmp_path / "a", kind="other", overwrite=True)
+    assert "other" in error.value.what
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("dear")
-    with pytest.raises(UsageError, match="will not be overwritten"):
+    with pytest.raises(UsageError):
         _seal(tmp_path / "mine", overwrite=True)
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "dear"
     _seal(tmp_path / "a", overwrite=True, content="new")
     assert (tmp_path / "a" / "file.txt").read_text() == "new"
 
@@ -93,36 +99,38 @@ def test_where_nothing_can_be_written_is_said_before_the_work(
 ) -> None:
     (tmp_path / "file").write_text("")
     for path in ("file/a", "file/a/b"):
-        with pytest.raises(UsageError, match=f"{tmp_path / 'file'} is a file, not a folder"):
+        with pytest.raises(UsageError) as usage:
             check_free(tmp_path / path, "thing")
-    with pytest.raises(UsageError, match="exists already"):
+        assert f"{tmp_path / 'file'} " in usage.value.what
+    with pytest.raises(UsageError):
         check_free(Path("/"), "thing")
     monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)  # root may write anywhere
-    with pytest.raises(SetupError, match=f"no permission to write in {tmp_path}"):
+    with pytest.raises(SetupError) as setup:
         check_free(tmp_path / "new" / "a", "thing")
+    assert str(tmp_path) in setup.value.what
 
 
 def test_nothing_is_written_into_a_sealed_folder(tmp_path: Path) -> None:
     _seal(tmp_path / "a")
-    with pytest.raises(
-        UsageError, match=f"lies in the thing {tmp_path / 'a'}, which would no longer be whole"
-    ):
+    with pytest.raises(UsageError) as error:
         _seal(tmp_path / "a" / "sub" / "b")
+    assert f"thing {tmp_path / 'a'}" in error.value.what
     open_sealed(tmp_path / "a", "thing")
 
 
 def test_a_place_behind_a_missing_folder_is_the_place_itself(tmp_path: Path) -> None:
     _seal(tmp_path / "a", content="kept")
     for kind in ("thing", "other"):
-        with pytest.raises(UsageError, match="exists already"):
+        with pytest.raises(UsageError) as error:
             _seal(tmp_path / "missing" / ".." / "a", kind=kind)
-    with pytest.raises(UsageError, match="of kind other"):
+        assert error.value.where == str(tmp_path / "a")
+    with pytest.raises(UsageError):
         _seal(tmp_path / "missing" / ".." / "a", kind="other", overwrite=True)
     assert (tmp_path / "a" / "file.txt").read_text() == "kept" and not (tmp_path / "missing").exists()
 
 
 def test_the_second_of_two_writers_does_not_replace_the_first(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="exists already"), sealed_folder(tmp_path / "a", "thing") as folder:
+    with pytest.raises(UsageError), sealed_folder(tmp_path / "a", "thing") as folder:
         (folder / "file.txt").write_text("late")
         _seal(tmp_path / "b", content="early")
         (tmp_path / "b").rename(tmp_path / "a")
@@ -130,13 +138,12 @@ def test_the_second_of_two_writers_does_not_replace_the_first(tmp_path: Path) ->
 
 
 def test_a_place_where_no_folder_can_be_made_is_said() -> None:
-    with (
-        pytest.raises(SetupError, match="a folder cannot be made here"),
-        sealed_folder(Path("/proc/x"), "thing"),
-    ):
+    with pytest.raises(SetupError) as error, sealed_folder(Path("/proc/x"), "thing"):
         pass
-    with pytest.raises(SetupError, match="a folder cannot be made here"):
+    assert error.value.where == "/proc/x"
+    with pytest.raises(SetupError) as error:
         write_atomic(Path("/proc/x/file"), "text")
+    assert error.value.where == "/proc/x/file"
 
 
 def test_large_files_are_read_unless_the_caller_cannot_afford_it(
@@ -145,16 +152,17 @@ def test_large_files_are_read_unless_the_caller_cannot_afford_it(
     monkeypatch.setattr(folders, "LARGE_FILE", 3)
     _seal(tmp_path / "a")
     (tmp_path / "a" / "file.txt").write_text("hullo")
-    with pytest.raises(DataError, match="has changed"):
+    with pytest.raises(DataError) as error:
         open_sealed(tmp_path / "a", "thing")
+    assert error.value.where == str(tmp_path / "a" / "file.txt")
     open_sealed(tmp_path / "a", "thing", verify_large=False)
 
 
 def test_a_json_file_that_cannot_be_read_is_said_without_pythons_words(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="there is no such file"):
-        read_json(tmp_path / "a.json")
-    with pytest.raises(DataError, match="cannot be read: Is a directory"):
-        read_json(tmp_path)
+    for path in (tmp_path / "a.json", tmp_path):
+        with pytest.raises(DataError) as error:
+            read_json(path)
+        assert error.value.where == str(path) and "Errno" not in error.value.what
 
 
 def test_a_killed_writer_leaves_nothing_that_opens(tmp_path: Path) -> None:
