@@ -34,7 +34,7 @@ def test_text_that_is_not_utf8_is_refused(
 ) -> None:
     verb, *rest = arguments
     assert _run(verb, str(exported_model), *rest) == 2
-    assert "is not UTF-8" in capsys.readouterr().err
+    assert "UTF-8" in capsys.readouterr().err
 
 
 def test_a_file_in_a_product_of_kdx_is_a_usage_error(
@@ -42,14 +42,14 @@ def test_a_file_in_a_product_of_kdx_is_a_usage_error(
 ) -> None:
     out = exported_model / "texts.npy"
     assert _run("text", str(exported_model), "a star", "--out", str(out)) == 2
-    assert "lies in the exported-model" in capsys.readouterr().err and not out.exists()
+    assert str(exported_model) in capsys.readouterr().err and not out.exists()
 
 
 def test_a_folder_as_output_is_a_usage_error(
     exported_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert _run("text", str(exported_model), "a star", "--out", str(tmp_path)) == 2
-    assert "is a directory" in capsys.readouterr().err
+    assert str(tmp_path) in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 

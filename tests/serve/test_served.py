@@ -7,9 +7,11 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import kdx
 from kdx.core.encoder import Embedder
@@ -103,6 +105,28 @@ def _fault(call: Callable[[], object]) -> dict[str, str | None]:
     with pytest.raises(KdxError) as caught:
         call()
     return caught.value.to_dict()
+
+
+@pytest.mark.parametrize(
+    "mode", ["1", "L", "P", "PA", "RGBA", "CMYK", "YCbCr", "LAB", "HSV", "I", "F", "I;16"]
+)
+def test_a_picture_of_any_mode_is_taken_or_refused_alike(
+    client: TritonEmbedder, local: Embedder, mode: str
+) -> None:
+    picture = Image.linear_gradient("L")
+    picture = (
+        picture.convert("RGB").convert(mode) if mode in ("HSV", "LAB", "YCbCr") else picture.convert(mode)
+    )
+    answers: list[Any] = []
+    for model in (client, local):
+        try:
+            answers.append(model.embed_images([picture]))
+        except KdxError as error:
+            answers.append(error.to_dict())
+    if isinstance(answers[1], dict):
+        assert answers[0] == answers[1] and answers[0]["where"] == "images[0]"
+    else:
+        assert np.abs(answers[0] - answers[1]).max() < 1e-5
 
 
 def test_a_bad_request_does_not_hurt_those_beside_it(
