@@ -6,12 +6,12 @@ A folder of kind `methods` holds `methods.json` and `runs/METHOD-SEED/`, the tra
 from __future__ import annotations
 
 import json
-import multiprocessing
 import statistics
 from collections.abc import Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
+from multiprocessing.context import SpawnContext, SpawnProcess
 from pathlib import Path
 from typing import Any
 
@@ -199,7 +199,7 @@ def _tasks(
 
 def _run_all(job: Job, tasks: list[Task], jobs: int, progress: Progress) -> list[Row]:
     """Rows in the order of the tasks."""
-    spawn = multiprocessing.get_context("spawn")  # a fork would share the GPU's context
+    spawn = _Spawn()  # a fork would share the GPU's context
     with ProcessPoolExecutor(jobs, mp_context=spawn) as pool:
         pending: dict[Future[Row], int] = {pool.submit(_run, job, task): i for i, task in enumerate(tasks)}
         rows: dict[int, Row] = {}
@@ -213,10 +213,23 @@ def _run_all(job: Job, tasks: list[Task], jobs: int, progress: Progress) -> list
                 remedy="choose fewer --jobs, or a smaller batch_size",
             ) from None
         except BaseException:  # an interrupted comparison does not wait for its runs
-            for process in multiprocessing.active_children():
+            for process in spawn.started:
                 process.terminate()
             raise
     return [rows[number] for number in range(len(tasks))]
+
+
+class _Spawn(SpawnContext):
+    """Remembers the processes that it starts: the host may have others, which are not ours to end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.started: list[SpawnProcess] = []
+
+    def Process(self, *args: Any, **kwargs: Any) -> SpawnProcess:  # type: ignore[override]
+        process = SpawnProcess(*args, **kwargs)
+        self.started.append(process)
+        return process
 
 
 def _run(job: Job, task: Task) -> Row:
@@ -232,6 +245,7 @@ def _run(job: Job, task: Task) -> Row:
             run,
             teachers=[job.teacher] if recipe.needs_teacher else [],
             cache=job.cache if recipe.objective.needs_teacher else None,
+            tell=lambda note: None,
         )
         with kdx.load(run) as student:
             evaluation = evaluate_dataset(student, job.data, limit=job.limit)

@@ -84,8 +84,8 @@ def command(
     from kdx.distill.teachers import default_cache
 
     with join_ranks() as ranks:
-        if ranks.is_first:
-            for note in _notes_on_export(resolved):
+        with ranks.first_ahead():
+            for note in _notes_on_export(resolved) if ranks.is_first else []:
                 click.echo(note, err=True)
         result = run_recipe(
             resolved,

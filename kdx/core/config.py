@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar, cast, get_args
 
@@ -154,16 +154,31 @@ def _toml_value(text: str) -> Any:
 
 
 def _nearest(config: type[BaseModel], parts: list[str]) -> str:
-    """The remedy for an unknown key: the nearest known one in the same table, or all of them."""
-    model: type[BaseModel] = config
-    for part in parts[:-1]:
-        field = model.model_fields.get(part)
-        inner = [] if field is None else [field.annotation, *get_args(field.annotation)]
-        tables = [a for a in inner if isinstance(a, type) and issubclass(a, BaseModel)]
-        if not tables:
-            return "remove it"
-        model = tables[0]
-    known = list(model.model_fields)
-    prefix = "".join(f"{part}." for part in parts[:-1])
-    close = nearest(parts[-1], known)
-    return f"did you mean {prefix}{close}?" if close else f"known keys: {', '.join(sorted(known))}"
+    """The remedy for an unknown key: where that name is known, the nearest one in the same table, or all of them."""
+    tables = dict(_tables(config))
+    table = ".".join(parts[:-1])
+    if table not in tables:
+        return "remove it"
+    elsewhere = [
+        _dotted(other, parts[-1]) for other, model in tables.items() if parts[-1] in model.model_fields
+    ]
+    if elsewhere:
+        return f"did you mean {' or '.join(elsewhere)}?"
+    known = list(tables[table].model_fields)
+    close = nearest(
+        parts[-1], [*known, "extends"] if not table else known
+    )  # files may say it, tables inside not
+    return f"did you mean {_dotted(table, close)}?" if close else f"known keys: {', '.join(sorted(known))}"
+
+
+def _tables(config: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, type[BaseModel]]]:
+    """A configuration and the tables inside it, each with the dotted name of its place."""
+    yield prefix, config
+    for name, field in config.model_fields.items():
+        for inner in (field.annotation, *get_args(field.annotation)):
+            if isinstance(inner, type) and issubclass(inner, BaseModel):
+                yield from _tables(inner, _dotted(prefix, name))
+
+
+def _dotted(table: str, key: str) -> str:
+    return f"{table}.{key}" if table else key

@@ -1,12 +1,15 @@
 """Facts of bench/methods.py and `kdx bench methods` at toy size."""
 
 import json
+import multiprocessing
+import time
 from collections.abc import Callable
 from concurrent import futures
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -14,6 +17,7 @@ from kdx.bench import methods
 from kdx.cli.bench import command
 from kdx.core.errors import DataError, SetupError, UsageError
 from kdx.core.folders import open_sealed
+from kdx.core.progress import silent
 from kdx.data.shards import Sample, write_shards
 from kdx.distill import read_recipe
 from kdx.models.architectures import build_model, read_architecture
@@ -92,7 +96,7 @@ def test_chosen_methods_are_compared_with_the_baseline_and_unknown_ones_refused(
 ) -> None:
     arguments = ["methods", "demo-baseline", *job, *TOY, "--seeds", "1"]
     result = CliRunner().invoke(command, [*arguments, "--method", "ckd"])
-    assert isinstance(result.exception, UsageError) and "there is no method ckd" in str(result.exception)
+    assert isinstance(result.exception, UsageError) and "icl" in str(result.exception.remedy)
     assert not (tmp_path / "out").exists()
     result = CliRunner().invoke(command, [*arguments, "--method", "icl"])
     assert result.exit_code == 0, result.output
@@ -108,7 +112,7 @@ def test_a_recipe_that_distils_is_no_baseline(job: list[str]) -> None:
 def test_what_no_method_could_train_is_refused_before_any_run(tmp_path: Path, job: list[str]) -> None:
     arguments = ["methods", "demo-baseline", *job, *TOY]
     result = CliRunner().invoke(command, [*arguments, "--set", "batch_size=21"])
-    assert isinstance(result.exception, UsageError) and "more than the 20 samples" in str(result.exception)
+    assert isinstance(result.exception, UsageError) and "batch_size = 21" in result.exception.what
     result = CliRunner().invoke(command, [*arguments, "--teacher", "grpc://localhost:8001"])
     assert isinstance(result.exception, DataError) and "no checkpoint folder" in str(result.exception)
     assert not (tmp_path / "out").exists()
@@ -123,6 +127,28 @@ def test_a_killed_run_is_no_bug(job: list[str], monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(futures.ProcessPoolExecutor, "submit", killed)
     result = CliRunner().invoke(command, ["methods", "demo-baseline", *job, *TOY])
     assert isinstance(result.exception, SetupError) and "--jobs" in str(result.exception.remedy)
+
+
+def test_an_interrupted_comparison_ends_its_own_runs_and_no_process_of_its_host(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(methods, "as_completed", interrupt)
+    places = (tmp_path / name for name in ("pairs", "data", "teacher", "cache", "runs"))
+    job = methods.Job(
+        "demo-baseline", *places, limit=1, threads=1, teacher_images=np.zeros((1, 2), np.float32)
+    )
+    others = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(60,))
+    others.start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            methods._run_all(job, [methods.Task("baseline", 0, ())], 1, silent)
+        assert multiprocessing.active_children() == [others]
+    finally:
+        others.kill()
+        others.join()
 
 
 def test_every_method_is_a_valid_recipe_of_a_vit() -> None:

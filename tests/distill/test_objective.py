@@ -182,7 +182,7 @@ def test_two_equal_teachers_are_one_and_their_number_is_checked() -> None:
     _, one = Objective(config, 8, 8)(student, teacher)
     _, two = Objective(config, 8, (8, 8))(student, [teacher, teacher])
     assert {k: v.item() for k, v in one.items()} == pytest.approx({k: v.item() for k, v in two.items()})
-    with pytest.raises(ValueError, match="made for 2 teachers, 1 came"):
+    with pytest.raises(ValueError, match=r"\b2\b.*\b1\b"):
         Objective(config, 8, (8, 8))(student, teacher)
 
 
@@ -214,9 +214,9 @@ def test_sigmoid_models_bring_their_bias() -> None:
     assert set(terms) == {"task", "crd"}
     same = replace(teacher, bias=bias)
     assert Objective(config, 8, 8)(same, same)[1]["crd"].item() == pytest.approx(0, abs=1e-6)
-    with pytest.raises(ValueError, match="this student has no logit_bias"):
+    with pytest.raises(ValueError, match="student"):
         Objective(config, 8, 8)(student, replace(teacher, bias=bias))
-    with pytest.raises(ValueError, match="this teacher has no logit_bias"):
+    with pytest.raises(ValueError, match="teacher"):
         Objective(config, 8, 8)(replace(student, bias=bias), teacher)
 
 
@@ -231,8 +231,9 @@ def test_sigmoid_models_bring_their_bias() -> None:
     ],
 )
 def test_what_cannot_go_together_is_named(table: dict[str, object], named: str) -> None:
-    with pytest.raises(UsageError, match=named):
+    with pytest.raises(UsageError) as caught:
         parse(ObjectiveConfig, table, "test")
+    assert named in caught.value.what and caught.value.where == "test"
 
 
 def test_teacher_cosine_is_one_for_a_student_that_is_the_teacher() -> None:

@@ -68,6 +68,18 @@ def test_a_users_file_may_extend_a_shipped_recipe(tmp_path: Path) -> None:
             "model.lock_text = true",
             "inherit that tower",
         ),
+        ('extend = "demo-baseline"', "unknown key extend", "did you mean extends?"),
+        (
+            'extends = "demo-baseline"\nwarmup_steps = 2',
+            "warmup_steps = 2",
+            "did you mean optimizer.warmup_steps?",
+        ),
+        ('extends = "demo-baseline"\n[optimizer]\nsteps = 2', "optimizer.steps = 2", "did you mean steps?"),
+        (
+            'extends = "demo-baseline"\nlayers = [0]',
+            "unknown key layers",
+            "inherit.image.layers or inherit.text.layers",
+        ),
         ("extends = 3", "extends = 3: expected names", 'for example extends = "base"'),
     ],
 )
@@ -125,16 +137,19 @@ def test_a_circle_of_extends_is_refused(tmp_path: Path) -> None:
     one, two = tmp_path / "one.toml", tmp_path / "two.toml"
     one.write_text(f'extends = "{two}"')
     two.write_text(f'extends = "{one}"')
-    with pytest.raises(UsageError, match="extends itself"):
+    with pytest.raises(UsageError) as caught:
         read_recipe(str(one))
+    assert caught.value.where == str(one)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no such file"):
+    with pytest.raises(UsageError) as caught:
         read_recipe(str(tmp_path / "none.toml"))
+    assert caught.value.where == str(tmp_path / "none.toml")
 
 
 @pytest.mark.parametrize("betas", ["[2, 3]", "[0.9, 1]", "[-0.1, 0.9]"])
 def test_betas_that_the_optimiser_cannot_take_are_refused(betas: str) -> None:
-    with pytest.raises(UsageError, match=r"optimizer\.betas"):
+    with pytest.raises(UsageError) as caught:
         read_recipe("demo-baseline", [f"optimizer.betas={betas}"])
+    assert "optimizer.betas" in caught.value.what

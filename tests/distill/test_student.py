@@ -114,7 +114,7 @@ def test_a_student_that_cannot_be_is_refused_before_the_cache_is_made(
 def test_inheriting_from_the_teacher_asks_for_it(tmp_path: Path, samples: ShardSet) -> None:
     recipe = _recipe("inherit.towers=['text']")
     assert recipe.needs_teacher
-    with pytest.raises(UsageError, match="inherits from the teacher") as caught:
+    with pytest.raises(UsageError) as caught:
         open_teachers(recipe, samples, [], tmp_path / "cache")
     assert caught.value.remedy == "pass --teacher CHECKPOINT"
 
