@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from kdx.core.folders import MANIFEST
+from kdx.core.tokenizer import VOCABULARY
 from kdx.data.loader import count_steps_per_epoch
 from kdx.data.sampling import spread
 from kdx.data.shards import ShardSet
@@ -235,7 +236,7 @@ def _run_files(out: Path, student: ModelCost, objective_params: int | None) -> l
     if learnt and objective_params is not None:
         learnt = [PlannedFile(str(out / "objective.safetensors"), 4 * objective_params)]
     names = ("recipe.toml", "metrics.jsonl", "skipped.jsonl", "manifest.json")
-    inside = ("tokenizer.json", "config.json", "manifest.json")
+    inside = (VOCABULARY, "config.json", "manifest.json")
     return [
         *(PlannedFile(str(out / name)) for name in names),
         *learnt,

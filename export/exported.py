@@ -9,6 +9,7 @@ from pathlib import Path
 from kdx.core.errors import GateError, UsageError
 from kdx.core.folders import sealed_folder
 from kdx.core.progress import Progress, silent
+from kdx.core.tokenizer import VOCABULARY
 from kdx.models.checkpoint import Checkpoint
 from kdx.runtime.exported_model import KIND, ExportedModel, open_exported_model
 
@@ -53,7 +54,7 @@ def export_checkpoint(
     with sealed_folder(out, KIND, overwrite=overwrite, inputs=inputs, shipped=True) as folder:
         progress(0, 3, f"building {format}")
         FORMATS[format](checkpoint, folder)
-        checkpoint.tokenizer.save(folder / "tokenizer.json")
+        checkpoint.tokenizer.save(folder / VOCABULARY)
         config = {"format": format, "spec": checkpoint.spec.to_dict()}
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         report = check_parity(checkpoint, folder, samples, limits=limits, progress=progress)

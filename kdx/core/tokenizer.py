@@ -30,6 +30,9 @@ END = "<end_of_text>"
 END_OF_WORD = "</w>"
 RULES = "open_clip 3.3 SimpleTokenizer, clean=lower"
 
+VOCABULARY = "clip_vocabulary.json"
+OLD_VOCABULARY = "tokenizer.json"  # in older folders; to other tools this name means a whole tokenizer
+
 MAX_CACHED_PIECES = 2**16
 MAX_CACHED_LENGTH = 32  # characters; longer pieces hardly come twice, and would let a client fill the memory
 
@@ -64,7 +67,7 @@ class Tokenizer:
 
     @classmethod
     def from_file(cls, path: Path) -> Tokenizer:
-        """Opens a `tokenizer.json` in HF tokenizers' format. Raises DataError if it is damaged or not CLIP's kind."""
+        """Opens a vocabulary file in HF tokenizers' format. Raises DataError if it is damaged or not CLIP's kind."""
         remedy = "take the file that was written with the model"
         if not path.is_file():
             raise DataError("there is no such file", where=path, remedy=remedy)
@@ -81,7 +84,7 @@ class Tokenizer:
             raise DataError(error.what, where=path, remedy=remedy) from None
 
     def save(self, path: Path) -> None:
-        """Writes `tokenizer.json` in HF tokenizers' format.
+        """Writes the vocabulary file in HF tokenizers' format.
 
         It holds the vocabulary and the merges; cleaning and splitting are this class's and not in the file.
         """
@@ -137,6 +140,12 @@ class Tokenizer:
     @property
     def vocab_size(self) -> int:
         return len(self._vocab)
+
+
+def vocabulary_file(folder: Path) -> Path:
+    """The vocabulary file in a checkpoint or an exported model, which older ones keep under another name."""
+    old = folder / OLD_VOCABULARY
+    return old if old.is_file() else folder / VOCABULARY
 
 
 def byte_alphabet() -> dict[int, str]:

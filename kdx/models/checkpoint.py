@@ -1,6 +1,6 @@
 """Checkpoint: the sealed folder that holds a model's weights and all that is needed to use them.
 
-Files: `model.safetensors` (open_clip's state dict), `tokenizer.json`, and `config.json` =
+Files: `model.safetensors` (open_clip's state dict), `clip_vocabulary.json`, and `config.json` =
 {"architecture": …, "spec": EncoderSpec}.
 """
 
@@ -13,12 +13,13 @@ from pathlib import Path
 
 import safetensors.torch
 from safetensors import SafetensorError
+from torch import Tensor
 
 from kdx.core.digests import file_digest, value_digest
 from kdx.core.encoder import EncoderSpec
 from kdx.core.errors import DataError
 from kdx.core.folders import MANIFEST, open_sealed, read_json, read_manifest, sealed_folder
-from kdx.core.tokenizer import Tokenizer
+from kdx.core.tokenizer import VOCABULARY, Tokenizer, vocabulary_file
 
 from .architectures import Architecture, build_model
 from .clip import ClipModel
@@ -50,10 +51,9 @@ def save_checkpoint(
     seeds: dict[str, int] | None = None,
 ) -> EncoderSpec:
     """Seals a model into a Checkpoint folder at `path` and returns its specification."""
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     with sealed_folder(path, KIND, overwrite=overwrite, inputs=inputs, seeds=seeds) as folder:
-        safetensors.torch.save_file(weights, folder / "model.safetensors")
-        tokenizer.save(folder / "tokenizer.json")
+        save_weights(model.state_dict(), folder / "model.safetensors")
+        tokenizer.save(folder / VOCABULARY)
         spec = describe(model, architecture, tokenizer, file_digest(folder / "model.safetensors"))
         config = {"architecture": architecture.to_dict(), "spec": spec.to_dict()}
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
@@ -76,8 +76,8 @@ def open_checkpoint(path: Path) -> Checkpoint:
             where=path / "model.safetensors",
             remedy="copy the checkpoint again from where it came",
         ) from None
-    tokenizer = Tokenizer.from_file(path / "tokenizer.json")
-    spec.check_tokenizer(tokenizer, path / "tokenizer.json")
+    tokenizer = Tokenizer.from_file(vocabulary_file(path))
+    spec.check_tokenizer(tokenizer, vocabulary_file(path))
     return Checkpoint(path, model.eval(), spec, tokenizer, architecture)
 
 
@@ -95,8 +95,30 @@ def read_checkpoint_spec(path: Path) -> EncoderSpec:
     return _read_config(path / "config.json")[1]
 
 
+def save_weights(state: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
+    """Writes a whole state dict to a safetensors file.
+
+    safetensors refuses tensors that share memory, as those of modules that share parameters do (timm's coat): each
+    name gets a copy, so that the file is loaded strictly, and by tools that know nothing of the sharing.
+    """
+    whole: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in state.items():
+        tensor = tensor.detach().cpu().contiguous()
+        memory = tensor.untyped_storage().data_ptr()
+        whole[name] = tensor.clone() if memory in seen else tensor
+        seen.add(memory)
+    safetensors.torch.save_file(whole, path, metadata)
+
+
 def resolve_run(path: Path) -> Path:
-    """A run's folder stands for its student."""
+    """A run's folder stands for its student. Raises DataError for a file, or a folder that kdx did not write."""
+    if path.is_file() or (path.is_dir() and not (path / MANIFEST).exists()):
+        raise DataError(
+            "is no checkpoint of kdx",
+            where=path,
+            remedy=f"if it holds weights of a CLIP model, run `kdx import {path} --out DIR` and give DIR",
+        )
     if (path / MANIFEST).exists() and read_manifest(path).kind == RUN_KIND:
         return path / "student"
     return path

@@ -1,6 +1,6 @@
 """ExportedModel: the sealed folder that `kdx export` writes and that runtimes and `kdx serve` read.
 
-Files: `image_encoder.*` and `text_encoder.*` in one format, `tokenizer.json`, `parity.json` (the report of
+Files: `image_encoder.*` and `text_encoder.*` in one format, `clip_vocabulary.json`, `parity.json` (the report of
 the gate that let it pass) and `config.json` = {"format": …, "spec": EncoderSpec}.
 """
 
@@ -13,6 +13,7 @@ from typing import Any
 from kdx.core.encoder import EncoderSpec
 from kdx.core.errors import DataError
 from kdx.core.folders import Manifest, open_sealed, read_json
+from kdx.core.tokenizer import vocabulary_file
 
 KIND = "exported-model"
 SUFFIX = {"onnx": ".onnx"}  # file suffix of the encoders by format
@@ -37,7 +38,7 @@ class ExportedModel:
 
     @property
     def tokenizer(self) -> Path:
-        return self.path / "tokenizer.json"
+        return vocabulary_file(self.path)
 
     def parity(self) -> dict[str, Any]:
         return read_json(self.path / "parity.json")

@@ -9,8 +9,9 @@ import torch
 
 from kdx.core.errors import DataError, UsageError
 from kdx.core.folders import sealed_folder
-from kdx.models.architectures import build_model, read_architecture
+from kdx.models.architectures import Architecture, build_model, read_architecture
 from kdx.models.checkpoint import open_checkpoint, read_checkpoint_architecture, save_checkpoint
+from kdx.models.clip import ClipModel
 from kdx.models.clip_vocabulary import clip_tokenizer
 
 
@@ -39,7 +40,7 @@ def test_the_digest_tells_weights_apart(tmp_path: Path) -> None:
     assert digests["one"] == digests["same"] != digests["other"]
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "clip_vocabulary.json"])
 def test_one_changed_byte_is_refused_by_name(tmp_path: Path, name: str) -> None:
     _save(tmp_path / "model")
     file = tmp_path / "model" / name
@@ -76,9 +77,51 @@ def test_a_checkpoint_of_somebody_else_fetches_nothing(
     _save(tmp_path / "model")
     config = json.loads((tmp_path / "model" / "config.json").read_text())
     with sealed_folder(tmp_path / "theirs", "checkpoint") as folder:
-        for name in ("model.safetensors", "tokenizer.json"):
+        for name in ("model.safetensors", "clip_vocabulary.json"):
             shutil.copy(tmp_path / "model" / name, folder)
         (folder / "config.json").write_text(json.dumps({**config, "architecture": changed}))
     for read in (open_checkpoint, read_checkpoint_architecture):
         with pytest.raises(DataError, match=what):
             read(tmp_path / "theirs")
+
+
+def _tied() -> tuple[ClipModel, Architecture]:
+    """A model whose two text blocks are one module, as timm's coat shares modules between blocks."""
+    architecture = read_architecture("kdx-mini")
+    model = build_model(architecture, 0)
+    blocks = model.transformer.resblocks
+    assert isinstance(blocks, torch.nn.ModuleList)
+    blocks[1] = blocks[0]
+    return model, architecture
+
+
+def test_weights_that_modules_share_are_kept_under_each_name(tmp_path: Path) -> None:
+    model, architecture = _tied()
+    with torch.no_grad():
+        model.token_embedding.weight[0, 0] = 7.0
+    save_checkpoint(tmp_path / "model", model, architecture, clip_tokenizer())
+    opened = open_checkpoint(tmp_path / "model").model.state_dict()
+    assert opened.keys() == model.state_dict().keys()
+    assert all(torch.equal(tensor, opened[name]) for name, tensor in model.state_dict().items())
+
+
+def test_an_older_folder_with_the_vocabulary_under_its_old_name_opens(tmp_path: Path) -> None:
+    _save(tmp_path / "model")
+    with sealed_folder(tmp_path / "old", "checkpoint") as folder:
+        for name in ("model.safetensors", "config.json"):
+            shutil.copy(tmp_path / "model" / name, folder)
+        shutil.copy(tmp_path / "model" / "clip_vocabulary.json", folder / "tokenizer.json")
+    assert open_checkpoint(tmp_path / "old").tokenizer.digest == clip_tokenizer().digest
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_foreign_weights_are_answered_with_how_to_import_them(tmp_path: Path, kind: str) -> None:
+    theirs = tmp_path / "teacher.pt"
+    if kind == "file":
+        torch.save({}, theirs)
+    else:
+        theirs.mkdir()
+    for read in (open_checkpoint, read_checkpoint_architecture):
+        with pytest.raises(DataError) as caught:
+            read(theirs)
+        assert f"kdx import {theirs} --out DIR" in str(caught.value.remedy)

@@ -23,6 +23,7 @@ def fit(state: State, architecture: Architecture, where: str) -> ClipModel:
     check_fit, and DataError for numbers that are not finite.
     """
     model = check_fit(state, architecture, where)
+    state = _with_shared(state, model)
     weights = {key: state[key].to(like.dtype, copy=True) for key, like in model.state_dict().items()}
     _check_finite(weights, where)
     model.load_state_dict(weights, assign=True)
@@ -45,13 +46,25 @@ def check_fit(state: State, architecture: Architecture, where: str) -> ClipModel
         raise DataError(
             f"describes a model that cannot be built: {reason}", where=where, remedy="check its configuration"
         ) from None
-    if faults := _faults(state, model.state_dict()):
+    if faults := _faults(_with_shared(state, model), model.state_dict()):
         raise DataError(
             f"does not hold the weights of {architecture.name}: {faults}",
             where=where,
             remedy="it is damaged, or belongs to another architecture than the one named or found",
         )
     return model
+
+
+def _with_shared(state: State, model: ClipModel) -> State:
+    """The state with a weight that modules share under each of its names: some files keep one of them only."""
+    names: dict[int, list[str]] = {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        names.setdefault(id(tensor), []).append(name)
+    filled = dict(state)
+    for alike in names.values():
+        if given := [name for name in alike if name in state]:
+            filled |= {name: state[given[0]] for name in alike if name not in state}
+    return filled
 
 
 def _check_finite(weights: State, where: str) -> None:

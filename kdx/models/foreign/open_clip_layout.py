@@ -6,12 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
-
 from kdx.core.digests import file_digest
 from kdx.core.folders import sealed_folder
 
-from ..checkpoint import Checkpoint
+from ..checkpoint import Checkpoint, save_weights
 from ..open_clip_architectures import MODEL_FIELDS
 from .layouts import projection_to_classifier
 from .sources import OPEN_CLIP_CONFIG, SEALED_FOR_OTHERS
@@ -36,7 +34,7 @@ def save_open_clip(checkpoint: Checkpoint, out: Path, *, overwrite: bool = False
     stated = checkpoint.architecture.preprocess_cfg.model_dump(mode="json")
     inputs = {"checkpoint": file_digest(checkpoint.path / "model.safetensors")}
     with sealed_folder(out, SEALED_FOR_OTHERS, overwrite=overwrite, inputs=inputs, shipped=True) as folder:
-        safetensors.torch.save_file(state, folder / WEIGHTS, {"format": "pt"})
+        save_weights(state, folder / WEIGHTS, {"format": "pt"})
         _write_json(folder / OPEN_CLIP_CONFIG, {"model_cfg": config, "preprocess_cfg": stated})
         _write_json(folder / f"{checkpoint.spec.name}.json", config)
     return out / WEIGHTS

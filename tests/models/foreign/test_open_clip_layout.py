@@ -8,6 +8,7 @@ from typing import Any
 
 import open_clip
 import pytest
+import safetensors.torch
 import torch
 from open_clip import factory
 from torch import Tensor
@@ -17,6 +18,7 @@ from kdx.models.architecture import PreprocessConfig, TextConfig
 from kdx.models.architectures import Architecture, build_model, read_architecture
 from kdx.models.checkpoint import open_checkpoint, save_checkpoint
 from kdx.models.clip_vocabulary import clip_tokenizer
+from kdx.models.foreign.fitting import fit
 from kdx.models.foreign.importing import import_checkpoint
 from kdx.models.foreign.open_clip_layout import save_open_clip
 
@@ -50,6 +52,7 @@ def _checkpoint(path: Path, architecture: Architecture) -> Path:
         _with_small_text("MobileNetV3-S"),
         _with_small_text("EfficientNet-B0"),
         _with_small_text("MobileViT-XXS"),
+        _with_small_text("timm:coat_lite_tiny"),  # its blocks share modules
         _with_small_text("ResNet-18").changed(init_logit_bias=-10.0),
     ],
     ids=lambda described: described.name,
@@ -112,3 +115,13 @@ def test_a_folder_that_lies_there_is_kept(mini_checkpoint: Path, tmp_path: Path)
     with pytest.raises(UsageError, match="exists already"):
         save_open_clip(checkpoint, tmp_path / "theirs")
     save_open_clip(checkpoint, tmp_path / "theirs", overwrite=True)
+
+
+def test_a_file_that_keeps_one_name_of_shared_weights_is_whole(tmp_path: Path) -> None:
+    """As safetensors' save_model writes it."""
+    architecture = _with_small_text("timm:coat_lite_tiny")
+    model = build_model(architecture, seed=3)
+    safetensors.torch.save_model(model, str(tmp_path / "x.safetensors"))
+    assert len(safetensors.torch.load_file(tmp_path / "x.safetensors")) < len(model.state_dict())
+    weights = fit(safetensors.torch.load_file(tmp_path / "x.safetensors"), architecture, "x").state_dict()
+    assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
