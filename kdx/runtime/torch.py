@@ -43,7 +43,7 @@ class TorchEncoder(Encoder):
         """As every Encoder. Raises UsageError in a process that was forked after the encoder was made."""
         _check_process(self._pid)
         batch = torch.from_numpy(np.ascontiguousarray(pixels)).to(self._device)  # pyright: ignore[reportUnknownMemberType]
-        with _true_fp32():
+        with true_fp32():
             features = self._model.encode_image(batch, normalize=True)  # pyright: ignore[reportUnknownMemberType]
             return features.float().cpu().numpy()
 
@@ -52,7 +52,7 @@ class TorchEncoder(Encoder):
         """As every Encoder. Raises UsageError in a process that was forked after the encoder was made."""
         _check_process(self._pid)
         batch = torch.from_numpy(np.asarray(tokens, dtype=np.int64)).to(self._device)  # pyright: ignore[reportUnknownMemberType]
-        with _true_fp32():
+        with true_fp32():
             return self._model.encode_text(batch, normalize=True).float().cpu().numpy()
 
 
@@ -70,22 +70,35 @@ def _check_process(pid: int) -> None:
 
 _lock = threading.Lock()
 _encoding = 0  # threads that encode now
-_before: tuple[Any, Any] = (False, False)
+_before: list[Any] = []
+
+
+def _precision_switches() -> list[tuple[Any, str, Any]]:
+    """(where, attribute, value for true fp32) of each switch that may make fp32 arithmetic coarser.
+
+    Since PyTorch 2.9 reading `allow_tf32` raises where somebody has used `fp32_precision`, so that only the newer name
+    is used where it exists. oneDNN's are for CPUs, where set_float32_matmul_precision("medium") means bf16.
+    """
+    backends: Any = torch.backends
+    if not hasattr(backends.cuda.matmul, "fp32_precision"):
+        return [(backends.cuda.matmul, "allow_tf32", False), (backends.cudnn, "allow_tf32", False)]
+    switches = (backends.cuda.matmul, backends.cudnn.conv, backends.mkldnn.matmul, backends.mkldnn.conv)
+    return [(switch, "fp32_precision", "ieee") for switch in switches]
 
 
 @contextmanager
-def _true_fp32() -> Generator[None]:
-    """No TF32 while any thread encodes: its 10 bits of mantissa would move embeddings by up to 1e-3.
+def true_fp32() -> Generator[None]:
+    """No TF32 or bf16 in fp32 arithmetic while any thread encodes: TF32 alone moves embeddings by up to 1e-3.
 
     PyTorch's switches are the whole process's, so that the first thread saves them and the last one restores them.
     """
     global _encoding, _before
-    matmul: Any = torch.backends.cuda.matmul
-    cudnn: Any = torch.backends.cudnn
+    switches = _precision_switches()
     with _lock:
         if not _encoding:
-            _before = (matmul.allow_tf32, cudnn.allow_tf32)
-            matmul.allow_tf32 = cudnn.allow_tf32 = False
+            _before = [getattr(where, name) for where, name, _ in switches]
+            for where, name, exact in switches:
+                setattr(where, name, exact)
         _encoding += 1
     try:
         yield
@@ -93,4 +106,5 @@ def _true_fp32() -> Generator[None]:
         with _lock:
             _encoding -= 1
             if not _encoding:
-                matmul.allow_tf32, cudnn.allow_tf32 = _before
+                for (where, name, _), value in zip(switches, _before, strict=True):
+                    setattr(where, name, value)

@@ -1,5 +1,6 @@
 """Facts of kdx/runtime/torch.py: a checkpoint as an Encoder."""
 
+import copy
 import multiprocessing
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -100,28 +101,89 @@ def _fault_of(encoder: TorchEncoder, answer: Any) -> None:
         answer.put((type(error).__name__, error.remedy))
 
 
-def test_nothing_is_rounded_to_tf32_while_it_encodes_and_the_switches_come_back(
-    encoder: TorchEncoder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen: list[Any] = []
+def _allow_tf32() -> None:
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
 
-    def switches() -> tuple[Any, Any]:
-        return torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+
+def _choose_medium() -> None:
+    torch.set_float32_matmul_precision("medium")
+
+
+def _choose_tf32_by_the_newer_name() -> None:
+    torch.backends.fp32_precision = "tf32"  # pyright: ignore[reportAttributeAccessIssue]
+
+
+COARSE = pytest.mark.parametrize("choose", [_allow_tf32, _choose_medium, _choose_tf32_by_the_newer_name])
+
+
+def _switches() -> list[str]:
+    backends: Any = torch.backends
+    places = (
+        backends,
+        backends.cuda.matmul,
+        backends.cudnn.conv,
+        backends.mkldnn.matmul,
+        backends.mkldnn.conv,
+    )
+    return [place.fp32_precision for place in places]
+
+
+@pytest.fixture
+def switches_restored() -> Iterator[None]:
+    backends: Any = torch.backends
+    places = (
+        backends,
+        backends.cuda.matmul,
+        backends.cudnn.conv,
+        backends.mkldnn.matmul,
+        backends.mkldnn.conv,
+    )
+    before = _switches()
+    yield
+    for place, value in zip(places, before, strict=True):
+        place.fp32_precision = value
+
+
+@COARSE
+@pytest.mark.usefixtures("switches_restored")
+def test_nothing_is_rounded_to_tf32_while_it_encodes_and_the_switches_come_back(
+    encoder: TorchEncoder, monkeypatch: pytest.MonkeyPatch, choose: Callable[[], None]
+) -> None:
+    seen: list[list[str]] = []
 
     def look(*_: object, **__: object) -> torch.Tensor:
-        seen.append(switches())
+        seen.append(_switches()[1:])
         return torch.ones(1, encoder.spec.embed_dim)
 
     monkeypatch.setattr(encoder, "_model", SimpleNamespace(encode_image=look, encode_text=look))
-    before = switches()
-    try:
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
-        encoder.encode_image(_pixels(encoder, 1))
-        encoder.encode_text(np.ones((1, 2), np.int64))
-        after = switches()
-    finally:
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
-    assert seen == [(False, False)] * 2 and after == (True, True)
+    choose()
+    before = _switches()
+    encoder.encode_image(_pixels(encoder, 1))
+    encoder.encode_text(np.ones((1, 2), np.int64))
+    assert seen == [["ieee"] * 4] * 2
+    assert _switches() == before != ["ieee"] * 5
+
+
+@pytest.mark.gpu
+@COARSE
+@pytest.mark.usefixtures("switches_restored")
+def test_on_a_gpu_embeddings_are_those_of_float64(mini_checkpoint: Path, choose: Callable[[], None]) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("there is no GPU")
+    checkpoint = open_checkpoint(mini_checkpoint)
+    choose()
+    with TorchEncoder(checkpoint) as encoder:
+        pixels, tokens = _pixels(encoder, 16), np.full((16, 9), 49407)
+        found = encoder.encode_image(pixels), encoder.encode_text(tokens)
+    model = copy.deepcopy(checkpoint.model).double()
+    with torch.inference_mode():
+        exact = (
+            model.encode_image(torch.from_numpy(pixels).double(), normalize=True),
+            model.encode_text(torch.from_numpy(tokens), normalize=True),
+        )
+    for mine, reference in zip(found, exact, strict=True):
+        assert np.abs(mine - reference.numpy()).max() < 1e-6
+    assert next(checkpoint.model.parameters()).device.type == "cpu"
 
 
 def test_a_gpu_gets_a_copy_and_the_cpu_none(mini_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
