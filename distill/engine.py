@@ -178,7 +178,8 @@ def _student_kept(out: Path, loop: Loop, save: Callable[..., None], ranks: Ranks
     except Stopped as stop:
         with ranks.first_ahead():  # an error of all: the others wait until it is saved
             kept = _keep(out, loop, save) if ranks.is_first else ""
-        stop.error.remedy = f"{stop.error.remedy}; {kept}"
+        if kept:
+            stop.error.remedy = f"{stop.error.remedy}; {kept}"
         raise stop.error from None
     except BaseException as error:
         finished = loop.steps == loop.schedule.steps

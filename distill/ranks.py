@@ -26,7 +26,7 @@ from kdx.core.errors import KdxError, SetupError, UsageError
 K = TypeVar("K")
 V = TypeVar("V")
 PATIENCE = timedelta(days=2)  # the others wait while the first rank makes a teacher cache
-GRACE = 5.0  # seconds in which torchrun ends the others when one process has failed
+GRACE = 20.0  # seconds in which torchrun ends the others when one process has failed
 
 
 @dataclass(frozen=True)
