@@ -43,6 +43,11 @@ VISION = COMMON | {
 }
 LEGACY_END = 2  # transformers pools at the largest id when the config says this (its pull request 24773)
 INTERPOLATIONS = {2: "bilinear", 3: "bicubic"}  # PIL's numbers
+HARMLESS = {  # keys of an image processor that change no pixel of an RGB image
+    *("image_processor_type", "feature_extractor_type", "processor_class", "auto_map", "use_fast", "device"),
+    *("do_convert_rgb", "default_to_square", "data_format", "input_data_format", "return_tensors"),
+    *("disable_grouping", "model_input_names", "_valid_processor_keys"),
+}
 SPECIALS = {"<|startoftext|>": "<start_of_text>", "<|endoftext|>": "<end_of_text>"}  # Hugging Face's → kdx's
 
 TOP = {
@@ -78,7 +83,7 @@ def is_clip_folder(folder: Path) -> bool:
 
 
 def read_architecture(folder: Path) -> Architecture:
-    """The architecture that config.json and, where there is one, preprocessor_config.json describe exactly.
+    """The architecture that config.json and the files beside it that tell of preprocessing describe exactly.
 
     Raises DataError for settings that CLIP's towers in kdx do not have.
     """
@@ -213,36 +218,66 @@ def _join(joint: str, parts: dict[str, Tensor]) -> State:
 
 
 def _read_preprocess(folder: Path, image_size: int) -> dict[str, Any]:
-    """preprocessor_config.json as `preprocess_cfg`; nothing where there is no such file.
+    """What the folder's files say of preprocessing, as `preprocess_cfg`; nothing where they say nothing.
 
-    Raises DataError where kdx cannot prepare images in the way it says.
+    transformers 4 writes preprocessor_config.json, transformers 5 processor_config.json with the same table inside.
+    Raises DataError where kdx cannot prepare images in the way that one says, or where they differ.
     """
-    path = folder / "preprocessor_config.json"
-    if not path.is_file():
-        return {}
-    config = read_json(path)
-    size = config.get("size", image_size)
-    crop = config.get("crop_size", image_size)
-    side = size.get("shortest_edge") if isinstance(size, dict) else size
-    squashed = isinstance(size, dict) and size.get("height") == size.get("width") == image_size
-    cropped = config.get("do_center_crop", True) and crop in (
-        image_size,
-        {"height": image_size, "width": image_size},
-    )
-    resample = config.get("resample", 3)
-    interpolation = INTERPOLATIONS.get(resample) if isinstance(resample, int) else None
-    resized = config.get("do_resize", True) and (squashed or (side == image_size and cropped))
-    if interpolation is None or not resized:
+    found: dict[str, Any] = {}
+    for name in ("preprocessor_config.json", "processor_config.json"):
+        path = folder / name
+        config: Any = read_json(path) if path.is_file() else {}
+        if name == "processor_config.json":
+            config = config.get("image_processor")
+        if not config:
+            continue
+        given = _image_processor(config, image_size, path)
+        if found and given != found:
+            raise DataError(
+                "prepares images otherwise than preprocessor_config.json does",
+                where=path,
+                remedy="remove the file that does not belong to the weights",
+            )
+        found = given
+    return found
+
+
+def _image_processor(config: Any, image_size: int, path: Path) -> dict[str, Any]:
+    """An image processor's table as `preprocess_cfg`: each key that changes pixels is obeyed or refused by name."""
+    if not isinstance(config, dict):
+        raise DataError("its image processor is no table", where=path, remedy="get the file again")
+    size, crop = config.get("size") or image_size, config.get("crop_size") or image_size
+    squashed = _is_square(size, image_size) or (size == image_size and bool(config.get("default_to_square")))
+    factor, resample = config.get("rescale_factor", 1 / 255), config.get("resample", 3)
+    fits = {  # key → whether kdx prepares images so
+        "do_resize": config.get("do_resize", True) is True,
+        "size": squashed or size in (image_size, {"shortest_edge": image_size}),
+        "do_center_crop": squashed or config.get("do_center_crop", True) is True,
+        "crop_size": config.get("do_center_crop") is False
+        or crop == image_size
+        or _is_square(crop, image_size),
+        "resample": isinstance(resample, int) and resample in INTERPOLATIONS,
+        "do_rescale": config.get("do_rescale", True) is True,
+        "rescale_factor": isinstance(factor, int | float) and math.isclose(factor, 1 / 255, rel_tol=1e-6),
+        "do_normalize": isinstance(config.get("do_normalize", True), bool),
+    }
+    known = fits.keys() | HARMLESS | {"image_mean", "image_std"}
+    fits |= {key: value in (None, False) for key, value in config.items() if key not in known}
+    if wrong := [f"{key} = {config.get(key)!r}" for key, fit in fits.items() if not fit]:
         raise DataError(
-            f"prepares images in a way that kdx does not: size {size}, crop_size {crop},"
-            f" resample {resample} for images of {image_size} pixels",
+            f"prepares images in a way that kdx does not: {', '.join(wrong)} for images of {image_size} pixels",
             where=path,
             remedy=f"remove the file to take CLIP's way: shorter side to {image_size}, then the middle",
         )
+    normalised = config.get("do_normalize", True)
     given = {
-        "mean": config.get("image_mean"),
-        "std": config.get("image_std"),
-        "interpolation": interpolation,
+        "mean": config.get("image_mean") if normalised else [0.0, 0.0, 0.0],
+        "std": config.get("image_std") if normalised else [1.0, 1.0, 1.0],
+        "interpolation": INTERPOLATIONS[resample],
         "resize_mode": "squash" if squashed else "shortest",
     }
     return read_preprocess(given, path)
+
+
+def _is_square(size: Any, side: int) -> bool:
+    return size == {"height": side, "width": side}

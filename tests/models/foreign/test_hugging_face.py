@@ -301,3 +301,64 @@ def test_a_preprocessor_that_says_nothing_is_refused(tmp_path: Path, preprocesso
 def test_the_ratio_gives_the_width_again(width: int) -> None:
     for mlp_width in range(width, 9 * width, 7):
         assert int(width * mlp_ratio(width, mlp_width)) == mlp_width
+
+
+FIVE: dict[str, Any] = {  # as transformers 5 writes it
+    "image_processor": {
+        "crop_size": {"height": 32, "width": 32},
+        "do_center_crop": True,
+        "do_convert_rgb": True,
+        "do_normalize": True,
+        "do_rescale": True,
+        "do_resize": True,
+        "image_mean": [0.5, 0.5, 0.5],
+        "image_processor_type": "CLIPImageProcessorFast",
+        "image_std": [0.5, 0.5, 0.5],
+        "resample": 3,
+        "rescale_factor": 0.00392156862745098,
+        "size": {"shortest_edge": 32},
+    },
+    "processor_class": "CLIPProcessor",
+}
+
+
+def _processor(folder: Path, **change: Any) -> Path:
+    (folder / "config.json").write_text(json.dumps(CONFIG))
+    table = {**FIVE, "image_processor": {**FIVE["image_processor"], **change}}
+    (folder / "processor_config.json").write_text(json.dumps(table))
+    return folder
+
+
+def test_the_image_processor_inside_processor_config_is_obeyed(tmp_path: Path) -> None:
+    found = read_architecture(_processor(tmp_path)).preprocess
+    assert found.mean == found.std == (0.5, 0.5, 0.5)
+    plain = read_architecture(_processor(tmp_path, do_normalize=False)).preprocess
+    assert (plain.mean, plain.std) == ((0, 0, 0), (1, 1, 1))
+
+
+@pytest.mark.parametrize("form", ["preprocessor_config.json", "processor_config.json"])
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("do_rescale", False),
+        ("rescale_factor", 1.0),
+        ("do_resize", False),
+        ("do_center_crop", False),
+        ("crop_size", {"height": 24, "width": 24}),
+        ("size", {"shortest_edge": 40}),
+        ("resample", 1),
+        ("do_pad", True),
+        ("something_new", "yes"),
+    ],
+)
+def test_a_key_that_changes_pixels_is_refused_by_name_in_either_file(
+    tmp_path: Path, form: str, key: str, value: Any
+) -> None:
+    _processor(tmp_path, **{key: value})
+    if form == "preprocessor_config.json":
+        table = json.loads((tmp_path / "processor_config.json").read_text())["image_processor"]
+        (tmp_path / "processor_config.json").unlink()
+        (tmp_path / form).write_text(json.dumps(table))
+    with pytest.raises(DataError) as caught:
+        read_architecture(tmp_path)
+    assert key in caught.value.what and caught.value.where == str(tmp_path / form)
