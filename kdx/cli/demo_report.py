@@ -69,7 +69,8 @@ def _report(results: Results, screen: Screen) -> dict[str, Any]:
             "teacher": "trained here"
             if "teacher" in results.steps
             else f"given: {results.models['teacher']}",
-            "steps": ", ".join(f"{steps:,} ({run})" for run, steps in results.steps.items()),
+            **({"steps of the teacher": results.steps["teacher"]} if "teacher" in results.steps else {}),
+            "steps of the students": results.steps["distilled"],
             "objective of CLIP-KD": "task + CRD + ICL + FD with the published weights",
         },
         "accuracy": {
