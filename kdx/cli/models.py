@@ -95,4 +95,4 @@ def save_open_clip(checkpoint: Path, out: Path, overwrite: bool) -> None:
     file = save_open_clip(opened, out, overwrite=overwrite)
     click.echo(file)
     load = f'open_clip.create_model("{opened.spec.name}", pretrained="{file}")'
-    click.echo(f'next: open_clip.add_model_config("{out}"); {load}', err=True)
+    click.echo(f'next: import kdx.models, open_clip; open_clip.add_model_config("{out}"); {load}', err=True)

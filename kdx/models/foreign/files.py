@@ -21,19 +21,22 @@ from kdx.core.errors import DataError
 from kdx.core.folders import read_json
 
 PICKLE = b"\x80"  # with this begins every pickle of protocol 2 and up; torch.save never wrote lower ones
+STATE_KEYS = ("state_dict", "model_state_dict", "model", "ema")
 GET_AGAIN = "it is damaged or incomplete; get it again"
 
 
 def read_state_dict(path: Path) -> dict[str, Any]:
-    """The state dict in a weight file: the content itself, or what lies under its key "state_dict".
+    """The state dict in a weight file: the content itself, or what lies under its key "state_dict", else under the
+    only one of STATE_KEYS that is there.
 
     The content decides on the format, not the name: safetensors, torch's zip files (mapped, so that an optimizer's
     state beside the weights takes no memory) and torch's files from before 1.6. Values are tensors, save for stray
     entries that layouts.py judges. Raises DataError for a pickle with code, TorchScript, or what is no such file.
     """
     content = _read(path)
-    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
-        content = content["state_dict"]
+    if isinstance(content, dict):
+        inner = [content[key] for key in STATE_KEYS if isinstance(content.get(key), dict)]
+        content = inner[0] if len(inner) == 1 or isinstance(content.get("state_dict"), dict) else content
     if not isinstance(content, dict) or not any(
         isinstance(value, torch.Tensor) for value in content.values()
     ):

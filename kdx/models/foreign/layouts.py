@@ -15,7 +15,8 @@ from torch import Tensor
 
 State = dict[str, Any]
 
-WRAPPERS = ("module.", "_orig_mod.")  # DistributedDataParallel, torch.compile
+WRAPPERS = ("module.", "model.")  # DistributedDataParallel, a training module around the model
+COMPILED = re.compile(r"(^|\.)_orig_mod\.")  # torch.compile
 OPENAI_SIZES = ("input_resolution", "context_length", "vocab_size")
 CLASSIFIER = "visual.trunk.classifier"
 PROJECTION = "visual.head.proj.weight"
@@ -47,7 +48,9 @@ def normalise(state: State) -> Normalised:
 
 
 def strip_wrappers(state: State) -> State:
-    """Removes the prefixes that wrappers put before every key."""
+    """Removes the prefixes that wrappers put before every key, and torch.compile's inside them (a compiled tower)."""
+    compiled = {COMPILED.sub(r"\1", key): value for key, value in state.items()}
+    state = compiled if len(compiled) == len(state) else state  # else two keys would become one
     for prefix in (*WRAPPERS, *WRAPPERS):  # either may be around the other
         if state and all(key.startswith(prefix) for key in state):
             state = {key.removeprefix(prefix): value for key, value in state.items()}

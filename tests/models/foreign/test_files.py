@@ -94,7 +94,11 @@ def test_torchscript_is_refused_with_a_way_out(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "found"),
-    [([1, 2], "a list"), ({"epoch": 3, "model": {"a": torch.zeros(1)}}, '"epoch", "model"'), ({}, "nothing")],
+    [
+        ([1, 2], "a list"),
+        ({"epoch": 3, "weights": {"a": torch.zeros(1)}}, '"epoch", "weights"'),
+        ({}, "nothing"),
+    ],
 )
 def test_what_holds_no_state_dict_is_refused_with_what_it_holds(
     tmp_path: Path, content: Any, found: str
@@ -181,3 +185,15 @@ def test_shards_are_joined_and_never_looked_for_elsewhere(tmp_path: Path) -> Non
     index.write_text(json.dumps({"weight_map": {"a": "three.safetensors"}}))
     with pytest.raises(DataError, match="there is no such file"):
         read_sharded(index)
+
+
+@pytest.mark.parametrize("key", ["state_dict", "model_state_dict", "model", "ema"])
+def test_a_state_dict_is_found_under_each_usual_key(tmp_path: Path, key: str) -> None:
+    torch.save({key: {"x": torch.ones(1)}, "epoch": 3}, tmp_path / "x.pt")
+    assert list(read_state_dict(tmp_path / "x.pt")) == ["x"]
+
+
+def test_two_candidates_are_not_chosen_from(tmp_path: Path) -> None:
+    torch.save({"model": {"x": torch.ones(1)}, "ema": {"x": torch.zeros(1)}}, tmp_path / "x.pt")
+    with pytest.raises(DataError):
+        read_state_dict(tmp_path / "x.pt")

@@ -30,7 +30,7 @@ def test_wrappers_are_stripped(prefix: str) -> None:
 
 def test_a_prefix_of_some_keys_only_is_no_wrapper() -> None:
     mixed = {"module.a": torch.zeros(1), "b": torch.zeros(1)}
-    assert strip_wrappers(mixed) is mixed
+    assert strip_wrappers(mixed) == mixed
 
 
 def test_the_text_tower_is_lifted_unless_keys_would_meet() -> None:
@@ -84,3 +84,16 @@ def test_projection_and_classifier_are_inverses() -> None:
     there = projection_to_classifier(state)
     assert there["visual.trunk.classifier.bias"].tolist() == [0, 0, 0]
     assert classifier_to_projection(there) == state
+
+
+@pytest.mark.parametrize(
+    "prefix", ["_orig_mod.", "module._orig_mod.", "_orig_mod.module.", "model.", "model.module."]
+)
+def test_wrappers_are_removed_in_any_order_and_inside_a_tower(prefix: str) -> None:
+    state = {f"{prefix}visual._orig_mod.trunk.x": 1, f"{prefix}logit_scale": 2}
+    assert normalise(state).state == {"visual.trunk.x": 1, "logit_scale": 2}
+
+
+def test_keys_that_would_become_one_stay() -> None:
+    state = {"visual._orig_mod.x": 1, "visual.x": 2}
+    assert normalise(state).state == state
