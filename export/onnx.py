@@ -23,13 +23,13 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.export import Dim
 
 import kdx
-from kdx.core.encoder import EncoderSpec
+from kdx.core.encoder import MIN_LENGTH, EncoderSpec
 from kdx.core.errors import UsageError
 from kdx.core.provenance import package_versions
 from kdx.models.architectures import Architecture, build_model
 from kdx.models.checkpoint import Checkpoint
 from kdx.models.clip import ClipModel
-from kdx.runtime.onnx import IMAGE_FEATURES, MIN_LENGTH, PIXELS, TEXT_FEATURES, TOKENS
+from kdx.runtime.onnx import IMAGE_FEATURES, PIXELS, TEXT_FEATURES, TOKENS
 
 OPSET = 20  # 23's Attention nodes are no faster in ONNX Runtime, and TensorRT-RTX 1.7 fails to build them
 BATCH, LENGTH = "batch", "length"

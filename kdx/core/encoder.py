@@ -17,7 +17,7 @@ from typing import Any, Self, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from .errors import DataError
+from .errors import DataError, UsageError
 from .preprocess import ImageSource, Preprocess
 from .prompts import best_labels, class_vectors, label_probabilities, prompt_texts
 from .requests import at_item, check_count, check_images, check_labels, check_templates, check_texts
@@ -31,6 +31,7 @@ IntArray = npt.NDArray[np.integer[Any]]
 T = TypeVar("T")
 
 EMBED_BATCH = 64
+MIN_LENGTH = 2  # start and end of text
 
 
 @dataclass(frozen=True)
@@ -187,6 +188,34 @@ class Encoder(Embedder):
             return self.preprocess(image)
         except DataError as error:
             raise at_item(error, "images", index, image) from None
+
+
+def check_pixels(spec: EncoderSpec, pixels: npt.NDArray[Any]) -> None:
+    """Raises UsageError for pixels that are not float32 [B, 3, S, S] and finite."""
+    size = spec.image_size
+    if pixels.ndim != 4 or pixels.shape[1:] != (3, size, size) or pixels.dtype != np.float32:
+        raise _unfit("pixels", pixels, f"float32 [B, 3, {size}, {size}]")
+    if not np.isfinite(pixels).all():
+        raise UsageError("pixels hold NaN or infinity", remedy="check the image and its preprocessing")
+
+
+def check_tokens(spec: EncoderSpec, tokens: npt.NDArray[Any]) -> None:
+    """Raises UsageError for tokens that are not integers [B, L] of the vocabulary, with 2 ≤ L ≤ context_length."""
+    whole = tokens.ndim == 2 and np.issubdtype(tokens.dtype, np.integer)
+    if not whole or not MIN_LENGTH <= tokens.shape[1] <= spec.context_length:
+        raise _unfit("tokens", tokens, f"integer [B, L] with L from {MIN_LENGTH} to {spec.context_length}")
+    # a graph takes a negative id for one counted from the end of the vocabulary
+    if tokens.size and not (tokens.min() >= 0 and tokens.max() < spec.vocab_size):
+        raise UsageError(
+            f"tokens hold ids outside 0 … {spec.vocab_size - 1}", remedy="use the model's tokenizer"
+        )
+
+
+def _unfit(name: str, array: npt.NDArray[Any], expected: str) -> UsageError:
+    return UsageError(
+        f"{name} are {array.dtype} {list(array.shape)}, not {expected}",
+        remedy="give what the model's spec says",
+    )
 
 
 def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kdx.core.digests import file_digest
-from kdx.core.encoder import Encoder, FloatArray, IntArray
+from kdx.core.encoder import Encoder, FloatArray, IntArray, check_pixels, check_tokens
 from kdx.core.errors import DataError, KdxError, SetupError, UsageError
 from kdx.core.folders import LARGE_FILE
 from kdx.core.provenance import cpu_count, gpu_names
@@ -24,7 +24,6 @@ from .exported_model import ExportedModel
 
 PIXELS, IMAGE_FEATURES = "pixels", "image_features"
 TOKENS, TEXT_FEATURES = "tokens", "text_features"
-MIN_LENGTH = 2  # start and end of text
 
 AGAIN = "export the model again"
 # ONNX Runtime's words for what the machine lacks; its exceptions' classes do not tell
@@ -78,27 +77,12 @@ class OnnxEncoder(Encoder):
 
     def encode_image(self, pixels: FloatArray) -> FloatArray:
         """pixels: float32 [B, 3, S, S], preprocessed. Returns float32 [B, D], unit rows."""
-        size = self.spec.image_size
-        if pixels.ndim != 4 or pixels.shape[1:] != (3, size, size) or pixels.dtype != np.float32:
-            raise _unfit("pixels", pixels, f"float32 [B, 3, {size}, {size}]")
-        if not np.isfinite(pixels).all():
-            raise UsageError("pixels hold NaN or infinity", remedy="check the image and its preprocessing")
+        check_pixels(self.spec, pixels)
         return self._run(self._image, pixels)
 
     def encode_text(self, tokens: IntArray) -> FloatArray:
         """tokens: int [B, 2 ≤ L ≤ context_length], padded with 0. Returns float32 [B, D], unit rows."""
-        context_length, vocab_size = self.spec.context_length, self.spec.vocab_size
-        if (
-            tokens.ndim != 2
-            or not np.issubdtype(tokens.dtype, np.integer)
-            or not MIN_LENGTH <= tokens.shape[1] <= context_length
-        ):
-            raise _unfit("tokens", tokens, f"integer [B, L] with L from {MIN_LENGTH} to {context_length}")
-        # a graph takes a negative id for one counted from the end of the vocabulary
-        if tokens.size and not (tokens.min() >= 0 and tokens.max() < vocab_size):
-            raise UsageError(
-                f"tokens hold ids outside 0 … {vocab_size - 1}", remedy="use the model's tokenizer"
-            )
+        check_tokens(self.spec, tokens)
         return self._run(self._text, tokens.astype(np.int32, copy=False))
 
     def provider(self) -> str:
@@ -199,13 +183,6 @@ def _check_names(graph: Graph, session: Session) -> None:
             where=graph.path,
             remedy=AGAIN,
         )
-
-
-def _unfit(name: str, array: npt.NDArray[Any], expected: str) -> UsageError:
-    return UsageError(
-        f"{name} are {array.dtype} {list(array.shape)}, not {expected}",
-        remedy="give what the model's spec says",
-    )
 
 
 def _fault(what: str, path: Path, error: Exception) -> KdxError:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from kdx.core.encoder import Encoder, FloatArray, IntArray
+from kdx.core.encoder import Encoder, FloatArray, IntArray, check_pixels, check_tokens
 from kdx.core.errors import UsageError
 from kdx.models.checkpoint import Checkpoint, open_checkpoint
 
@@ -42,6 +42,7 @@ class TorchEncoder(Encoder):
     def encode_image(self, pixels: FloatArray) -> FloatArray:
         """As every Encoder. Raises UsageError in a process that was forked after the encoder was made."""
         _check_process(self._pid)
+        check_pixels(self.spec, pixels)
         batch = torch.from_numpy(np.ascontiguousarray(pixels)).to(self._device)  # pyright: ignore[reportUnknownMemberType]
         with true_fp32():
             features = self._model.encode_image(batch, normalize=True)  # pyright: ignore[reportUnknownMemberType]
@@ -51,6 +52,7 @@ class TorchEncoder(Encoder):
     def encode_text(self, tokens: IntArray) -> FloatArray:
         """As every Encoder. Raises UsageError in a process that was forked after the encoder was made."""
         _check_process(self._pid)
+        check_tokens(self.spec, tokens)
         batch = torch.from_numpy(np.asarray(tokens, dtype=np.int64)).to(self._device)  # pyright: ignore[reportUnknownMemberType]
         with true_fp32():
             return self._model.encode_text(batch, normalize=True).float().cpu().numpy()

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from kdx.core.errors import DataError, KdxError
+from kdx.core.errors import DataError, KdxError, UsageError
 from kdx.models.checkpoint import open_checkpoint
 from kdx.runtime.torch import TorchEncoder
 
@@ -58,6 +58,17 @@ def test_strided_pixels_and_any_integer_tokens_are_taken(encoder: TorchEncoder) 
     assert np.array_equal(
         encoder.encode_text(tokens.astype(np.int32)), encoder.encode_text(tokens.astype(np.int64))
     )
+
+
+def test_what_the_spec_does_not_say_is_the_callers_fault(encoder: TorchEncoder) -> None:
+    pixels = _pixels(encoder, 1)
+    wrong_pixels: list[Any] = [pixels[0], pixels[..., 1:], pixels.astype(np.float64), pixels * np.nan]
+    for wrong in wrong_pixels:
+        with pytest.raises(UsageError):
+            encoder.encode_image(wrong)
+    for tokens in (np.ones((1, 1), int), np.ones(3, int), np.full((1, 4), encoder.spec.vocab_size)):
+        with pytest.raises(UsageError):
+            encoder.encode_text(tokens)
 
 
 def test_nothing_gives_no_rows(encoder: TorchEncoder) -> None:
