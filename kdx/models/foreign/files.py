@@ -79,6 +79,8 @@ def _read(path: Path) -> Any:
         raise DataError("is empty", where=path, remedy=GET_AGAIN)
     if start.startswith(b"version https://git-lfs"):
         raise DataError("is Git LFS's placeholder, not the weights", where=path, remedy="run `git lfs pull`")
+    if start.startswith(b"\x1f\x8b"):
+        raise DataError("is compressed by gzip", where=path, remedy="unpack it, and give what is inside")
     if start[8:9] == b"{":
         return _read_safetensors(path)
     if zipfile.is_zipfile(path):

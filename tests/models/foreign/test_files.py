@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import os
@@ -197,3 +198,10 @@ def test_two_candidates_are_not_chosen_from(tmp_path: Path) -> None:
     torch.save({"model": {"x": torch.ones(1)}, "ema": {"x": torch.zeros(1)}}, tmp_path / "x.pt")
     with pytest.raises(DataError):
         read_state_dict(tmp_path / "x.pt")
+
+
+def test_a_gzip_is_named_for_what_it_is(tmp_path: Path) -> None:
+    (tmp_path / "x.pt").write_bytes(gzip.compress(b"weights"))
+    with pytest.raises(DataError) as caught:
+        read_state_dict(tmp_path / "x.pt")
+    assert "gzip" in caught.value.what and "unpack" in str(caught.value.remedy)
