@@ -1,12 +1,14 @@
 """The child process of the parity gate: runs an exported model on prepared inputs, far from the parent.
 
-A damaged graph can kill the runtime with a signal; here it kills only this process.
-Called as `python -m kdx.export.candidate MODEL REQUESTS.npz ANSWERS.npz`. Arrays are named `image/…` (pixels)
+A damaged graph can kill the runtime with a signal; here it kills only this process. Whose fault a failure is crosses to
+the parent: a fault of the model fails the gate, any other is raised as what it is.
+Called as `python -m kdx.export.candidate MODEL ASKED.npz ANSWERED.npz FAULT.json`. Arrays are named `image/…` (pixels)
 and `text/…` (tokens); the answers bear the same names.
 """
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -17,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kdx.core.encoder import EncoderSpec
-from kdx.core.errors import KdxError
+from kdx.core.errors import DataError, KdxError, SetupError
 from kdx.core.folders import Manifest, read_json
 from kdx.runtime.exported_model import KIND, ExportedModel
 from kdx.runtime.onnx import OnnxEncoder
@@ -25,27 +27,59 @@ from kdx.runtime.onnx import OnnxEncoder
 Arrays = dict[str, npt.NDArray[np.generic]]
 
 
+# signals by which a graph that the runtime cannot bear ends the process; others come from outside
+CRASHES = {signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL}
+
+
 class CandidateFault(Exception):
-    """The candidate did not answer; the text says why."""
+    """The exported model did not answer, and it is its own fault; the text says why."""
 
 
 def run_candidate(model: Path, requests: Arrays, timeout: float) -> dict[str, npt.NDArray[np.float32]]:
-    """Answers by name, computed in a child process. Raises CandidateFault when it fails, dies or hangs."""
+    """Answers by name, computed in a child process within `timeout` seconds.
+
+    Raises CandidateFault when the model does not run or crashes the runtime; SetupError when the machine lacks a
+    package, memory or time; RuntimeError with the child's traceback for a bug in kdx.
+    """
     with tempfile.TemporaryDirectory(prefix="kdx-parity-") as folder:
-        asked, answered = Path(folder) / "requests.npz", Path(folder) / "answers.npz"
+        asked, answered, fault = (Path(folder) / name for name in ("asked.npz", "answered.npz", "fault.json"))
         np.savez(asked, **requests)  # pyright: ignore[reportArgumentType]
-        command = [sys.executable, "-m", "kdx.export.candidate", str(model), str(asked), str(answered)]
+        command = [sys.executable, "-m", "kdx.export.candidate", *map(str, (model, asked, answered, fault))]
         try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
+            done = subprocess.run(
+                command, capture_output=True, text=True, errors="replace", timeout=timeout, check=False
+            )
         except subprocess.TimeoutExpired:
-            raise CandidateFault(f"did not answer within {timeout:.0f} s") from None
-        if done.returncode < 0:
-            raise CandidateFault(f"was killed by {signal.Signals(-done.returncode).name}")
-        if done.returncode != 0:
-            lines = done.stderr.strip().splitlines()
-            raise CandidateFault(lines[-1] if lines else f"ended with exit code {done.returncode}")
+            raise SetupError(
+                f"the exported model did not answer within {timeout:.0f} s",
+                remedy="compare fewer images with --samples, or free the machine of other work",
+            ) from None
+        if fault.exists():
+            error = KdxError.from_dict(json.loads(fault.read_text(encoding="utf-8")))
+            if isinstance(error, DataError):  # of the file that was just written
+                raise CandidateFault(error.what)
+            raise error
+        if done.returncode:
+            raise _ended(done.returncode, done.stderr)
         with np.load(answered) as answers:
             return {name: answers[name] for name in answers.files}
+
+
+def _ended(returncode: int, stderr: str) -> Exception:
+    """What it means that the child ended without an answer and without a word."""
+    number = signal.Signals(-returncode) if returncode < 0 else None
+    if "bad_alloc" in stderr or number == signal.SIGKILL:  # the kernel's answer when memory is used up
+        return SetupError(
+            "the memory did not suffice to run the exported model",
+            remedy="free memory, or compare fewer images with --samples",
+        )
+    if number is not None and number in CRASHES:
+        return CandidateFault(f"was killed by {number.name}")
+    if number is not None:
+        return SetupError(
+            f"the process that ran the exported model was ended by {number.name}", remedy="run it again"
+        )
+    return RuntimeError(f"the gate's child process ended with exit code {returncode}:\n{stderr}")
 
 
 def _answer(model: Path, asked: Path, answered: Path) -> None:
@@ -60,9 +94,19 @@ def _answer(model: Path, asked: Path, answered: Path) -> None:
     np.savez(answered, **answers)  # pyright: ignore[reportArgumentType]
 
 
-if __name__ == "__main__":
+def _main(model: Path, asked: Path, answered: Path, fault: Path) -> int:
     try:
-        _answer(*map(Path, sys.argv[1:4]))
-    except KdxError as fault:
-        print(fault, file=sys.stderr)
-        sys.exit(1)
+        _answer(model, asked, answered)
+        return 0
+    except MemoryError:
+        error: KdxError = SetupError(
+            "the memory did not suffice to run the exported model", remedy="free memory"
+        )
+    except KdxError as caught:
+        error = caught
+    fault.write_text(json.dumps(error.to_dict()), encoding="utf-8")
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(_main(*map(Path, sys.argv[1:5])))

@@ -59,7 +59,10 @@ def check_parity(
     limits: Limits | None = None,
     progress: Progress = silent,
 ) -> ParityReport:
-    """Compares the exported model in `folder` (sealed or not yet) with the checkpoint it was made from."""
+    """Compares the exported model in `folder` (sealed or not yet) with the checkpoint it was made from.
+
+    Raises SetupError when this machine cannot run the exported model: then nothing is known of it.
+    """
     limits = limits or Limits()
     structure = Tier("structure", tuple(check_structure(folder, checkpoint.spec)))
     if structure.verdict is Verdict.FAIL:
@@ -203,7 +206,11 @@ def _decide(
     if lower_bound(differing, samples) > limits.margin:
         return Check(name, Verdict.FAIL, upper, limits.margin), counts
     needed = samples_needed(differing, limits.margin)
-    missing = f"{needed - samples} more held-out samples are needed to decide"
+    missing = (
+        f"no more than allowed was found, but {samples:,} images are too few to be sure; {needed:,} would do"
+        if differing
+        else f"no difference was found, but {samples:,} images are too few to be sure; {needed:,} would do"
+    )
     return Check(name, Verdict.INCONCLUSIVE, upper, limits.margin, missing), counts
 
 

@@ -80,5 +80,5 @@ def parity_table(report: dict[str, object]) -> str:
     for tier in tiers.values():
         for check in tier["checks"]:
             if check["verdict"] == "INCONCLUSIVE":
-                lines.append(f"  warning: {check['name']}: {check['detail']}")
+                lines.append(f"  note: {check['detail']}")
     return "\n".join(lines)

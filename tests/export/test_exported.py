@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -14,7 +15,7 @@ import onnx
 import pytest
 import torch
 
-from kdx.core.errors import DataError, GateError, UsageError
+from kdx.core.errors import DataError, GateError, SetupError, UsageError
 from kdx.core.tokenizer import Tokenizer
 from kdx.export import candidate, exported
 from kdx.export.exported import export_checkpoint
@@ -70,9 +71,9 @@ def test_one_changed_byte_is_refused(exported_model: Path, tmp_path: Path, name:
     content = bytearray((copy / name).read_bytes())
     content[len(content) // 3] ^= 1
     (copy / name).write_bytes(content)
-    with pytest.raises(DataError, match="changed since it was sealed") as caught:
+    with pytest.raises(DataError) as caught:
         open_exported_model(copy)
-    assert str(caught.value.where).endswith(name)
+    assert caught.value.where == str(copy / name)
 
 
 Fault = Callable[[Path], None]
@@ -119,7 +120,7 @@ def _put_nan(folder: Path) -> None:
         (_swap_towers, "structure"),
         (_fix_batch, "structure"),
         (_truncate, "structure"),
-        (_put_nan, ""),
+        (_put_nan, "shapes"),
     ],
 )
 def test_a_planted_fault_fails_the_gate_and_leaves_nothing(
@@ -137,42 +138,78 @@ def test_a_planted_fault_fails_the_gate_and_leaves_nothing(
         fault(folder)
 
     monkeypatch.setitem(exported.FORMATS, "onnx", build)
-    with pytest.raises(GateError, match=f"not the trained one: {tier}"):
+    with pytest.raises(GateError) as caught:
         export_checkpoint(checkpoint, tmp_path / "out", format="onnx", samples=parity_samples)
+    assert f": {tier}: " in caught.value.what
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
-    ("program", "message"),
+    ("program", "owner", "said"),
     [
-        ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "killed by SIGSEGV"),
-        ("import time; time.sleep(60)", "did not answer within 2 s"),
-        ("import sys; print('no memory', file=sys.stderr); sys.exit(7)", "no memory"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", GateError, "SIGSEGV"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGABRT)", GateError, "SIGABRT"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", SetupError, "memory"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGTERM)", SetupError, "SIGTERM"),
+        ("import time; time.sleep(60)", SetupError, "2 s"),
+        ("raise ValueError(7)", RuntimeError, "ValueError: 7"),
     ],
 )
-def test_a_candidate_that_dies_or_hangs_fails_the_gate(
+def test_a_child_that_dies_or_hangs_is_blamed_on_whom_it_belongs_to(
     checkpoint: Checkpoint,
     parity_samples: ParitySamples,
     exported_model: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     program: str,
-    message: str,
+    owner: type[Exception],
+    said: str,
 ) -> None:
     interpreter = tmp_path / "python"
     interpreter.write_text(f'#!/bin/sh\nexec {sys.executable} -c "{program}"\n')
     interpreter.chmod(0o755)
     monkeypatch.setattr(candidate.sys, "executable", str(interpreter))
+    _copy_instead_of_building(monkeypatch, exported_model)
+    few = replace(parity_samples, images=parity_samples.images[:4], texts=parity_samples.texts[:4])
+    with pytest.raises(owner) as caught:
+        export_checkpoint(checkpoint, tmp_path / "out", format="onnx", samples=few, limits=Limits(timeout=2))
+    assert said in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["python"]
 
+
+@pytest.mark.parametrize(
+    ("fault", "owner"),
+    [
+        ("raise ImportError('libcudart.so.13')", SetupError),  # a provider or the package does not load
+        ("raise MemoryError", SetupError),
+    ],
+)
+def test_a_child_without_its_runtime_is_the_machines_fault(
+    checkpoint: Checkpoint,
+    parity_samples: ParitySamples,
+    exported_model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    fault: str,
+    owner: type[Exception],
+) -> None:
+    broken = tmp_path / "site/onnxruntime"
+    broken.mkdir(parents=True)
+    (broken / "__init__.py").write_text(fault + "\n")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(broken.parent), *sys.path]))
+    _copy_instead_of_building(monkeypatch, exported_model)
+    few = replace(parity_samples, images=parity_samples.images[:4], texts=parity_samples.texts[:4])
+    with pytest.raises(owner):
+        export_checkpoint(checkpoint, tmp_path / "out", format="onnx", samples=few)
+    assert not (tmp_path / "out").exists()
+
+
+def _copy_instead_of_building(monkeypatch: pytest.MonkeyPatch, exported_model: Path) -> None:
     def build(_: Checkpoint, folder: Path) -> None:
         for name in ("image_encoder.onnx", "text_encoder.onnx"):
             shutil.copy(exported_model / name, folder / name)
 
     monkeypatch.setitem(exported.FORMATS, "onnx", build)
-    few = replace(parity_samples, images=parity_samples.images[:4], texts=parity_samples.texts[:4])
-    with pytest.raises(GateError, match=message):
-        export_checkpoint(checkpoint, tmp_path / "out", format="onnx", samples=few, limits=Limits(timeout=2))
-    assert not (tmp_path / "out").exists()
 
 
 def test_too_few_samples_are_inconclusive_and_say_how_many_are_missing(
@@ -182,22 +219,19 @@ def test_too_few_samples_are_inconclusive_and_say_how_many_are_missing(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def build(_: Checkpoint, folder: Path) -> None:
-        for name in ("image_encoder.onnx", "text_encoder.onnx"):
-            shutil.copy(exported_model / name, folder / name)
-
-    monkeypatch.setitem(exported.FORMATS, "onnx", build)
+    _copy_instead_of_building(monkeypatch, exported_model)
     few = replace(parity_samples, images=parity_samples.images[:40], texts=parity_samples.texts[:40])
     model = export_checkpoint(checkpoint, tmp_path / "out", format="onnx", samples=few)
     report = model.parity()
     assert report["verdict"] == "INCONCLUSIVE"
     (check,) = report["tiers"]["decisions"]["checks"]
-    assert check["detail"].startswith("259 more held-out samples")
+    assert "40 images" in check["detail"] and "299" in check["detail"]
     assert json.loads((tmp_path / "out" / "parity.json").read_text()) == report
 
 
 def test_an_unknown_format_is_refused_before_any_work(
     checkpoint: Checkpoint, parity_samples: ParitySamples, tmp_path: Path
 ) -> None:
-    with pytest.raises(UsageError, match="no format 'trt'"):
+    with pytest.raises(UsageError) as caught:
         export_checkpoint(checkpoint, tmp_path / "out", format="trt", samples=parity_samples)
+    assert "'trt'" in caught.value.what and "onnx" in str(caught.value.remedy)
