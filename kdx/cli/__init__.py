@@ -42,6 +42,7 @@ VERBS = {
     "serve": ("serve", "Serve an exported model with Triton."),
     "query": ("query", "Ask a model for embeddings, classes and images."),
     "eval": ("eval", "Zero-shot accuracy and retrieval recall of any model."),
+    "info": ("info", "Say what a folder of kdx is, what it was made from, and what to type next."),
     "bench": ("bench", "Measure latency, compare methods and write reports."),
     "doctor": ("doctor", "Check what this machine has and what is missing."),
 }

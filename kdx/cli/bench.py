@@ -15,7 +15,10 @@ NUM_IMAGES = 64  # different images that take turns
 
 @click.group(name="bench")
 def command() -> None:
-    """Measure latency, compare methods and write reports."""
+    """Measure latency, compare distillation methods and write reports.
+
+    Example: kdx bench latency exported grpc://localhost:8001 --data shards
+    """
 
 
 @command.command()

@@ -19,13 +19,22 @@ def _run(*args: str) -> int:
     return code
 
 
-@pytest.mark.parametrize("verb", VERBS)
-def test_every_verb_has_a_help_text_with_an_example(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert _run(verb, "--help") == 0
-    command = cli.get_command(None, verb)  # type: ignore[arg-type]
-    text = capsys.readouterr().out
-    subcommands = getattr(command, "commands", {})
-    assert "Example" in text or subcommands
+def _commands() -> list[str]:
+    """All commands and groups below kdx, such as "bench" and "bench latency"."""
+    groups = {verb: cli.get_command(None, verb) for verb in VERBS}  # type: ignore[arg-type]
+    return [
+        *groups,
+        *(f"{verb} {name}" for verb, group in groups.items() for name in getattr(group, "commands", {})),
+    ]
+
+
+@pytest.mark.parametrize("command", _commands())
+def test_every_command_has_an_example_of_its_own(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _run(*command.split(), "--help") == 0
+    examples = [
+        line.partition(":")[2].strip() for line in capsys.readouterr().out.splitlines() if "Example:" in line
+    ]
+    assert len(examples) == 1 and examples[0].startswith(f"kdx {command}")
 
 
 @pytest.mark.parametrize(
@@ -72,10 +81,9 @@ def test_what_the_machine_refuses_is_no_bug(
 
     monkeypatch.setattr(cli, "main", fail)
     assert _run("doctor") == 5
-    assert capsys.readouterr().err.splitlines() == [
-        "error: /full/model.safetensors: No space left on device",
-        "  remedy: check the path, its permissions and the space",
-    ]
+    what, remedy = capsys.readouterr().err.splitlines()
+    assert what == "error: /full/model.safetensors: No space left on device"
+    assert remedy.startswith("  remedy: ")
 
 
 def test_a_missing_file_of_kdx_itself_is_a_bug(
@@ -92,16 +100,15 @@ def test_a_missing_file_of_kdx_itself_is_a_bug(
 def test_an_error_is_two_lines_what_and_remedy(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert _run("models", "init", "ViT-T/16", "--out", str(tmp_path / "x")) == 2
     captured = capsys.readouterr()
-    assert captured.err.splitlines() == [
-        "error: there is no architecture 'ViT-T/16'",
-        "  remedy: did you mean ViT-T-16?",
-    ]
+    what, remedy = captured.err.splitlines()
+    assert what.startswith("error: ") and "ViT-T/16" in what
+    assert remedy.startswith("  remedy: ") and "ViT-T-16" in remedy
     assert captured.out == ""
 
 
 def test_a_mistyped_command_is_answered_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
     assert _run("distil") == 2
-    assert "did you mean 'distill'?" in capsys.readouterr().err
+    assert "'distill'" in capsys.readouterr().err
 
 
 def test_an_interrupt_exits_130(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,3 +117,20 @@ def test_an_interrupt_exits_130(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(cli, "main", interrupt)
     assert _run("doctor") == 130
+
+
+@pytest.mark.parametrize("args", [["--version"], ["doctor", "--help"]])
+def test_a_closed_stdout_is_no_fault(args: list[str]) -> None:
+    script = "import sys; from kdx.cli import main; main(sys.argv[1:])"
+    without_stdout = ["sh", "-c", 'exec "$0" "$@" >&-', sys.executable, "-c", script, *args]
+    done = subprocess.run(without_stdout, capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_a_full_device_behind_stdout_is_the_machines_fault() -> None:
+    script = "import sys; from kdx.cli import main; main(sys.argv[1:])"
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", script, "--help"], stdout=full, stderr=subprocess.PIPE, check=False
+        )
+    assert done.returncode == 5 and b"No space left" in done.stderr and b"Traceback" not in done.stderr
