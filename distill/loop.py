@@ -9,6 +9,7 @@ import torch
 
 from kdx.core.errors import DataError, KdxError, SetupError, UsageError
 from kdx.core.log import MetricsLog
+from kdx.core.preprocess import normalize_levels
 from kdx.core.progress import Progress
 from kdx.data.loader import Batch, Loader, ViewReader, check_bad_share
 from kdx.data.views import key_digest, philox
@@ -73,8 +74,7 @@ class Loop:
         not decode; SetupError when the GPU's memory does not suffice.
         """
         self.model.train()
-        scale = torch.tensor(std, device=self.device).mul(255).view(3, 1, 1)
-        shift = torch.tensor(mean, device=self.device).mul(255).view(3, 1, 1)
+        by_channel = [torch.tensor(values, device=self.device).view(3, 1, 1) for values in (mean, std)]
         written: dict[str, float] = {}
         waited, since = 0.0, time.monotonic()
         asked = time.monotonic()
@@ -84,7 +84,7 @@ class Loop:
                 torch.from_numpy(batch.pixels).to(self.device).permute(0, 3, 1, 2)
             )  # [B, 3, S, S], channels last
             try:
-                numbers = self.step(batch, (pixels - shift) / scale)
+                numbers = self.step(batch, normalize_levels(pixels.float(), *by_channel))
             except torch.OutOfMemoryError:
                 raise SetupError(
                     f"the GPU's memory is too small for batch_size = {self.schedule.batch_size}",

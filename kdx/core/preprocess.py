@@ -17,7 +17,15 @@ from .digests import value_digest
 from .errors import UsageError
 from .images import RULES as IMAGE_RULES, ImageSource, decode_image, read_encoded
 
-__all__ = ["Box", "ImageSource", "Preprocess", "decode_image", "normalize", "read_encoded"]
+__all__ = [
+    "Box",
+    "ImageSource",
+    "Preprocess",
+    "decode_image",
+    "normalize",
+    "normalize_levels",
+    "read_encoded",
+]
 
 Box = tuple[int, int, int, int]  # left, upper, right, lower, in pixels
 
@@ -154,13 +162,17 @@ def normalize(
     pixels: uint8 [..., H, W, 3]. Returns float32 [..., 3, H, W], contiguous, equal bit for bit to
     torchvision's ToTensor and Normalize (the same three roundings in the same order).
     """
-    channels_first = np.moveaxis(pixels, -1, -3)
-    normalized = np.empty(channels_first.shape, dtype=np.float32)
-    normalized[...] = channels_first
-    normalized /= np.float32(255)
-    normalized -= np.array(mean, dtype=np.float32)[:, None, None]
-    normalized /= np.array(std, dtype=np.float32)[:, None, None]
-    return normalized
+    levels = np.ascontiguousarray(np.moveaxis(pixels, -1, -3), dtype=np.float32)
+    by_channel = (np.array(values, dtype=np.float32)[:, None, None] for values in (mean, std))
+    return normalize_levels(levels, *by_channel)
+
+
+def normalize_levels(levels: Any, mean: Any, std: Any) -> Any:
+    """The arithmetic of `normalize`, of NumPy arrays or of torch tensors on any device.
+
+    levels: float32 [..., 3, H, W], 0 to 255. mean, std: float32 [3, 1, 1]. Returns what `levels` is.
+    """
+    return (levels / 255 - mean) / std
 
 
 def _cut_strip(image: Image.Image) -> Image.Image:

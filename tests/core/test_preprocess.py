@@ -20,7 +20,7 @@ from hypothesis import given, settings, strategies as st
 from PIL import Image
 
 from kdx.core.errors import DataError, UsageError
-from kdx.core.preprocess import Preprocess, normalize
+from kdx.core.preprocess import Preprocess, normalize, normalize_levels
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
@@ -209,6 +209,14 @@ def test_normalize_takes_any_leading_dimensions() -> None:
     assert normalized.flags.c_contiguous
     expected = (pixels[1, 2, 3, 4, 1] / 255 - MEAN[1]) / STD[1]
     assert normalized[1, 2, 1, 3, 4] == pytest.approx(expected, abs=1e-6)
+
+
+def test_training_normalises_on_its_device_as_every_other_place_does() -> None:
+    torch = pytest.importorskip("torch")
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 5, 7, 3), dtype=np.uint8)
+    by_channel = [torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD)]
+    on_device = normalize_levels(torch.from_numpy(pixels).permute(0, 3, 1, 2).float(), *by_channel)
+    np.testing.assert_array_equal(on_device.numpy(), normalize(pixels, MEAN, STD))
 
 
 @pytest.mark.parametrize(
