@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from kdx.cli import main
-from kdx.data.scene import CLASSES
 from kdx.data.shards import Sample, open_split, write_shards
+from kdx.data.synthetic.scene import CLASSES
 
 MakeSamples = Callable[..., list[Sample]]
 

@@ -1,4 +1,4 @@
-"""Facts of kdx/data/synthetic.py: a drawn set is a function of its arguments, and whole or not there."""
+"""Facts of kdx/data/synthetic/drawn_set.py: a drawn set is a function of its arguments, and whole or not there."""
 
 import os
 from pathlib import Path
@@ -7,10 +7,9 @@ from typing import Any
 import pytest
 
 from kdx.core.errors import SetupError, UsageError
-from kdx.data import synthetic
-from kdx.data.scene import CLASSES, TEMPLATES
 from kdx.data.shards import open_split, read_classes, read_templates
-from kdx.data.synthetic import draw_sample, write_synthetic
+from kdx.data.synthetic import draw_sample, drawn_set, write_synthetic
+from kdx.data.synthetic.scene import CLASSES, TEMPLATES
 
 
 def _write(folder: Path, *, train: int = 12, val: int = 5, seed: int = 0, **options: Any) -> dict[str, bytes]:
@@ -41,12 +40,12 @@ def test_a_sample_depends_on_seed_split_and_number_alone(tmp_path: Path) -> None
 def test_any_number_of_processes_gives_the_same_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(synthetic, "CHUNK", 5)
+    monkeypatch.setattr(drawn_set, "CHUNK", 5)
     sets: list[dict[str, bytes]] = []
     for processes in (1, 2):
-        monkeypatch.setattr(synthetic, "cpu_count", lambda processes=processes: processes)
+        monkeypatch.setattr(drawn_set, "cpu_count", lambda processes=processes: processes)
         sets.append(_write(tmp_path / str(processes)))
-    monkeypatch.setattr(synthetic, "CHUNK", 250)
+    monkeypatch.setattr(drawn_set, "CHUNK", 250)
     assert sets[0] == sets[1] == _write(tmp_path / "in one chunk")
 
 
@@ -56,11 +55,10 @@ def test_another_seed_gives_other_samples(tmp_path: Path) -> None:
     assert one["classes.txt"] == two["classes.txt"]
 
 
-def test_progress_ends_at_the_total(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(synthetic, "CHUNK", 5)
+def test_progress_counts_the_samples_of_both_splits(tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
     _write(tmp_path / "set", progress=lambda done, total, note="": seen.append((done, total)))
-    assert seen == [(5, 17), (10, 17), (15, 17), (17, 17)]
+    assert seen == [(done, 17) for done in range(1, 18)]
 
 
 def test_a_set_without_held_out_samples_has_no_val_shards(tmp_path: Path) -> None:
@@ -94,10 +92,10 @@ class _Deadly:
 def test_a_drawing_process_that_dies_is_a_setup_error_and_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(synthetic, "CHUNK", 5)
-    monkeypatch.setattr(synthetic, "cpu_count", lambda: 2)
-    monkeypatch.setattr(synthetic, "_draw_chunk", _Deadly())
-    with pytest.raises(SetupError, match="a drawing process died"):
+    monkeypatch.setattr(drawn_set, "CHUNK", 5)
+    monkeypatch.setattr(drawn_set, "cpu_count", lambda: 2)
+    monkeypatch.setattr(drawn_set, "draw_sample", _Deadly())
+    with pytest.raises(SetupError):
         _write(tmp_path / "set")
     assert list(tmp_path.iterdir()) == []
 
@@ -116,8 +114,10 @@ def test_what_cannot_be_drawn_is_a_usage_error(tmp_path: Path, wrong: dict[str, 
 def test_an_old_set_is_replaced_only_when_asked_and_other_files_stay(tmp_path: Path) -> None:
     _write(tmp_path, train=3)
     (tmp_path / "notes.md").write_text("mine")
-    with pytest.raises(UsageError, match="holds a set already"):
+    with pytest.raises(UsageError) as caught:
         _write(tmp_path, train=3)
+    assert caught.value.where == str(tmp_path) and "--overwrite" in (caught.value.remedy or "")
+    assert len(open_split(tmp_path, "train")) == 3
     files = _write(tmp_path, train=3, val=0, seed=1, overwrite=True)
     assert files.keys() == {"train-00000.tar", "classes.txt", "templates.txt", "notes.md"}
     assert open_split(tmp_path, "train")[0] == draw_sample("train", 0, seed=1, image_size=16)
