@@ -4,6 +4,7 @@
 """
 
 from .latency import Embed, Latency, measure_latency
+from .memory import peak_memory
 from .report import render_report, write_report
 from .schema import ClassifyExample, Report, SearchExample
 
@@ -14,6 +15,7 @@ __all__ = [
     "Report",
     "SearchExample",
     "measure_latency",
+    "peak_memory",
     "render_report",
     "write_report",
 ]

@@ -1,4 +1,4 @@
-"""Latency of several runtimes side by side: what a user waits for, from encoded images to embeddings.
+"""Latency of several runtimes side by side: what a user waits for, from encoded images or texts to embeddings.
 
 The runtimes take turns within one run, so that a busy moment of the machine falls on all of them. A turn is two
 calls of which the second is timed: the first takes the caches back that the runtime before it has filled. (A
@@ -17,13 +17,15 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from random import Random
+from typing import TypeVar
 
 import numpy as np
 
 from kdx.core.errors import UsageError
 from kdx.core.progress import Progress, silent
 
-Embed = Callable[[list[bytes]], object]
+T = TypeVar("T")
+Embed = Callable[[list[T]], object]
 
 WARM_UP = 3  # calls of each runtime at each batch size that are not counted
 MIN_SAMPLES = 30
@@ -49,8 +51,8 @@ class Latency:
 
 
 def measure_latency(
-    encoders: Mapping[str, Embed],
-    images: Sequence[bytes],
+    encoders: Mapping[str, Embed[T]],
+    items: Sequence[T],
     *,
     batch_sizes: Sequence[int] = (1, 8),
     seconds: float = 20.0,
@@ -58,17 +60,18 @@ def measure_latency(
 ) -> dict[str, dict[str, dict[str, float]]]:
     """Times each runtime at each batch size in turn, for about `seconds` and at least MIN_SAMPLES rounds.
 
-    encoders: what to call by the runtime's name, such as {"onnx": encoder.embed_images}. images: encoded files;
-    every runtime gets the same ones in each round. Returns runtime → batch size (as a string) → the fields of
+    encoders: what to call by the runtime's name, such as {"onnx": encoder.embed_images}. items: what a batch is made
+    of, such as encoded files; every runtime gets the same ones in each round. Returns runtime → batch size (as a
+    string) → the fields of
     Latency. Raises UsageError for nothing to measure; what a runtime raises is passed on.
     """
-    _check(encoders, images, batch_sizes, seconds)
-    calls: dict[str, Embed] = {NULL: lambda _: None, **encoders}
+    _check(encoders, items, batch_sizes, seconds)
+    calls: dict[str, Embed[T]] = {NULL: lambda _: None, **encoders}
     for embed in calls.values():
         for size in batch_sizes:
             for turn in range(WARM_UP):
-                embed(_batch(images, size, turn))
-    samples, loads = _take_turns(calls, images, batch_sizes, seconds, progress)
+                embed(_batch(items, size, turn))
+    samples, loads = _take_turns(calls, items, batch_sizes, seconds, progress)
     null = {size: _percentile(samples[NULL, size], 50) for size in batch_sizes}
     return {
         name: {
@@ -80,8 +83,8 @@ def measure_latency(
 
 
 def _take_turns(
-    calls: Mapping[str, Embed],
-    images: Sequence[bytes],
+    calls: Mapping[str, Embed[T]],
+    items: Sequence[T],
     batch_sizes: Sequence[int],
     seconds: float,
     progress: Progress,
@@ -96,7 +99,7 @@ def _take_turns(
     while share < 1:
         random.shuffle(order)  # so that none always runs after the same neighbour
         for name, size in order:
-            batch = _batch(images, size, len(loads))
+            batch = _batch(items, size, len(loads))
             calls[name](batch)
             samples[name, size].append(_time(calls[name], batch))
         loads.append(os.getloadavg()[0])
@@ -105,14 +108,14 @@ def _take_turns(
     return samples, loads
 
 
-def _time(embed: Embed, batch: list[bytes]) -> float:
+def _time(embed: Embed[T], batch: list[T]) -> float:
     start = time.perf_counter()
     embed(batch)
     return (time.perf_counter() - start) * 1000
 
 
-def _batch(images: Sequence[bytes], size: int, turn: int) -> list[bytes]:
-    return [images[(turn * size + i) % len(images)] for i in range(size)]
+def _batch(items: Sequence[T], size: int, turn: int) -> list[T]:
+    return [items[(turn * size + i) % len(items)] for i in range(size)]
 
 
 def _summarise(samples: list[float], null_ms: float, load_average: float) -> Latency:
@@ -132,7 +135,7 @@ def _percentile(samples: list[float], percent: int) -> float:
 
 
 def _check(
-    encoders: Mapping[str, Embed], images: Sequence[bytes], batch_sizes: Sequence[int], seconds: float
+    encoders: Mapping[str, Embed[T]], items: Sequence[T], batch_sizes: Sequence[int], seconds: float
 ) -> None:
     if not encoders:
         raise UsageError("there is nothing to measure", remedy="give at least one model")
@@ -140,8 +143,8 @@ def _check(
         raise UsageError(
             f"a runtime is called {NULL!r}, which is the call that does nothing", remedy="rename it"
         )
-    if not images:
-        raise UsageError("there are no images to send", remedy="give at least one")
+    if not items:
+        raise UsageError("there is nothing to send", remedy="give at least one image")
     if not batch_sizes or min(batch_sizes) < 1 or len(set(batch_sizes)) < len(batch_sizes):
         raise UsageError(
             f"batch sizes {list(batch_sizes)} are not distinct positive numbers", remedy="for example 1 and 8"

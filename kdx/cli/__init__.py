@@ -34,11 +34,11 @@ MACHINE = {
 # verb → (module under kdx.cli, the line that `kdx --help` shows)
 VERBS = {
     "demo": ("demo", "Run the whole chain on this machine, from images to answers."),
-    "data": ("data", "Make and inspect image–text shards."),
+    "data": ("data", "Make and inspect sets of image–text pairs."),
     "models": ("models", "List architectures and make checkpoints."),
     "import": ("import_", "Read weights of open_clip, OpenAI, CLIP-KD or Hugging Face."),
     "distill": ("distill", "Train a student from a recipe, with or without a teacher."),
-    "export": ("export", "Export a checkpoint behind a parity gate."),
+    "export": ("export", "Export a checkpoint to ONNX and prove that nothing changed."),
     "serve": ("serve", "Serve an exported model with Triton."),
     "query": ("query", "Ask a model for embeddings, classes and images."),
     "eval": ("eval", "Zero-shot accuracy and retrieval recall of any model."),
@@ -78,7 +78,10 @@ class LazyGroup(click.Group):
 @click.version_option(kdx.__version__, prog_name="kdx")
 @click.option("--verbose", "-v", is_flag=True, help="Show log lines on stderr.")
 def cli(verbose: bool) -> None:
-    """Distil CLIP models, export them behind a parity gate, and serve them with Triton.
+    """Distil CLIP models, export them and serve them with Triton.
+
+    An export is written only if it passes the parity gate: on held-out images and texts it must give the same
+    embeddings as the PyTorch model. `kdx COMMAND --help` explains a command with an example.
 
     Start with: kdx demo
     """

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from .output import print_json
+from .output import print_json, print_table
+
+if TYPE_CHECKING:
+    from kdx.data.shards import Sample
 
 PREPROCESS = "preprocess"  # the row beside the models
+TEXTS = "texts of "  # before a model's name: its calls with captions
+NUMBERS = ("p50", "p95", "p99", "min")
 NUM_IMAGES = 64  # different images that take turns
 
 
@@ -32,7 +37,7 @@ def command() -> None:
     multiple=True,
     default=(1, 8),
     show_default=True,
-    help="Images a call; may be given several times.",
+    help="Images, or captions, in a call; may be given several times.",
 )
 @click.option(
     "--seconds",
@@ -50,18 +55,20 @@ def latency(
     seconds: float,
     as_json: bool,
 ) -> None:
-    """Time from encoded images to embeddings, the MODELs taking turns.
+    """Time from encoded images, and from captions, to embeddings, the MODELs taking turns; and their memory.
 
-    A MODEL is a checkpoint, a run, an exported model, or a Triton server at grpc://HOST:PORT. The last row,
-    preprocess, is decoding and preprocessing alone: what the others hold besides the model (by the first
-    MODEL's settings).
+    A MODEL is a checkpoint, a run, an exported model, or a Triton server at grpc://HOST:PORT. The row "preprocess" is
+    decoding and preprocessing alone: what the others hold besides the model (by the first MODEL's settings).
+
+    Memory is the peak of a fresh process that opens one MODEL and embeds the largest batch, Python and libraries
+    included. For a server it is the client's alone.
 
     Example: kdx bench latency student-run exported grpc://localhost:8001 --data shards
     """
     from contextlib import ExitStack
 
     import kdx
-    from kdx.bench import Embed, measure_latency
+    from kdx.bench import Embed, measure_latency, peak_memory
     from kdx.cli.progress import show_progress
     from kdx.core.provenance import collect_provenance
     from kdx.data.sampling import readable_samples
@@ -70,23 +77,52 @@ def latency(
     if len({PREPROCESS, *models}) <= len(models):
         raise click.UsageError(f"every MODEL must be given once, and none may be called {PREPROCESS}")
     samples = readable_samples(open_split(data, split, need_captions=False), NUM_IMAGES)
-    images = [sample.image for sample in samples]
+    has_captions = all(sample.captions for sample in samples)
     with ExitStack() as stack, show_progress("latency") as progress:
-        encoders = {model: stack.enter_context(kdx.load(model)) for model in models}
-        preprocess = next(iter(encoders.values())).spec.preprocess()
-        calls: dict[str, Embed] = {model: encoder.embed_images for model, encoder in encoders.items()}
-        calls[PREPROCESS] = lambda batch: [preprocess(image) for image in batch]
-        measured = measure_latency(calls, images, batch_sizes=batch_sizes, seconds=seconds, progress=progress)
+        embedders = {model: stack.enter_context(kdx.load(model)) for model in models}
+        preprocess = embedders[models[0]].spec.preprocess()
+        calls: dict[str, Embed[Sample]] = {}
+        for model, embedder in embedders.items():
+            calls[model] = lambda batch, embed=embedder.embed_images: embed(_images(batch))
+            if has_captions:
+                calls[TEXTS + model] = lambda batch, embed=embedder.embed_texts: embed(_texts(batch))
+        calls[PREPROCESS] = lambda batch: [preprocess(image) for image in _images(batch)]
+        measured = measure_latency(
+            calls, samples, batch_sizes=batch_sizes, seconds=seconds, progress=progress
+        )
+    most = [samples[row % len(samples)] for row in range(max(batch_sizes))]
+    with show_progress("memory") as progress:
+        memory: dict[str, float] = {}
+        for model in models:
+            memory[model] = peak_memory(model, _images(most), _texts(most) if has_captions else [])
+            progress(len(memory), len(models))
+    of_texts = {name.removeprefix(TEXTS): row for name, row in measured.items() if name.startswith(TEXTS)}
+    of_images = {name: row for name, row in measured.items() if not name.startswith(TEXTS)}
     if as_json:
-        print_json({"latency_ms": measured, "provenance": collect_provenance()})
+        print_json(
+            {
+                "latency_ms": of_images,
+                "text_latency_ms": of_texts,
+                "memory_mib": memory,
+                "provenance": collect_provenance(),
+            }
+        )
         return
-    click.echo(_table(measured))
+    _print_latency(of_images, of_texts, memory)
     one = measured[PREPROCESS][str(batch_sizes[0])]
     click.echo(
         f"ms for the batch; load average {one['load_average']:.1f}; the measurement itself adds "
-        f"{one['null_ms']:.4f} ms",
+        f"{one['null_ms']:.4f} ms; MiB at the peak of a process with this model alone",
         err=True,
     )
+
+
+def _images(samples: list[Sample]) -> list[bytes]:
+    return [sample.image for sample in samples]
+
+
+def _texts(samples: list[Sample]) -> list[str]:
+    return [sample.captions[0] for sample in samples]
 
 
 @command.command()
@@ -194,11 +230,22 @@ def _percent(mean: float, std: float | None = None) -> str:
     return f"{100 * mean:.1f} %" if std is None else f"{100 * mean:.1f} ± {100 * std:.1f} %"
 
 
-def _table(measured: dict[str, dict[str, dict[str, float]]]) -> str:
-    width = max(map(len, ("model", *measured)))
-    lines = [f"{'model':<{width}}  batch      p50      p95      p99      min  samples"]
-    for model, batches in measured.items():
-        for batch, row in batches.items():
-            numbers = "  ".join(f"{row[name]:7.3f}" for name in ("p50", "p95", "p99", "min"))
-            lines.append(f"{model:<{width}}  {batch:>5}  {numbers}  {row['num_samples']:7.0f}")
-    return "\n".join(lines)
+def _print_latency(
+    images: dict[str, dict[str, dict[str, float]]],
+    texts: dict[str, dict[str, dict[str, float]]],
+    memory: dict[str, float],
+) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    header = ("model", "of", "batch", *NUMBERS, "samples", "MiB")
+    table = Table(*header, box=None, pad_edge=False, header_style="bold")
+    for column in table.columns[2:]:
+        column.justify = "right"
+    for of, measured in (("images", images), ("texts", texts)):
+        for model, batches in measured.items():
+            for batch, row in batches.items():
+                numbers = [f"{row[name]:.3f}" for name in NUMBERS]
+                mib = f"{memory[model]:.0f}" if model in memory else ""
+                table.add_row(Text(model), of, batch, *numbers, f"{row['num_samples']:.0f}", mib)
+    print_table(table)

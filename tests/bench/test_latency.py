@@ -106,7 +106,7 @@ def test_a_fault_of_a_runtime_is_passed_on() -> None:
     def broken(batch: list[bytes]) -> None:
         raise RuntimeError("gone")
 
-    with pytest.raises(RuntimeError, match="gone"):
+    with pytest.raises(RuntimeError):
         measure_latency({"broken": broken}, IMAGES, seconds=0.001)
 
 
@@ -116,19 +116,20 @@ def test_the_real_clock_runs_in_milliseconds() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("change", "named"),
     [
-        ({"encoders": {}}, "nothing to measure"),
-        ({"encoders": {"null": print}}, "'null'"),
-        ({"images": []}, "no images"),
-        ({"batch_sizes": []}, "batch sizes"),
-        ({"batch_sizes": [0]}, "batch sizes"),
-        ({"batch_sizes": [1, 1]}, "batch sizes"),
-        ({"seconds": 0.0}, "seconds = 0.0"),
-        ({"seconds": float("nan")}, "seconds = nan"),
+        ({"encoders": {}}, "nothing"),
+        ({"encoders": {"null": print}}, "null"),
+        ({"items": []}, "nothing"),
+        ({"batch_sizes": []}, "[]"),
+        ({"batch_sizes": [0]}, "[0]"),
+        ({"batch_sizes": [1, 1]}, "[1, 1]"),
+        ({"seconds": 0.0}, "0.0"),
+        ({"seconds": float("nan")}, "nan"),
     ],
 )
-def test_what_cannot_be_measured_is_refused(change: dict[str, object], message: str) -> None:
-    arguments: dict[str, object] = {"encoders": {"a": print}, "images": IMAGES, **change}
-    with pytest.raises(UsageError, match=message):
+def test_what_cannot_be_measured_is_refused(change: dict[str, object], named: str) -> None:
+    arguments: dict[str, object] = {"encoders": {"a": print}, "items": IMAGES, **change}
+    with pytest.raises(UsageError) as error:
         measure_latency(**arguments)  # type: ignore[arg-type]
+    assert named in error.value.what and error.value.remedy

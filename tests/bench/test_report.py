@@ -189,7 +189,7 @@ def test_a_page_is_rendered_again_to_the_same_bytes(
 
 
 @pytest.mark.parametrize(
-    ("path", "value", "message"),
+    ("path", "value", "named"),
     [
         (("accuracy", "teacher"), 80.0, "accuracy.teacher"),  # percent instead of a fraction
         (("accuracy", "baseline"), None, "accuracy.baseline"),
@@ -198,48 +198,51 @@ def test_a_page_is_rendered_again_to_the_same_bytes(
         (("parity", "text", "max_abs"), -1.0, "parity.text.max_abs"),
         (("latency_ms", "triton"), {}, "latency_ms.triton.1 is missing"),
         (("latency_ms", "onnx", "8"), None, "latency_ms.onnx.8"),
-        (("latency_ms", "torch", "1", "p95"), 0.1, "p50 ≤ p95 ≤ p99"),
+        (("latency_ms", "torch", "1", "p95"), 0.1, "latency_ms.torch.1"),
         (("latency_ms", "torch", "1", "num_samples"), 0, "num_samples"),
-        (("latency_ms", "torch", "many"), {"p50": 1, "p95": 1, "p99": 1, "num_samples": 1}, "batch sizes"),
+        (("latency_ms", "torch", "many"), {"p50": 1, "p95": 1, "p99": 1, "num_samples": 1}, "latency_ms"),
         (("triton",), {}, "triton.version"),
         (("seconds",), {}, "seconds"),
         (("seconds", "data"), -1, "seconds.data"),
         (("provenance",), {}, "provenance"),
-        (("models",), {"teacher": {"architecture": "a", "parameters": 1}}, "teacher, baseline and distilled"),
-        (("extra",), float("nan"), "cannot be written as JSON"),
-        (("extra",), object(), "cannot be written as JSON"),
+        (("models",), {"teacher": {"architecture": "a", "parameters": 1}}, "models"),
+        (("extra",), float("nan"), "JSON"),
+        (("extra",), object(), "JSON"),
     ],
 )
 def test_a_report_that_does_not_fit_is_refused_and_nothing_written(
-    report: dict[str, Any], tmp_path: Path, path: tuple[str, ...], value: object, message: str
+    report: dict[str, Any], tmp_path: Path, path: tuple[str, ...], value: object, named: str
 ) -> None:
     table = report
     for key in path[:-1]:
         table = table[key]
     table[path[-1]] = value
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(DataError) as error:
         write_report(report, tmp_path, curves=CURVES)
+    assert named in error.value.what
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("key", ["accuracy", "parity", "latency_ms", "triton", "seconds", "provenance"])
 def test_a_missing_part_is_named(report: dict[str, Any], tmp_path: Path, key: str) -> None:
     del report[key]
-    with pytest.raises(DataError, match=f"{key}: Field required"):
+    with pytest.raises(DataError) as error:
         write_report(report, tmp_path, curves=CURVES)
+    assert error.value.what.startswith(f"{key}: ")
 
 
 def test_a_picture_that_does_not_decode_is_refused_and_nothing_written(
     report: dict[str, Any], tmp_path: Path
 ) -> None:
-    with pytest.raises(DataError, match="not an image"):
+    with pytest.raises(DataError):
         write_report(report, tmp_path, curves={}, searches=[SearchExample("q", [b"<svg/>"], [0.5])])
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_score_must_stand_beside_each_image(png: bytes) -> None:
-    with pytest.raises(DataError, match="1 images and 2 scores"):
+    with pytest.raises(DataError) as error:
         SearchExample("q", [png], [0.5, 0.4])
+    assert "1 images" in error.value.what and "2 scores" in error.value.what
 
 
 @pytest.mark.parametrize("name", ["report.json", "report-data.json"])
@@ -248,8 +251,9 @@ def test_a_folder_without_its_files_is_not_rendered(
 ) -> None:
     write_report(report, tmp_path, curves=CURVES)
     (tmp_path / name).unlink()
-    with pytest.raises(DataError, match=name):
+    with pytest.raises(DataError) as error:
         render_report(tmp_path)
+    assert error.value.where == str(tmp_path / name)
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ class _Encoder:
     def __init__(self, path: str) -> None:
         self.path = path
         self.images: set[bytes] = set()
+        self.texts: set[str] = set()
         self.closed = False
         self.opened.append(self)
 
@@ -36,11 +37,15 @@ class _Encoder:
     def embed_images(self, images: list[bytes]) -> None:
         self.images |= set(images)
 
+    def embed_texts(self, texts: list[str]) -> None:
+        self.texts |= set(texts)
+
 
 @pytest.fixture(autouse=True)
 def loaded(monkeypatch: pytest.MonkeyPatch) -> list[_Encoder]:
     monkeypatch.setattr(_Encoder, "opened", [])
     monkeypatch.setattr("kdx.load", _Encoder)
+    monkeypatch.setattr("kdx.bench.peak_memory", lambda model, images, texts: float(len(images) + len(texts)))
     return _Encoder.opened
 
 
@@ -65,7 +70,9 @@ def test_latency_as_json_has_each_model_and_batch(data: Path, loaded: list[_Enco
     )
     document = json.loads(result.stdout)
     assert list(document["latency_ms"]) == ["a", "b", "preprocess"]
-    for batches in document["latency_ms"].values():
+    assert list(document["text_latency_ms"]) == ["a", "b"]
+    assert document["memory_mib"] == {"a": 8.0, "b": 8.0}  # the largest batch of images and of texts
+    for batches in (*document["latency_ms"].values(), *document["text_latency_ms"].values()):
         assert list(batches) == ["1", "4"]
         assert all(row["num_samples"] >= 30 and row["p50"] <= row["p99"] for row in batches.values())
     assert "cpu" in document["provenance"]
@@ -74,12 +81,14 @@ def test_latency_as_json_has_each_model_and_batch(data: Path, loaded: list[_Enco
 
 def test_latency_as_a_table_and_its_conditions_on_stderr(data: Path) -> None:
     result = _run("latency", "model", "--data", data, "--seconds", 0.01)
-    assert [line.split()[:2] for line in result.stdout.splitlines()] == [
-        ["model", "batch"],
-        ["model", "1"],
-        ["model", "8"],
-        ["preprocess", "1"],
-        ["preprocess", "8"],
+    assert [line.split()[:3] for line in result.stdout.splitlines()] == [
+        ["model", "of", "batch"],
+        ["model", "images", "1"],
+        ["model", "images", "8"],
+        ["preprocess", "images", "1"],
+        ["preprocess", "images", "8"],
+        ["model", "texts", "1"],
+        ["model", "texts", "8"],
     ]
     assert "load average" in result.stderr and "load average" not in result.stdout
 
@@ -115,5 +124,6 @@ def test_report_renders_the_page_again(tmp_path: Path) -> None:
 
 
 def test_report_of_a_folder_without_one_is_bad_data(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"report\.json"):
+    with pytest.raises(DataError) as error:
         _run("report", tmp_path)
+    assert error.value.where == str(tmp_path / "report.json")

@@ -1,0 +1,44 @@
+"""Peak memory of one model, measured in a process that does nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
+from pathlib import Path
+
+from kdx.core.errors import SetupError
+
+
+def peak_memory(model: str, images: Sequence[bytes], texts: Sequence[str]) -> float:
+    """MiB that a fresh process holds at its peak to open `model` and embed each of the two batches twice.
+
+    Python and the libraries are in it: it is what one process with this model needs. For a URL it is the client's
+    share alone; the server's memory is another process's. Raises what kdx.load and the model raise, and SetupError
+    where the process is killed.
+    """
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        try:
+            return pool.submit(_embed, model, list(images), list(texts)).result()
+        except BrokenProcessPool:
+            raise SetupError(
+                "the process that measures memory was killed", where=model, remedy="give a smaller --batch"
+            ) from None
+
+
+def _embed(model: str, images: list[bytes], texts: list[str]) -> float:
+    import kdx
+
+    with kdx.load(model) as embedder:
+        for _ in range(2):
+            embedder.embed_images(images)
+            if texts:
+                embedder.embed_texts(texts)
+    return _peak_of_this_process()
+
+
+def _peak_of_this_process() -> float:
+    """MiB. Not getrusage: its maximum survives exec, so a child would begin with its parent's."""
+    status = Path("/proc/self/status").read_text()
+    return int(next(line for line in status.splitlines() if line.startswith("VmHWM:")).split()[1]) / 1024
