@@ -43,8 +43,9 @@ def test_settings_are_toml_values_or_bare_words(setting: str, expected: dict[str
 
 @pytest.mark.parametrize("setting", ["a", "=1", "a..b=1", ""])
 def test_a_setting_without_key_or_value_is_refused(setting: str) -> None:
-    with pytest.raises(UsageError, match="expected key=value"):
+    with pytest.raises(UsageError) as caught:
         override({}, [setting])
+    assert setting in caught.value.what
 
 
 def test_the_nearest_known_key_is_named_at_any_depth() -> None:
@@ -55,7 +56,7 @@ def test_the_nearest_known_key_is_named_at_any_depth() -> None:
 
 
 def test_a_misspelt_key_is_named_before_the_one_that_it_should_be() -> None:
-    with pytest.raises(UsageError, match="unknown key nam") as caught:
+    with pytest.raises(UsageError, match=r"\bnam\b") as caught:
         parse(Outer, {"nam": "x"}, "file.toml")
     assert caught.value.remedy == "did you mean name?"
 
@@ -88,7 +89,7 @@ def test_a_file_may_be_reached_twice_but_not_through_itself(tmp_path: Path) -> N
     (tmp_path / "right.toml").write_text('extends = ["base", "left"]\n')
     assert read_extended("right", lambda name: tmp_path / f"{name}.toml") == {"a": 1}
     (tmp_path / "base.toml").write_text('extends = ["right"]\n')
-    with pytest.raises(UsageError, match="extends itself"):
+    with pytest.raises(UsageError, match=r"right\.toml"):
         read_extended("right", lambda name: tmp_path / f"{name}.toml")
 
 
@@ -118,15 +119,16 @@ def test_a_circle_is_named_however_it_is_spelled(tmp_path: Path, again: str) -> 
     (tmp_path / "sub").mkdir()
     (tmp_path / "a.toml").write_text('extends = "b.toml"\n')
     (tmp_path / "b.toml").write_text(f'extends = "{again}"\n')
-    with pytest.raises(UsageError, match=r"extends itself through a\.toml → b\.toml"):
+    with pytest.raises(UsageError, match=r"a\.toml.*b\.toml"):
         read_extended(str(tmp_path / "a.toml"), Path)
 
 
 @pytest.mark.parametrize("extends", ["3", "[3]", "{}"])
 def test_only_a_name_can_be_extended(tmp_path: Path, extends: str) -> None:
     (tmp_path / "a.toml").write_text(f"extends = {extends}\n")
-    with pytest.raises(UsageError, match="expected names"):
+    with pytest.raises(UsageError) as caught:
         read_extended(str(tmp_path / "a.toml"), Path)
+    assert caught.value.where == str(tmp_path / "a.toml")
 
 
 def test_infinity_is_no_number_of_a_configuration() -> None:

@@ -238,8 +238,9 @@ def test_what_is_no_string_is_a_data_error(tokenizer: Tokenizer, text: Any) -> N
 
 
 def test_one_string_in_place_of_a_list_is_a_usage_error(tokenizer: Tokenizer) -> None:
-    with pytest.raises(UsageError, match="one string"):
+    with pytest.raises(UsageError) as caught:
         tokenizer("a dog", 77)
+    assert "list" in str(caught.value.remedy)
 
 
 def test_pad_fills_with_zeros_and_keeps_empty_rows() -> None:
@@ -333,7 +334,9 @@ def test_a_damaged_file_is_a_data_error_that_names_it(damage: str, tmp_path: Pat
 
 
 def test_a_missing_file_is_a_data_error(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no such file"):
+    with pytest.raises(DataError) as caught:
         Tokenizer.from_file(tmp_path / "tokenizer.json")
-    with pytest.raises(DataError, match="no such file"):
+    assert caught.value.where == str(tmp_path / "tokenizer.json")
+    with pytest.raises(DataError) as caught:
         Tokenizer.from_file(tmp_path)
+    assert caught.value.where == str(tmp_path)

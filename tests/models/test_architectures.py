@@ -97,6 +97,6 @@ def test_no_weights_are_fetched_whatever_a_description_says() -> None:
     ],
 )
 def test_an_unknown_name_is_refused_with_the_nearest(name: str, nearest: str) -> None:
-    with pytest.raises(UsageError, match="there is no architecture") as caught:
+    with pytest.raises(UsageError) as caught:
         read_architecture(name)
     assert caught.value.remedy == f"did you mean {nearest}?"

@@ -47,15 +47,16 @@ def test_one_changed_byte_is_refused_by_name(tmp_path: Path, name: str) -> None:
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     file.write_bytes(content)
-    with pytest.raises(DataError, match="changed") as caught:
+    with pytest.raises(DataError) as caught:
         open_checkpoint(tmp_path / "model")
     assert str(caught.value.where).endswith(name)
 
 
 def test_an_existing_checkpoint_is_kept_unless_told_otherwise(tmp_path: Path) -> None:
     _save(tmp_path / "model", 0)
-    with pytest.raises(UsageError, match="exists already"):
+    with pytest.raises(UsageError) as caught:
         _save(tmp_path / "model", 1)
+    assert caught.value.where == str(tmp_path / "model")
     before = open_checkpoint(tmp_path / "model").spec.model_digest
     _save(tmp_path / "model", 1, overwrite=True)
     assert open_checkpoint(tmp_path / "model").spec.model_digest != before

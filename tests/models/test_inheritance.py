@@ -255,7 +255,7 @@ def test_what_cannot_be_inherited_is_refused_on_shapes_alone(
 
 def test_a_refusal_leaves_the_student_as_it_was(teacher: ClipModel) -> None:
     student, before = (_built(_toy(None, {"layers": 4}), seed=2) for _ in range(2))
-    with pytest.raises(UsageError, match="text tower cannot inherit"):
+    with pytest.raises(UsageError, match="text"):
         inherit(student, teacher)
     assert all(torch.equal(value, before.state_dict()[name]) for name, value in student.state_dict().items())
 
@@ -263,5 +263,6 @@ def test_a_refusal_leaves_the_student_as_it_was(teacher: ClipModel) -> None:
 def test_a_choice_for_a_tower_that_is_taken_whole_is_refused() -> None:
     with torch.device("meta"):
         student, teacher = (build_model(read_architecture("kdx-mini")) for _ in range(2))
-    with pytest.raises(UsageError, match="only whole"):
+    with pytest.raises(UsageError) as caught:
         inherit(student, teacher, image=TowerChoice(layers=(0,)))
+    assert "image" in caught.value.what

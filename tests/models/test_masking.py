@@ -75,6 +75,6 @@ def test_a_timm_vit_can_be_masked() -> None:
 def test_towers_without_patches_are_refused_with_a_remedy(name: str) -> None:
     with torch.device("meta"):
         model = build_model(read_architecture(name))
-    with pytest.raises(UsageError, match="no patches to hide") as refused:
+    with pytest.raises(UsageError) as refused:
         masking_tower(model)
     assert "objective.mfd = 0" in str(refused.value.remedy)

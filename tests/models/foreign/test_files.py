@@ -80,7 +80,7 @@ def test_a_pickle_with_code_is_refused_and_its_code_not_run(
 
 def test_a_pickled_module_is_refused(tmp_path: Path) -> None:
     torch.save(nn.Linear(2, 2), tmp_path / "module.pt")
-    with pytest.raises(DataError, match=r"asks for torch\.nn\.modules\.linear\.Linear"):
+    with pytest.raises(DataError, match=r"torch\.nn\.modules\.linear\.Linear"):
         read_state_dict(tmp_path / "module.pt")
 
 
@@ -88,7 +88,7 @@ def test_a_pickled_module_is_refused(tmp_path: Path) -> None:
 def test_torchscript_is_refused_with_a_way_out(tmp_path: Path) -> None:
     path = tmp_path / "ViT-B-32.pt"
     torch.jit.script(nn.Linear(2, 2)).save(path)
-    with pytest.raises(DataError, match="TorchScript archive") as caught:
+    with pytest.raises(DataError, match="TorchScript") as caught:
         read_state_dict(path)
     assert caught.value.remedy and "ViT-B-32:openai" in caught.value.remedy
 
@@ -105,7 +105,7 @@ def test_what_holds_no_state_dict_is_refused_with_what_it_holds(
     tmp_path: Path, content: Any, found: str
 ) -> None:
     torch.save(content, tmp_path / "x.pt")
-    with pytest.raises(DataError, match=f"holds no state dict but {found}"):
+    with pytest.raises(DataError, match=found):
         read_state_dict(tmp_path / "x.pt")
 
 
@@ -151,24 +151,26 @@ def test_what_a_file_is_not_is_said_and_not_torchs_stumbling(
 ) -> None:
     path = tmp_path / "x.pt"
     path.write_bytes(b"")
-    with pytest.raises(DataError, match="is empty"):
+    with pytest.raises(DataError) as caught:
         read_state_dict(path)
+    assert caught.value.where == str(path)
     path.write_bytes(b"not weights")
-    with pytest.raises(DataError, match=r"is neither safetensors nor a file of torch\.save"):
+    with pytest.raises(DataError) as caught:
         read_state_dict(path)
+    assert caught.value.where == str(path)
 
     def refuse(*_: object) -> None:
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "open", refuse)  # root may read anything
-    with pytest.raises(DataError, match="cannot be read: Permission denied"):
+    with pytest.raises(DataError, match="Permission denied"):
         read_state_dict(path)
 
 
 def test_a_git_lfs_placeholder_is_named(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
-    with pytest.raises(DataError, match="Git LFS") as caught:
+    with pytest.raises(DataError) as caught:
         read_state_dict(path)
     assert caught.value.remedy == "run `git lfs pull`"
 
@@ -181,11 +183,12 @@ def test_shards_are_joined_and_never_looked_for_elsewhere(tmp_path: Path) -> Non
     state, digests = read_sharded(index)
     assert _same(state) and sorted(digests) == ["one.safetensors", "two.safetensors"]
     index.write_text(json.dumps({"weight_map": {"a": "../one.safetensors"}}))
-    with pytest.raises(DataError, match="outside its folder"):
+    with pytest.raises(DataError, match=r"\.\./one\.safetensors"):
         read_sharded(index)
     index.write_text(json.dumps({"weight_map": {"a": "three.safetensors"}}))
-    with pytest.raises(DataError, match="there is no such file"):
+    with pytest.raises(DataError) as caught:
         read_sharded(index)
+    assert caught.value.where == str(index.parent / "three.safetensors")
 
 
 @pytest.mark.parametrize("key", ["state_dict", "model_state_dict", "model", "ema"])

@@ -47,7 +47,7 @@ def test_the_tag_decides_on_quick_gelu_where_open_clip_only_warns(monkeypatch: p
 
 
 def test_unknown_tags_and_names_are_answered_with_the_nearest() -> None:
-    with pytest.raises(UsageError, match="has no weights") as caught:
+    with pytest.raises(UsageError) as caught:
         fetch("ViT-B-32:laion2b_s34b_b79")
     assert caught.value.remedy == "did you mean ViT-B-32:laion2b_s34b_b79k?"
     with pytest.raises(UsageError) as caught:
@@ -80,7 +80,7 @@ def test_without_a_network_one_line_says_what_to_do(monkeypatch: pytest.MonkeyPa
         ("ViT-B-32:laion2b_s34b_b79k", "laion/CLIP-ViT-B-32-laion2B-s34B-b79K"),
         ("hf-hub:someone/some-clip", "someone/some-clip"),
     ):
-        with pytest.raises(SetupError, match="cannot be downloaded") as caught:
+        with pytest.raises(SetupError) as caught:
             import_checkpoint(source, tmp_path / "out")
         assert "\n" not in str(caught.value) and "name resolution" in str(caught.value)
         assert caught.value.remedy and f"hf download {repository} --local-dir DIR" in caught.value.remedy
@@ -93,8 +93,9 @@ def test_a_hub_that_does_not_resolve_is_not_tried_again_and_again(
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(socket, "getaddrinfo", _no_network)
     monkeypatch.setattr(hub, "getproxies", dict)
-    with pytest.raises(SetupError, match="cannot be reached, and there is no copy in the cache"):
+    with pytest.raises(SetupError) as caught:
         fetch("ViT-B-32:laion2b_s34b_b79k")
+    assert caught.value.where == "ViT-B-32:laion2b_s34b_b79k" and "huggingface.co" in caught.value.what
     assert constants.HF_HUB_OFFLINE is False
 
 
@@ -144,8 +145,9 @@ def test_a_folder_is_named_when_it_is_where_one_stands(
 
 
 def test_a_stated_architecture_leaves_nothing_to_say(repository: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="says itself"):
+    with pytest.raises(UsageError) as caught:
         import_checkpoint(str(repository), tmp_path / "out", quick_gelu=True)
+    assert not (tmp_path / "out").exists() and caught.value.remedy
 
 
 @pytest.mark.parametrize(
@@ -176,8 +178,10 @@ def test_a_folder_whose_config_describes_nothing_is_refused(repository: Path, tm
     config = json.loads((repository / "open_clip_config.json").read_text())
     config["model_cfg"]["vision_cfg"]["colour"] = "blue"
     (repository / "open_clip_config.json").write_text(json.dumps(config))
-    with pytest.raises(DataError, match="describes no model"):
+    with pytest.raises(DataError) as caught:
         import_checkpoint(str(repository), tmp_path / "out")
+    assert caught.value.where == str(repository / "open_clip_config.json")
     (repository / "open_clip_config.json").write_text("{}")
-    with pytest.raises(DataError, match="describes no model: it is no table"):
+    with pytest.raises(DataError) as caught:
         import_checkpoint(str(repository), tmp_path / "out")
+    assert caught.value.where == str(repository / "open_clip_config.json")

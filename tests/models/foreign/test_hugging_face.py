@@ -202,8 +202,9 @@ def test_the_preprocessor_is_kept(
 def test_a_preparation_that_kdx_does_not_do_is_refused(tmp_path: Path, preprocessor: dict[str, Any]) -> None:
     (tmp_path / "config.json").write_text(json.dumps(CONFIG))
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(preprocessor))
-    with pytest.raises(DataError, match="prepares images in a way that kdx does not"):
+    with pytest.raises(DataError) as caught:
         read_architecture(tmp_path)
+    assert str(caught.value.where).endswith("preprocessor_config.json")
 
 
 @pytest.mark.parametrize(
@@ -225,7 +226,7 @@ def test_settings_that_kdx_does_not_have_are_refused(
 
 def test_a_config_that_belies_its_weights_is_refused(tmp_path: Path) -> None:
     folder = _write(tmp_path / "x", _model(), _change("vision_config", num_hidden_layers=4))
-    with pytest.raises(DataError, match=r"missing \(visual.transformer.resblocks.3"):
+    with pytest.raises(DataError, match=r"visual.transformer.resblocks.3"):
         import_checkpoint(str(folder), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -252,16 +253,18 @@ def test_another_vocabulary_is_refused_and_clips_own_accepted(tmp_path: Path) ->
     import_checkpoint(str(folder), tmp_path / "out")
     vocabulary["the</w>"], vocabulary["a</w>"] = vocabulary["a</w>"], vocabulary["the</w>"]
     (folder / "vocab.json").write_text(json.dumps(vocabulary))
-    with pytest.raises(DataError, match="is not CLIP's vocabulary"):
+    with pytest.raises(DataError) as caught:
         import_checkpoint(str(folder), tmp_path / "out2")
+    assert caught.value.where == str(folder / "vocab.json")
 
 
 @pytest.mark.parametrize("content", [{"model": 3}, {"model": {"vocab": [["a", 1]]}}, {}])
 def test_a_tokenizer_without_a_vocabulary_is_refused(tmp_path: Path, content: dict[str, Any]) -> None:
     folder = _write(tmp_path / "x", _model())
     (folder / "tokenizer.json").write_text(json.dumps(content))
-    with pytest.raises(DataError, match="is not CLIP's vocabulary"):
+    with pytest.raises(DataError) as caught:
         import_checkpoint(str(folder), tmp_path / "out")
+    assert caught.value.where == str(folder / "tokenizer.json")
 
 
 @pytest.mark.parametrize(

@@ -98,12 +98,12 @@ def test_a_named_architecture_decides(mini_checkpoint: Path, tmp_path: Path) -> 
     report = import_checkpoint(weights, tmp_path / "named", architecture="kdx-mini")
     assert report.assumptions == ()
     assert open_checkpoint(tmp_path / "named").architecture == read_architecture("kdx-mini")
-    with pytest.raises(DataError, match="does not hold the weights of kdx-mini-teacher: 18 missing"):
+    with pytest.raises(DataError, match=r"kdx-mini-teacher.*\b18\b"):
         import_checkpoint(weights, tmp_path / "other", architecture="kdx-mini-teacher")
-    with pytest.raises(UsageError, match="there is no architecture 'kdx-mino'") as caught:
+    with pytest.raises(UsageError, match="kdx-mino") as caught:
         import_checkpoint(weights, tmp_path / "other", architecture="kdx-mino")
     assert caught.value.remedy == "did you mean kdx-mini?"
-    with pytest.raises(UsageError, match="kdx cannot build open_clip's ViT-B-16-SigLIP: its vocabulary"):
+    with pytest.raises(UsageError, match=r"ViT-B-16-SigLIP.*vocabulary"):
         import_checkpoint(weights, tmp_path / "other", architecture="ViT-B-16-SigLIP")
     assert [path.name for path in tmp_path.iterdir()] == ["named"]
 
@@ -127,19 +127,24 @@ def test_other_vocabularies_are_refused(small_model: ClipModel, tmp_path: Path) 
     state = dict(small_model.state_dict())
     state["token_embedding.weight"] = torch.zeros(32000, 64)
     torch.save(state, tmp_path / "x.pt")
-    with pytest.raises(DataError, match="its vocabulary is not CLIP's"):
+    with pytest.raises(DataError, match="vocabulary"):
         import_checkpoint(str(tmp_path / "x.pt"), tmp_path / "out")
 
 
 def test_sources_that_are_none_are_refused(mini_checkpoint: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="there is no such file or folder"):
+    with pytest.raises(DataError) as caught:
         import_checkpoint(str(tmp_path / "nothing.pt"), tmp_path / "out")
-    with pytest.raises(UsageError, match="is a URL"):
+    assert caught.value.where == str(tmp_path / "nothing.pt")
+    with pytest.raises(UsageError) as caught:
         import_checkpoint("https://example.org/ViT-B-32.pt", tmp_path / "out")
-    with pytest.raises(UsageError, match="is a checkpoint of kdx already"):
+    assert caught.value.where == "https://example.org/ViT-B-32.pt"
+    with pytest.raises(UsageError) as caught:
         import_checkpoint(str(mini_checkpoint), tmp_path / "out")
+    assert caught.value.where == str(mini_checkpoint)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="neither a folder of open_clip nor of a Hugging Face CLIPModel"):
+    with pytest.raises(DataError) as caught:
         import_checkpoint(str(tmp_path / "empty"), tmp_path / "out")
-    with pytest.raises(UsageError, match="exists already"):
+    assert caught.value.where == str(tmp_path / "empty")
+    with pytest.raises(UsageError) as caught:
         import_checkpoint("nothing", mini_checkpoint)
+    assert caught.value.where == str(mini_checkpoint)
