@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import tarfile
 import warnings
 import zipfile
 from pathlib import Path
@@ -83,9 +84,11 @@ def _read(path: Path) -> Any:
         raise DataError("is compressed by gzip", where=path, remedy="unpack it, and give what is inside")
     if start[8:9] == b"{":
         return _read_safetensors(path)
-    if zipfile.is_zipfile(path):
-        _refuse_torchscript(path)
+    if start.startswith(b"PK") and zipfile.is_zipfile(path):  # a tar may hold a zip too
+        _check_torch_zip(path)
         return _read_torch(path, mmap=True)
+    if tarfile.is_tarfile(path):
+        raise DataError("is a tar archive", where=path, remedy="unpack it, and give the weight file inside")
     if not start.startswith(PICKLE):
         raise DataError("is neither safetensors nor a file of torch.save", where=path, remedy=GET_AGAIN)
     return _read_torch(path, mmap=False)
@@ -102,6 +105,9 @@ def _read_torch(path: Path, *, mmap: bool) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch warns of pickles that it then refuses
+            if path.suffix == ".safetensors":  # torch goes by this name, whatever the file holds
+                with path.open("rb") as file:
+                    return torch.load(file, map_location="cpu", weights_only=True)
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except Exception as error:  # a damaged pickle makes the unpickler raise nearly everything
         message = str(error)
@@ -120,10 +126,18 @@ def _read_torch(path: Path, *, mmap: bool) -> Any:
     raise DataError(f"cannot be read as weights: {_reason(message)}", where=path, remedy=GET_AGAIN)
 
 
-def _refuse_torchscript(path: Path) -> None:
+def _check_torch_zip(path: Path) -> None:
+    """Raises DataError for a zip archive that torch.save did not write, and for TorchScript."""
     with zipfile.ZipFile(path) as archive:
-        if not any(name.endswith("/constants.pkl") or "/code/" in name for name in archive.namelist()):
-            return
+        names = archive.namelist()
+    if not any(name.endswith("/data.pkl") for name in names):
+        raise DataError(
+            f"is a zip archive of {_list(names)}",
+            where=path,
+            remedy="unpack it, and give the weight file inside",
+        )
+    if not any(name.endswith("/constants.pkl") or "/code/" in name for name in names):
+        return
     raise DataError(
         "is a TorchScript archive: it holds a program beside the weights, so it was not read",
         where=path,

@@ -21,7 +21,7 @@ from ..architectures import Architecture, read_architecture
 from ..clip_configuration import check_supported
 from ..open_clip_architectures import from_open_clip, with_preprocess
 from .known import named
-from .preprocessing import read_preprocess
+from .preprocessing import read_open_clip_preprocess
 
 PREFIX = "hf-hub:"
 Result = TypeVar("Result")
@@ -60,7 +60,10 @@ def open_clip_config(path: Path, name: str) -> Architecture:
     config = read_json(path)
     architecture = from_open_clip(name, config.get("model_cfg"), path)
     check_supported(architecture, path)
-    return with_preprocess(named(architecture), read_preprocess(config.get("preprocess_cfg", {}), path))
+    stated = read_open_clip_preprocess(
+        config.get("preprocess_cfg", {}), architecture.vision_cfg.image_size, path
+    )
+    return with_preprocess(named(architecture), stated)
 
 
 def _fetch_tag(name: str, tag: str) -> Published:

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import pickle
+import shutil
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -208,3 +209,20 @@ def test_a_gzip_is_named_for_what_it_is(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         read_state_dict(tmp_path / "x.pt")
     assert "gzip" in caught.value.what and "unpack" in str(caught.value.remedy)
+
+
+@pytest.mark.parametrize("name", ["x.safetensors", "x.ckpt", "x"])
+@pytest.mark.parametrize("zipped", [True, False])
+def test_content_decides_on_the_format_and_not_the_name(tmp_path: Path, name: str, zipped: bool) -> None:
+    torch.save({"a": torch.ones(3)}, tmp_path / name, _use_new_zipfile_serialization=zipped)
+    assert torch.equal(read_state_dict(tmp_path / name)["a"], torch.ones(3))
+
+
+@pytest.mark.parametrize("format", ["zip", "tar", "gztar"])
+def test_an_archive_of_weights_is_called_one(tmp_path: Path, format: str) -> None:
+    (tmp_path / "inside").mkdir()
+    torch.save({"a": torch.ones(3)}, tmp_path / "inside" / "weights.pt")
+    archive = Path(shutil.make_archive(str(tmp_path / "packed"), format, tmp_path / "inside"))
+    with pytest.raises(DataError) as caught:
+        read_state_dict(archive)
+    assert caught.value.where == str(archive) and "unpack" in str(caught.value.remedy)

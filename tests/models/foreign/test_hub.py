@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import safetensors.torch
 import torch
 from huggingface_hub import constants
 from open_clip import pretrained
+from open_clip.transform import PreprocessCfg
 from torch import Tensor
 
 from kdx.core.errors import DataError, SetupError, UsageError
@@ -22,6 +24,7 @@ from kdx.models.clip import ClipModel
 from kdx.models.foreign import hub
 from kdx.models.foreign.hub import fetch
 from kdx.models.foreign.importing import import_checkpoint
+from kdx.models.foreign.preprocessing import read_open_clip_preprocess
 
 Embed = Callable[[Any], tuple[Tensor, Tensor]]
 
@@ -185,3 +188,28 @@ def test_a_folder_whose_config_describes_nothing_is_refused(repository: Path, tm
     with pytest.raises(DataError) as caught:
         import_checkpoint(str(repository), tmp_path / "out")
     assert caught.value.where == str(repository / "open_clip_config.json")
+
+
+@pytest.mark.parametrize(
+    "stated",
+    [
+        {"size": 160},
+        {"size": [224, 160]},
+        {"mode": "L"},
+        {"resize_mode": "longest", "fill_color": 255},
+        {"crop_pct": 0.9},
+    ],
+)
+def test_a_way_to_prepare_images_that_kdx_has_not_is_refused_by_name(
+    tmp_path: Path, stated: dict[str, Any]
+) -> None:
+    with pytest.raises(DataError) as caught:
+        read_open_clip_preprocess(stated, 224, tmp_path / "open_clip_config.json")
+    assert list(stated)[-1] in caught.value.what
+
+
+def test_what_open_clip_itself_writes_is_obeyed(tmp_path: Path) -> None:
+    config = PreprocessCfg(size=224, mean=(0.5, 0.5, 0.5), resize_mode="squash")
+    stated = json.loads(json.dumps(asdict(config)))
+    read = read_open_clip_preprocess(stated, 224, tmp_path / "open_clip_config.json")
+    assert read["mean"] == [0.5, 0.5, 0.5] and read["resize_mode"] == "squash"
