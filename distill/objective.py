@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -91,7 +92,7 @@ class Objective(nn.Module):
         """
         raw = _prepared(student, unit=False).image
         cosines = [
-            F.cosine_similarity(bridge.project_image(raw), its.image).mean()
+            F.cosine_similarity(cast(_Bridge, bridge).project_image(raw), its.image).mean()
             for bridge, its in zip(self.bridges, _teachers(teacher), strict=True)
         ]
         return torch.stack(cosines).mean()

@@ -121,6 +121,7 @@ def join_ranks() -> Iterator[Ranks]:
     else:
         dist.init_process_group("gloo")
     control = dist.new_group(backend="gloo", timeout=PATIENCE)
+    assert isinstance(control, dist.ProcessGroup)  # every process is a member
     ranks = Ranks(dist.get_rank(), dist.get_world_size(), int(os.environ["LOCAL_WORLD_SIZE"]), control)
     try:
         yield ranks

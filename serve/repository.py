@@ -165,7 +165,8 @@ def config_text(model: ServedModel) -> str:
         },
         "parameters": {key: {"string_value": value} for key, value in model.parameters.items()},
     }
-    return text_format.MessageToString(model_config_pb2.ModelConfig(**fields))
+    config = model_config_pb2.ModelConfig(**fields)  # pyright: ignore[reportAttributeAccessIssue]  made at run time
+    return text_format.MessageToString(config)
 
 
 def _open(path: Path) -> ExportedModel:
