@@ -1,19 +1,18 @@
-"""open_clip's published models by name, through open_clip's own download functions."""
+"""open_clip's published models by name, from the Hugging Face hub or the address that open_clip knows."""
 
 from __future__ import annotations
 
-import contextlib
 import socket
-from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
+from huggingface_hub import constants, hf_hub_download
 from open_clip import pretrained as hub
 
-from kdx.core.errors import SetupError, UsageError
+from kdx.core.errors import SetupError, UsageError, beginning
 from kdx.core.folders import read_json
 from kdx.core.spelling import nearest
 
@@ -24,7 +23,6 @@ from .known import named
 from .preprocessing import read_open_clip_preprocess
 
 PREFIX = "hf-hub:"
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -79,57 +77,60 @@ def _fetch_tag(name: str, tag: str) -> Published:
     quick_gelu = bool(config.get("quick_gelu"))
     if quick_gelu != architecture.quick_gelu:
         architecture = named(architecture.changed(name=f"{name}-quickgelu", quick_gelu=quick_gelu))
-    repository = config.get("hf_hub", "").rpartition("/")[0]
-    url = config.get("url")
-    by_hand = f"fetch {url} there and run `kdx import FILE --architecture {name}`"
-    remedy = _elsewhere(repository) if repository else f"on a machine with a network {by_hand}"
-    weights = _download(lambda: hub.download_pretrained(config), f"{name}:{tag}", remedy)
-    return Published(Path(weights), with_preprocess(architecture, config))
+    repository, _, file = config.get("hf_hub", "").rpartition("/")
+    if repository:
+        weights = _from_hub(repository, file or hub.HF_WEIGHTS_NAME, f"{name}:{tag}")
+    else:
+        weights = _from_url(config, name, tag)
+    return Published(weights, with_preprocess(architecture, config))
 
 
 def _fetch_repository(repository: str) -> Published:
-    def download(filename: str | None) -> Path:
-        what, remedy = f"{PREFIX}{repository}", _elsewhere(repository)
-        return Path(_download(lambda: hub.download_pretrained_from_hf(repository, filename), what, remedy))
-
-    name = repository.rpartition("/")[2]
-    architecture = open_clip_config(download("open_clip_config.json"), name)
-    return Published(download(None), architecture)
+    what, name = f"{PREFIX}{repository}", repository.rpartition("/")[2]
+    architecture = open_clip_config(_from_hub(repository, "open_clip_config.json", what), name)
+    return Published(_from_hub(repository, hub.HF_WEIGHTS_NAME, what), architecture)
 
 
-def _download(download: Callable[[], Result], what: str, remedy: str) -> Result:
-    with _cache_only_without_network() as unreachable:
+def _from_hub(repository: str, file: str, what: str) -> Path:
+    """A file of a repository, its safetensors form first where it has one, as open_clip looks for it."""
+    unreachable = _unreachable_hub()
+    names = [file] if file.endswith(".json") else [*hub._get_safe_alternatives(file), file]
+    reason = ""
+    for name in names:
         try:
-            result = download()
+            return Path(hf_hub_download(repository, name, local_files_only=bool(unreachable)))
         except Exception as error:  # each kind of network failure has a class of its own in another library
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            reason = unreachable or (reason if len(reason) <= 160 else f"{reason[:160]} …")
-            raise SetupError(f"cannot be downloaded: {reason}", where=what, remedy=remedy) from None
-    if not result:
-        raise SetupError("open_clip names no place to download it from", where=what, remedy=remedy)
-    return result
+            reason = unreachable or _first_line(error)
+    raise SetupError(f"cannot be downloaded: {reason}", where=what, remedy=_elsewhere(repository))
 
 
-@contextlib.contextmanager
-def _cache_only_without_network() -> Generator[str]:
-    """Where the hub's name does not resolve, only the local cache is asked: huggingface_hub would retry for 30 s.
+def _from_url(config: dict[str, Any], name: str, tag: str) -> Path:
+    url = config.get("url")
+    if not url:
+        raise SetupError("open_clip names no place to download it from", where=f"{name}:{tag}")
+    try:
+        return Path(hub.download_pretrained(config))
+    except Exception as error:  # urllib's, and open_clip's own of a wrong digest
+        raise SetupError(
+            f"cannot be downloaded: {_first_line(error)}",
+            where=f"{name}:{tag}",
+            remedy=f"on a machine with a network fetch {url} and run `kdx import FILE --architecture {name}`",
+        ) from None
 
-    Yields what is unreachable, or an empty text.
-    """
-    from huggingface_hub import constants
 
+def _unreachable_hub() -> str:
+    """Why only the local cache is asked, since huggingface_hub would try for 30 s; empty where the name resolves."""
     host = urlsplit(constants.ENDPOINT).hostname or ""
     try:
         if not getproxies():
             socket.getaddrinfo(host, 443)
     except OSError:
-        before, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True
-        try:
-            yield f"{host} cannot be reached, and there is no copy in the cache"
-        finally:
-            constants.HF_HUB_OFFLINE = before
-    else:
-        yield ""
+        return f"{host} cannot be reached, and there is no copy in the cache"
+    return ""
+
+
+def _first_line(error: Exception) -> str:
+    return beginning((str(error).strip().splitlines() or [type(error).__name__])[0], 160)
 
 
 def _elsewhere(repository: str) -> str:
