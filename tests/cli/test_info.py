@@ -104,6 +104,17 @@ def test_a_folder_that_is_not_whole_still_says_what_it_is(
     assert (code, told["architecture"], told["whole"], told["next"]) == (4, "kdx-mini", False, [])
 
 
+def test_a_changed_file_is_found_whatever_its_size(
+    mini_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("kdx.core.folders.LARGE_FILE", 0)  # every file counts as a large one
+    shutil.copytree(mini_checkpoint, tmp_path / "copy")
+    weights = tmp_path / "copy/model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"?")
+    code, told = _info(tmp_path / "copy", capsys)
+    assert (code, told["whole"]) == (4, False)
+
+
 def test_the_text_is_about_ten_lines(mini_checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["info", str(mini_checkpoint)])
