@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from .output import print_json
+from .output import print_json, print_table
 
 
 @click.group(name="models", invoke_without_command=True)
@@ -32,7 +32,6 @@ def command(ctx: click.Context, as_json: bool) -> None:
     if as_json:
         print_json([count.to_dict() for count in counts])
         return
-    from rich.console import Console
     from rich.table import Table
 
     table = Table("name", "image", "text", "total", "", header_style="bold", box=None)
@@ -41,7 +40,7 @@ def command(ctx: click.Context, as_json: bool) -> None:
     for architecture, count in zip(shipped, counts, strict=True):
         millions = (count.image_params, count.text_params, count.total_params)
         table.add_row(count.name, *(f"{n / 1e6:.2f} M" for n in millions), architecture.about)
-    Console().print(table)
+    print_table(table)
 
 
 @command.command()

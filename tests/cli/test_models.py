@@ -40,3 +40,9 @@ def test_json_is_refused_where_it_has_no_effect(tmp_path: Path) -> None:
     result = CliRunner().invoke(command, ["--json", "init", "kdx-mini", "--out", str(tmp_path / "x")])
     assert result.exit_code == 2 and "--json is for the list, not for init" in result.output
     assert not (tmp_path / "x").exists()
+
+
+def test_in_a_pipe_every_architecture_is_one_line() -> None:
+    names = [each["name"] for each in json.loads(CliRunner().invoke(command, ["--json"]).stdout)]
+    lines = CliRunner().invoke(command, []).stdout.splitlines()
+    assert [line.split()[0] for line in lines] == ["name", *names]
