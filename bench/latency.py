@@ -62,8 +62,7 @@ def measure_latency(
 
     encoders: what to call by the runtime's name, such as {"onnx": encoder.embed_images}. items: what a batch is made
     of, such as encoded files; every runtime gets the same ones in each round. Returns runtime → batch size (as a
-    string) → the fields of
-    Latency. Raises UsageError for nothing to measure; what a runtime raises is passed on.
+    string) → the fields of Latency. Raises UsageError for nothing to measure; what a runtime raises is passed on.
     """
     _check(encoders, items, batch_sizes, seconds)
     calls: dict[str, Embed[T]] = {NULL: lambda _: None, **encoders}

@@ -14,9 +14,8 @@ from kdx.core.errors import SetupError
 def peak_memory(model: str, images: Sequence[bytes], texts: Sequence[str]) -> float:
     """MiB that a fresh process holds at its peak to open `model` and embed each of the two batches twice.
 
-    Python and the libraries are in it: it is what one process with this model needs. For a URL it is the client's
-    share alone; the server's memory is another process's. Raises what kdx.load and the model raise, and SetupError
-    where the process is killed.
+    Python and the libraries are in it: it is what one process with this model needs. A URL would tell of the
+    client alone. Raises what kdx.load and the model raise, and SetupError where the process is killed.
     """
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         try:

@@ -61,7 +61,7 @@ def latency(
     decoding and preprocessing alone: what the others hold besides the model (by the first MODEL's settings).
 
     Memory is the peak of a fresh process that opens one MODEL and embeds the largest batch, Python and libraries
-    included. For a server it is the client's alone.
+    included. Of a server it is not measured: it lies in the server's process, perhaps on another machine.
 
     Example: kdx bench latency student-run exported grpc://localhost:8001 --data shards
     """
@@ -92,9 +92,10 @@ def latency(
         )
     most = [samples[row % len(samples)] for row in range(max(batch_sizes))]
     with show_progress("memory") as progress:
-        memory: dict[str, float] = {}
+        memory: dict[str, float | None] = {}
         for model in models:
-            memory[model] = peak_memory(model, _images(most), _texts(most) if has_captions else [])
+            texts = _texts(most) if has_captions else []
+            memory[model] = None if "://" in model else peak_memory(model, _images(most), texts)
             progress(len(memory), len(models))
     of_texts = {name.removeprefix(TEXTS): row for name, row in measured.items() if name.startswith(TEXTS)}
     of_images = {name: row for name, row in measured.items() if not name.startswith(TEXTS)}
@@ -233,7 +234,7 @@ def _percent(mean: float, std: float | None = None) -> str:
 def _print_latency(
     images: dict[str, dict[str, dict[str, float]]],
     texts: dict[str, dict[str, dict[str, float]]],
-    memory: dict[str, float],
+    memory: dict[str, float | None],
 ) -> None:
     from rich.table import Table
     from rich.text import Text
@@ -246,6 +247,7 @@ def _print_latency(
         for model, batches in measured.items():
             for batch, row in batches.items():
                 numbers = [f"{row[name]:.3f}" for name in NUMBERS]
-                mib = f"{memory[model]:.0f}" if model in memory else ""
+                peak = memory.get(model)
+                mib = "" if model not in memory else "the server's" if peak is None else f"{peak:.0f}"
                 table.add_row(Text(model), of, batch, *numbers, f"{row['num_samples']:.0f}", mib)
     print_table(table)

@@ -93,6 +93,15 @@ def test_latency_as_a_table_and_its_conditions_on_stderr(data: Path) -> None:
     assert "load average" in result.stderr and "load average" not in result.stdout
 
 
+def test_the_memory_of_a_server_is_not_measured(data: Path) -> None:
+    url = "grpc://localhost:1"
+    document = json.loads(_run("latency", "a", url, "--data", data, "--seconds", 0.01, "--json").stdout)
+    assert document["memory_mib"] == {"a": 16.0, url: None}
+    lines = _run("latency", "a", url, "--data", data, "--seconds", 0.01).stdout.splitlines()
+    of_url = [line for line in lines if line.startswith(url)]
+    assert len(of_url) == 4 and all(line.endswith("server's") for line in of_url)
+
+
 def test_only_images_that_decode_are_sent(data: Path, loaded: list[_Encoder]) -> None:
     _run("latency", "a", "--data", data, "--batch", 8, "--seconds", 0.01)
     assert len(loaded[0].images) == NUM_IMAGES - 1
