@@ -83,6 +83,9 @@ def save_open_clip(checkpoint: Path, out: Path, overwrite: bool) -> None:
     OUT/open_clip_model.safetensors goes into open_clip.create_model(NAME, pretrained=FILE) after
     open_clip.add_model_config(OUT); open_clip.create_model("local-dir:OUT") needs nothing else.
 
+    Where torch and torchvision come from different places, `import kdx.models` must come before
+    `import open_clip`, as in the line printed at the end.
+
     Example: kdx models save-open-clip student-run --out student-open-clip
     """
     from kdx.core.folders import check_free
