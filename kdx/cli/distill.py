@@ -47,13 +47,15 @@ def command(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Train the student of RECIPE (a shipped name or a TOML file) and seal the run at OUT.
+    """Train the student of RECIPE, a shipped recipe by its name or a TOML file, and write the run to OUT.
 
-    A recipe that distils or inherits weights takes a teacher; what distilling needs of it, its embeddings, is
-    computed once and kept in a cache.
+    A recipe that distils takes a teacher. The teacher's embeddings of all images and captions are computed once and
+    kept in a cache, which training then reads. A recipe may also let the student begin with a part of the teacher's
+    weights.
 
-    --dry-run prints the resolved recipe, as a file that RECIPE may be, and below it as comments parameters, steps,
-    FLOPs and what would be written. It needs neither data nor a teacher; what they tell, it tells if they are given.
+    --dry-run trains nothing. It prints the recipe with all that it extends, which is itself a file that RECIPE may
+    be, and as comments below it what the run would cost: parameters, steps, FLOPs and files. It needs neither data nor
+    a teacher, and is more exact if they are given.
 
     \b
     Example: kdx distill demo-clip-kd --data shards --teacher teacher-run --out student-run

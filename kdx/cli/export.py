@@ -33,7 +33,11 @@ from .output import print_json
 def command(
     checkpoint: Path, format_: str, out: Path, data: Path, samples: int, overwrite: bool, as_json: bool
 ) -> None:
-    """Export CHECKPOINT (or a run's student) and seal it with its parity report; exit 3 if it is not the same model.
+    """Export CHECKPOINT, or the student of a training run, to files for a faster runtime.
+
+    They are kept only if they pass the parity gate: the same held-out images and texts go through PyTorch and through
+    the exported files, and embeddings and decisions are compared. If they differ, nothing is written and the exit code
+    is 3. INCONCLUSIVE means that no difference was found, on too few images to be sure.
 
     Example: kdx export student-run --data shards --out student-onnx
     """
