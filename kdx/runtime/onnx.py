@@ -13,10 +13,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from kdx.core.digests import file_digest
 from kdx.core.encoder import Encoder, FloatArray, IntArray, check_pixels, check_tokens
 from kdx.core.errors import DataError, KdxError, SetupError, UsageError
-from kdx.core.folders import LARGE_FILE
 from kdx.core.provenance import cpu_count, gpu_names
 from kdx.core.tokenizer import Tokenizer
 
@@ -43,12 +41,11 @@ class Session(Protocol):
 
 @dataclass(frozen=True)
 class Graph:
-    """One tower: its file and the names of its tensors. sha256: what the file must have, where known."""
+    """One tower: its file and the names of its tensors."""
 
     path: Path
     input: str
     output: str
-    sha256: str | None
 
 
 class OnnxEncoder(Encoder):
@@ -68,9 +65,8 @@ class OnnxEncoder(Encoder):
         self.preprocess = model.spec.preprocess()
         self.tokenizer = Tokenizer.from_file(model.tokenizer)
         self.spec.check_tokenizer(self.tokenizer, model.tokenizer)
-        digest = model.manifest.digest
-        self._image = Graph(model.image_encoder, PIXELS, IMAGE_FEATURES, digest.get(model.image_encoder.name))
-        self._text = Graph(model.text_encoder, TOKENS, TEXT_FEATURES, digest.get(model.text_encoder.name))
+        self._image = Graph(model.image_encoder, PIXELS, IMAGE_FEATURES)
+        self._text = Graph(model.text_encoder, TOKENS, TEXT_FEATURES)
         self._num_threads = num_threads or cpu_count()
         self._sessions: dict[str, Session] = {}
         self._lock = threading.Lock()
@@ -117,7 +113,6 @@ class OnnxEncoder(Encoder):
         with self._lock:
             session = self._sessions.get(graph.output)
             if session is None:
-                _check_digest(graph)
                 session = open_session(import_onnxruntime(), graph.path, self._num_threads)
                 _check_names(graph, session)
                 self._sessions[graph.output] = session
@@ -164,14 +159,6 @@ def _choose_providers(onnxruntime: Any) -> list[tuple[str, dict[str, str]]]:
     if hasattr(onnxruntime, "preload_dlls"):  # since 1.21: finds CUDA and cuDNN among the installed wheels
         onnxruntime.preload_dlls()
     return [("CUDAExecutionProvider", {"use_tf32": "0"}), cpu]
-
-
-def _check_digest(graph: Graph) -> None:
-    """Opening a sealed folder leaves large files unread: they are checked before they are first used."""
-    if graph.sha256 is None or not graph.path.is_file() or graph.path.stat().st_size <= LARGE_FILE:
-        return
-    if file_digest(graph.path) != graph.sha256:
-        raise DataError("file has changed since it was sealed", where=graph.path, remedy=AGAIN)
 
 
 def _check_names(graph: Graph, session: Session) -> None:

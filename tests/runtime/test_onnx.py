@@ -140,20 +140,6 @@ def test_a_graph_with_other_tensors_is_refused(changeable: ExportedModel) -> Non
     assert "text_features" in caught.value.what and "pixels" in caught.value.what
 
 
-def test_a_large_graph_is_checked_before_its_first_use(
-    changeable: ExportedModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(onnx, "LARGE_FILE", 100)
-    encoder = OnnxEncoder(changeable, num_threads=1)
-    content = bytearray(changeable.image_encoder.read_bytes())
-    content[-1] ^= 1
-    changeable.image_encoder.write_bytes(content)
-    with pytest.raises(DataError) as caught:
-        encoder.encode_image(_pixels(encoder))
-    assert caught.value.where == str(changeable.image_encoder)
-    assert encoder.embed_texts(["a star"]).shape == (1, encoder.spec.embed_dim)  # the other one is whole
-
-
 class _Session:
     """A graph that answers what it is told to."""
 
