@@ -102,6 +102,13 @@ def _main(model: Path, asked: Path, answered: Path, fault: Path) -> int:
         error: KdxError = SetupError(
             "the memory did not suffice to run the exported model", remedy="free memory"
         )
+    except OSError as caught:
+        answered.unlink(missing_ok=True)  # on a full disk it makes room for the fault
+        error = SetupError(
+            f"the gate cannot keep what the exported model answers: {caught.strerror}",
+            where=answered.parent,
+            remedy="free space, or name another folder for temporary files by TMPDIR",
+        )
     except KdxError as caught:
         error = caught
     fault.write_text(json.dumps(error.to_dict()), encoding="utf-8")

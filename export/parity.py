@@ -8,6 +8,8 @@ bytes through a server, belongs to serving.
 
 from __future__ import annotations
 
+import hashlib
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ import numpy.typing as npt
 
 from kdx.core.digests import value_digest
 from kdx.core.encoder import EncoderSpec, FloatArray
+from kdx.core.preprocess import read_encoded
 from kdx.core.progress import Progress, silent
 from kdx.core.prompts import class_vectors, prompt_texts
 from kdx.core.provenance import collect_provenance
@@ -33,6 +36,9 @@ from .structure import check_structure
 CHUNK = 64
 BATCHES = (1, 2, 3, 7)
 LENGTHS = (2, 3, 12)  # and the context length
+SLOWER = (
+    10  # so many times the seconds of the reference are left to the candidate: a large model may need hours
+)
 WORST = 10
 
 
@@ -48,7 +54,7 @@ class Limits:
     max_abs: float = 1e-5
     norm: float = 1e-5
     margin: float = 0.01
-    timeout: float = 600.0  # seconds for the candidate to answer everything
+    timeout: float = 600.0  # seconds for the candidate to answer everything, or SLOWER times the reference's
 
 
 def check_parity(
@@ -70,13 +76,15 @@ def check_parity(
     with TorchEncoder(checkpoint) as reference:
         requests = _prepare(reference, samples)
         progress(1, 3, "reference")
+        started = time.monotonic()
         expected = {
             name: (reference.encode_image if name.startswith("image/") else reference.encode_text)(array)  # pyright: ignore[reportArgumentType]
             for name, array in requests.items()
         }
+    timeout = max(limits.timeout, SLOWER * (time.monotonic() - started))
     progress(2, 3, "candidate")
     try:
-        answers = run_candidate(folder, requests, limits.timeout)
+        answers = run_candidate(folder, requests, timeout)
     except CandidateFault as fault:
         runs = Tier("shapes", (Check.holds("runs", str(fault)),))
         return ParityReport((structure, runs), _header(checkpoint.spec, samples))
@@ -253,9 +261,10 @@ def _worst(reference: FloatArray, candidate: FloatArray) -> list[int]:
 
 
 def _header(spec: EncoderSpec, samples: ParitySamples) -> dict[str, Any]:
+    images = [hashlib.sha256(read_encoded(image)).hexdigest() for image in samples.images]
     texts = [list(samples.texts), list(samples.classes or ()), list(samples.templates)]
     return {
         "model_digest": spec.model_digest,
-        "inputs_digest": value_digest([len(samples.images), texts]),
+        "inputs_digest": value_digest([images, texts]),
         "provenance": collect_provenance(shipped=True),
     }

@@ -15,6 +15,7 @@ from typing import Any
 
 import kdx
 
+NVIDIA_SMI_TIMEOUT = 30.0  # seconds; beside a broken driver it hangs
 PACKAGES = (
     "torch",
     "open_clip_torch",
@@ -81,15 +82,19 @@ def package_versions() -> dict[str, str]:
 
 @functools.cache
 def gpu_names() -> list[str]:
-    """Names of the NVIDIA GPUs that the driver shows; empty without a driver."""
+    """Names of the NVIDIA GPUs that the driver shows; empty without a driver that answers."""
     if shutil.which("nvidia-smi") is None:
         return []
-    listed = subprocess.run(
-        ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    try:
+        listed = subprocess.run(
+            ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=NVIDIA_SMI_TIMEOUT,
+        )
+    except subprocess.TimeoutExpired:
+        return []
     return listed.stdout.split("\n")[:-1] if listed.returncode == 0 else []
 
 

@@ -62,6 +62,7 @@ def test_the_commit_is_that_of_the_checkout_and_changes_are_marked(
         ("echo NVIDIA H100; echo NVIDIA T4", ["NVIDIA H100", "NVIDIA T4"]),
         ("echo no driver; exit 9", []),
         ("true", []),
+        ("exec /bin/sleep 60", []),
         (None, []),
     ],
 )
@@ -72,6 +73,7 @@ def test_gpus_are_those_that_the_driver_names(
         (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\n{script}\n")
         (tmp_path / "nvidia-smi").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(provenance, "NVIDIA_SMI_TIMEOUT", 2.0)
     assert _gpu_names() == names
 
 

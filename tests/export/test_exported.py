@@ -19,7 +19,7 @@ from kdx.core.errors import DataError, GateError, SetupError, UsageError
 from kdx.core.tokenizer import Tokenizer
 from kdx.export import candidate, exported
 from kdx.export.exported import export_checkpoint
-from kdx.export.parity import Limits
+from kdx.export.parity import Limits, check_parity
 from kdx.export.samples import ParitySamples
 from kdx.models.checkpoint import Checkpoint, open_checkpoint
 from kdx.runtime.exported_model import open_exported_model
@@ -151,7 +151,7 @@ def test_a_planted_fault_fails_the_gate_and_leaves_nothing(
         ("import os, signal; os.kill(os.getpid(), signal.SIGABRT)", GateError, "SIGABRT"),
         ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", SetupError, "memory"),
         ("import os, signal; os.kill(os.getpid(), signal.SIGTERM)", SetupError, "SIGTERM"),
-        ("import time; time.sleep(60)", SetupError, "2 s"),
+        ("import time; time.sleep(60)", SetupError, "answer"),
         ("raise ValueError(7)", RuntimeError, "ValueError: 7"),
     ],
 )
@@ -182,6 +182,7 @@ def test_a_child_that_dies_or_hangs_is_blamed_on_whom_it_belongs_to(
     [
         ("raise ImportError('libcudart.so.13')", SetupError),  # a provider or the package does not load
         ("raise MemoryError", SetupError),
+        ("raise OSError(28, 'No space left on device')", SetupError),
     ],
 )
 def test_a_child_without_its_runtime_is_the_machines_fault(
@@ -235,3 +236,14 @@ def test_an_unknown_format_is_refused_before_any_work(
     with pytest.raises(UsageError) as caught:
         export_checkpoint(checkpoint, tmp_path / "out", format="trt", samples=parity_samples)
     assert "'trt'" in caught.value.what and "onnx" in str(caught.value.remedy)
+
+
+def test_other_images_have_another_digest_of_inputs(
+    checkpoint: Checkpoint, parity_samples: ParitySamples, exported_model: Path
+) -> None:
+    few = replace(parity_samples, images=parity_samples.images[:4], texts=parity_samples.texts[:4])
+    turned = replace(few, images=[*few.images[1:], few.images[0]])
+    digests = {
+        check_parity(checkpoint, exported_model, each).numbers["inputs_digest"] for each in (few, few, turned)
+    }
+    assert len(digests) == 2
