@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from kdx.core.lazy import lazy_names
 
 if TYPE_CHECKING:
     from .engine import RunResult, train
@@ -24,23 +26,17 @@ __all__ = [
     "train",
 ]
 
-_MODULES = {
-    "Embeddings": "objective",
-    "Objective": "objective",
-    "ObjectiveConfig": "objective_config",
-    "Recipe": "recipe",
-    "RunResult": "engine",
-    "open_teachers": "teachers",
-    "read_recipe": "recipe",
-    "run_recipe": "run",
-    "train": "engine",
-}
-
-
-def __getattr__(name: str) -> Any:
-    """Imports torch only when a name that needs it is asked for."""
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    import importlib
-
-    return getattr(importlib.import_module(f".{_MODULES[name]}", __name__), name)
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "Embeddings": "objective",
+        "Objective": "objective",
+        "ObjectiveConfig": "objective_config",
+        "Recipe": "recipe",
+        "RunResult": "engine",
+        "open_teachers": "teachers",
+        "read_recipe": "recipe",
+        "run_recipe": "run",
+        "train": "engine",
+    },
+)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from kdx.core.lazy import lazy_names
 
 if TYPE_CHECKING:
     from .exported import check_format, export_checkpoint
@@ -20,21 +22,15 @@ __all__ = [
     "read_parity_samples",
 ]
 
-_MODULES = {
-    "Limits": "parity",
-    "ParitySamples": "samples",
-    "check_exports": "onnx",
-    "check_format": "exported",
-    "check_parity": "parity",
-    "export_checkpoint": "exported",
-    "read_parity_samples": "samples",
-}
-
-
-def __getattr__(name: str) -> Any:
-    """Imports torch only when a name that needs it is asked for: the gate's child process does not."""
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    import importlib
-
-    return getattr(importlib.import_module(f".{_MODULES[name]}", __name__), name)
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "Limits": "parity",
+        "ParitySamples": "samples",
+        "check_exports": "onnx",
+        "check_format": "exported",
+        "check_parity": "parity",
+        "export_checkpoint": "exported",
+        "read_parity_samples": "samples",
+    },
+)
