@@ -25,7 +25,15 @@ from kdx.core.requests import (
 )
 
 from .proxy import is_loopback, proxy_to
-from .triton_requests import IMAGE_BATCH, TEXT_BATCH, from_message, in_requests, to_bytes_column
+from .triton_requests import (
+    IMAGE_BATCH,
+    MAX_JSON_BYTES,
+    MAX_PROMPTS,
+    TEXT_BATCH,
+    from_message,
+    in_requests,
+    to_bytes_column,
+)
 
 MAX_TOP_K = 2**31 - 1  # an int32 on the wire
 TIMEOUT = 60.0  # seconds for one call; tritonclient itself waits for ever
@@ -74,14 +82,20 @@ class TritonEmbedder(Embedder):
         templates: Iterable[str] | None = None,
         top_k: int = 5,
     ) -> list[list[tuple[str, float]]]:
-        """As every Embedder. The server also refuses more labels × templates than one request may ask for."""
+        """As every Embedder. More prompts than one request may hold are embedded by `embed_text` and compared here."""
         labels, templates = check_labels(labels), check_templates(templates)
         inputs: dict[str, npt.NDArray[Any]] = {
             "labels": _json_tensor(labels),
             "templates": _json_tensor(templates),
             "top_k": np.array([min(check_count(top_k, "top_k"), MAX_TOP_K)], dtype=np.int32),
         }
-        timeout = TIMEOUT + SECONDS_A_PROMPT * len(labels) * len(templates)
+        prompts = len(labels) * len(templates)
+        longest = max(len(inputs[name][0]) for name in ("labels", "templates"))
+        if (
+            prompts > MAX_PROMPTS or longest > MAX_JSON_BYTES
+        ):  # such as ImageNet's 1,000 names in 80 templates
+            return super().classify(images, labels, templates=templates, top_k=top_k)
+        timeout = TIMEOUT + SECONDS_A_PROMPT * prompts
         return [
             [(label.decode(), float(score)) for label, score in zip(names, scores, strict=True)]
             for answer in self._ask_about(

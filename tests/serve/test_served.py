@@ -17,7 +17,7 @@ import kdx
 from kdx.core.encoder import Embedder
 from kdx.core.errors import DataError, KdxError, SetupError, UsageError
 from kdx.runtime.triton import TritonConnection, TritonEmbedder
-from kdx.runtime.triton_requests import to_bytes_column
+from kdx.runtime.triton_requests import MAX_PROMPTS, to_bytes_column
 from kdx.serve.probe import probe
 from kdx.serve.search import ExactSearch
 from kdx.serve.supervisor import TritonServer
@@ -53,6 +53,20 @@ def test_requests_that_follow_each_other_at_once_do_not_wait_for_the_batcher(cli
         seconds.append(time.perf_counter() - start)
     # A missed wake-up costs half a second and befell 6 of 300 and more; a busy machine delays one or two that long.
     assert sum(each > 0.45 for each in seconds) < 4
+
+
+def test_more_prompts_than_a_request_may_hold_are_compared_in_the_client(
+    client: TritonEmbedder, local: Embedder, make_photo: Callable[..., bytes]
+) -> None:
+    labels, templates = (
+        [f"thing {number}" for number in range(100)],
+        [f"{number} {{}}" for number in range(83)],
+    )
+    assert len(labels) * len(templates) > MAX_PROMPTS
+    (served,) = client.classify([make_photo(1)], labels, templates=templates, top_k=3)
+    (own,) = local.classify([make_photo(1)], labels, templates=templates, top_k=3)
+    assert [label for label, _ in served] == [label for label, _ in own]
+    assert np.allclose([score for _, score in served], [score for _, score in own], atol=1e-5)
 
 
 @pytest.mark.parametrize(
