@@ -21,6 +21,7 @@ from typing import Any, overload
 
 from kdx.core.digests import file_digest, value_digest
 from kdx.core.errors import DataError, UsageError
+from kdx.core.images import SUFFIXES
 from kdx.core.requests import check_templates
 from kdx.core.workspace import locked, move_all, workspace
 
@@ -279,6 +280,8 @@ def _names_to_give(folder: Path, split: str) -> str:
         return "check the path: there is no such folder"
     wanted = " or ".join(f"{prefix}-00000.tar, {prefix}-00001.tar …" for prefix in SPLITS[split])
     packed = next(iter(sorted(folder.glob("*.tar.*"))), None)
+    if packed is None and any(file.suffix.lower() in SUFFIXES for file in folder.iterdir()):
+        return "these are pictures: pack them into shards first, as docs/tutorial.md shows"
     return f"name the shards {wanted}" + (f", and unpack {packed.name} and its like" if packed else "")
 
 

@@ -451,6 +451,13 @@ def test_without_shards_the_names_to_give_are_said(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         open_split(tmp_path, "train")
     assert "unpack train-00000.tar.gz" in str(caught.value.remedy)
+
+
+def test_a_folder_of_pictures_is_told_how_to_become_a_set(tmp_path: Path) -> None:
+    (tmp_path / "cat.JPG").write_bytes(b"")
+    with pytest.raises(DataError) as caught:
+        open_split(tmp_path, "train")
+    assert caught.value.where == str(tmp_path) and "docs/tutorial.md" in str(caught.value.remedy)
     with pytest.raises(DataError) as caught:
         open_split(tmp_path / "nowhere", "train")
     assert "no such folder" in str(caught.value.remedy)
