@@ -116,7 +116,7 @@ class Recipe(Config):
     def schedule(self, pairs: int | None = None) -> Schedule | None:
         """Steps, batch and warm-up on so many pairs; None where they depend on the pairs and these are not known.
 
-        Raises UsageError where the warm-up is no shorter than the run.
+        Raises UsageError for less than one step, and where the warm-up is no shorter than the run.
         """
         if self.batch_size != "auto":
             batch_size = self.batch_size
@@ -127,7 +127,12 @@ class Recipe(Config):
         if self.steps is not None:
             steps = self.steps
         elif self.epochs is not None and pairs is not None:
-            steps = max(1, round(self.epochs * (pairs // batch_size)))
+            steps = round(self.epochs * (pairs // batch_size))
+            if steps < 1:
+                raise UsageError(
+                    f"epochs = {self.epochs:g} of {pairs} pairs, {batch_size} a step, are less than one step",
+                    remedy="set more epochs, or steps instead",
+                )
         else:
             return None
         warmup = self.optimizer.warmup_steps
@@ -143,7 +148,7 @@ class Recipe(Config):
     def resolve(self, samples: ShardSet) -> tuple[Recipe, Schedule]:
         """The same recipe with all numbers that depend on the data written into it, and these numbers.
 
-        Raises UsageError for fewer samples than a batch, and for a warm-up as long as the run.
+        Raises UsageError for fewer samples than a batch or a step, and for a warm-up as long as the run.
         """
         pairs = len(samples)
         if self.batch_size != "auto" and self.batch_size > pairs:

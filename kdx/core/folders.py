@@ -164,7 +164,11 @@ def read_manifest(path: Path) -> Manifest:
             where=path,
             remedy="check the path; an interrupted run must be started again",
         ) from None
-    except (ValueError, TypeError, OSError) as error:
+    except TypeError:  # JSON of somebody else: a web app's manifest has this name too
+        raise DataError(
+            "is no manifest of kdx", where=path / MANIFEST, remedy="check the path, or make the folder again"
+        ) from None
+    except (ValueError, OSError) as error:
         raise DataError(
             f"cannot be read: {error}", where=path / MANIFEST, remedy="make or copy the folder again"
         ) from None

@@ -11,7 +11,15 @@ import pytest
 
 from kdx.core import folders
 from kdx.core.errors import DataError, SetupError, UsageError
-from kdx.core.folders import MANIFEST, check_free, open_sealed, read_json, sealed_folder, write_atomic
+from kdx.core.folders import (
+    MANIFEST,
+    check_free,
+    open_sealed,
+    read_json,
+    read_manifest,
+    sealed_folder,
+    write_atomic,
+)
 
 
 def _seal(path: Path, *, kind: str = "thing", overwrite: bool = False, content: str = "hello") -> None:
@@ -184,3 +192,11 @@ def test_an_atomic_write_replaces_and_leaves_no_temporary_file(tmp_path: Path) -
     write_atomic(tmp_path / "deep" / "file", b"two")
     assert (tmp_path / "deep" / "file").read_text() == "two"
     assert [entry.name for entry in (tmp_path / "deep").iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("content", ["[1, 2]", "{}", '{"name": "a web app"}', '"text"', '{"digest": []}'])
+def test_a_manifest_of_somebody_else_is_called_that(tmp_path: Path, content: str) -> None:
+    (tmp_path / MANIFEST).write_text(content)
+    with pytest.raises(DataError) as caught:
+        read_manifest(tmp_path)
+    assert caught.value.where == str(tmp_path / MANIFEST) and "Manifest(" not in caught.value.what

@@ -101,3 +101,11 @@ def test_of_steps_and_epochs_the_nearer_one_counts(tmp_path: Path) -> None:
     path.write_text('extends = "demo-baseline"\nepochs = 2\nsteps = 100\n')
     with pytest.raises(UsageError):
         read_recipe(str(path))
+
+
+def test_epochs_that_make_no_step_are_refused_where_the_pairs_are_known() -> None:
+    recipe = read_recipe("small-baseline", ["epochs=0.01"])
+    assert recipe.schedule() is None
+    with pytest.raises(UsageError) as caught:
+        recipe.schedule(100)
+    assert "0.01" in caught.value.what and "100" in caught.value.what
