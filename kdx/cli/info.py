@@ -159,11 +159,8 @@ def _exported(folder: Path, fields: Mapping[str, Any]) -> Facts:
 
 
 def _repository(folder: Path, fields: Mapping[str, Any]) -> Facts:
-    inside = next(
-        (folder / name for name in ("exported-model", "artefact") if (folder / name).is_dir()), folder
-    )
     models = sorted(place.name for place in (folder / "models").glob("*"))
-    return {**_exported(inside, {}), "models": models}
+    return {**_exported(folder / "exported-model", {}), "models": models}
 
 
 def _cache(folder: Path, fields: Mapping[str, Any]) -> Facts:
