@@ -7,20 +7,15 @@ stub links libpython and takes its packages from the `python3` that comes first 
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import json
-import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import platformdirs
-
+from kdx.core.cache import alone, cache_folder
 from kdx.core.digests import value_digest
 from kdx.core.errors import SetupError
 
@@ -72,19 +67,6 @@ def find_triton() -> Triton:
     )
 
 
-def cache_folder() -> Path:
-    """Where the server's environment and its logs lie: KDX_CACHE, or else the user's cache folder.
-
-    Raises SetupError for a user without a home folder, as in a container that runs under an unknown user id.
-    """
-    chosen = os.environ.get("KDX_CACHE")
-    with contextlib.suppress(RuntimeError):  # what newer platformdirs raise without a home
-        folder = Path(chosen).absolute() if chosen else platformdirs.user_cache_path("kdx")
-        if folder.is_absolute():  # older ones leave the ~ where it is
-            return folder
-    raise SetupError("this user has no home folder", remedy="set KDX_CACHE to a folder that it may write")
-
-
 def shared_memory_shortage(needed: int) -> str | None:
     """What to do when fewer than `needed` bytes are free in /dev/shm, through which requests reach the models."""
     if not SHARED_MEMORY.is_dir():
@@ -105,7 +87,7 @@ def install_triton() -> tuple[Path, bool]:
     """
     python = _choose_python()
     environment = _environment_folder(python["version"])
-    with _locked(environment.with_suffix(".lock")):
+    with alone(environment.with_suffix(".lock")):
         if (environment / COMPLETE).is_file():
             return environment, False
         shutil.rmtree(environment, ignore_errors=True)
@@ -187,19 +169,3 @@ def _run(command: list[str], failure: str) -> None:
             f"{failure}: {reason}",
             remedy="check the network and pip's index; the binary needs x86-64 Linux with glibc 2.35",
         )
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("w")
-    except OSError as error:
-        raise SetupError(
-            f"cannot be written: {error.strerror}",
-            where=path.parent,
-            remedy="set KDX_CACHE to a folder that may be written",
-        ) from None
-    with file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -93,7 +93,8 @@ def up(exported: Path, port: int, log: Path | None) -> None:
 
     Example: kdx serve up exported --port 8001
     """
-    from kdx.serve.environment import cache_folder, find_triton, shared_memory_shortage
+    from kdx.core.cache import cache_folder
+    from kdx.serve.environment import find_triton, shared_memory_shortage
     from kdx.serve.repository import SHARED_MEMORY_NEEDED
     from kdx.serve.supervisor import TritonServer, free_port
 
