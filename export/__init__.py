@@ -7,30 +7,31 @@ from typing import TYPE_CHECKING
 from kdx.core.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from .exported import check_format, export_checkpoint
+    from .exported import export_checkpoint
+    from .gate_inputs import GateInputs, prepare
     from .onnx import check_exports
-    from .parity import Limits, check_parity
+    from .parity import check_parity
     from .samples import ParitySamples, read_parity_samples
 
 __all__ = [
-    "Limits",
+    "GateInputs",
     "ParitySamples",
     "check_exports",
-    "check_format",
     "check_parity",
     "export_checkpoint",
+    "prepare",
     "read_parity_samples",
 ]
 
 __getattr__ = lazy_names(
     __name__,
     {
-        "Limits": "parity",
+        "GateInputs": "gate_inputs",
         "ParitySamples": "samples",
         "check_exports": "onnx",
-        "check_format": "exported",
         "check_parity": "parity",
         "export_checkpoint": "exported",
+        "prepare": "gate_inputs",
         "read_parity_samples": "samples",
     },
 )

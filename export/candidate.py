@@ -18,11 +18,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from kdx.core.encoder import EncoderSpec
 from kdx.core.errors import DataError, KdxError, SetupError
-from kdx.core.folders import Manifest, read_json
-from kdx.runtime.exported_model import KIND, ExportedModel
-from kdx.runtime.onnx import OnnxEncoder
+from kdx.core.folders import Manifest
+from kdx.runtime.exported_model import KIND, read_exported_model
 
 Arrays = dict[str, npt.NDArray[np.generic]]
 
@@ -83,11 +81,9 @@ def _ended(returncode: int, stderr: str) -> Exception:
 
 
 def _answer(model: Path, asked: Path, answered: Path) -> None:
-    config = read_json(model / "config.json")
     unsealed = Manifest(KIND, schema=1, created="", digest={}, provenance={})
-    exported = ExportedModel(model, unsealed, config["format"], EncoderSpec.from_dict(config["spec"]))
     answers: dict[str, npt.NDArray[np.float32]] = {}
-    with OnnxEncoder(exported) as encoder, np.load(asked) as requests:
+    with read_exported_model(model, unsealed).open() as encoder, np.load(asked) as requests:
         for name in requests.files:
             encode = encoder.encode_image if name.startswith("image/") else encoder.encode_text
             answers[name] = encode(requests[name])

@@ -3,63 +3,69 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from kdx.core.errors import GateError, UsageError
+from kdx.core.errors import GateError
 from kdx.core.folders import sealed_folder
 from kdx.core.progress import Progress, silent
+from kdx.core.provenance import package_versions
 from kdx.core.tokenizer import VOCABULARY
 from kdx.models.checkpoint import Checkpoint
 from kdx.runtime.exported_model import KIND, ExportedModel, open_exported_model
+from kdx.runtime.formats import Limits, choose
+from kdx.runtime.torch import TorchEncoder
 
-from .onnx import export_image_encoder, export_text_encoder
-from .parity import Limits, check_parity
+from .gate_inputs import prepare
+from .job import BuildJob
+from .parity import check_parity
 from .report import ParityReport, Verdict
 from .samples import ParitySamples
-
-Builder = Callable[[Checkpoint, Path], None]  # writes image_encoder.* and text_encoder.* into a folder
-
-
-def _build_onnx(checkpoint: Checkpoint, folder: Path) -> None:
-    export_image_encoder(checkpoint, folder / "image_encoder.onnx")
-    export_text_encoder(checkpoint, folder / "text_encoder.onnx")
-
-
-FORMATS: dict[str, Builder] = {"onnx": _build_onnx}
-
-
-def check_format(format: str) -> None:
-    """Raises UsageError for a format that kdx does not export."""
-    if format not in FORMATS:
-        raise UsageError(f"there is no format {format!r}", remedy=f"known formats: {', '.join(FORMATS)}")
 
 
 def export_checkpoint(
     checkpoint: Checkpoint,
     out: Path,
     *,
-    format: str,
     samples: ParitySamples,
+    format: str = "onnx",
+    precision: str | None = None,
+    target: str | None = None,
+    calibration: ParitySamples | None = None,
     limits: Limits | None = None,
     overwrite: bool = False,
     progress: Progress = silent,
 ) -> ExportedModel:
-    """Exports, checks and seals. Raises GateError when parity fails; nothing is left at `out` then.
+    """Exports, checks and seals.
 
-    An INCONCLUSIVE gate lets the model pass and says so in parity.json.
+    precision, target: by default the format's first. samples: held out, for the gate. calibration: of the train split,
+    for a precision that needs it. limits: by default those of the format and precision.
+
+    Raises UsageError for a format, precision or target that there is not; SetupError if this machine cannot build or
+    run it; GateError when parity fails, and then nothing is left at `out`. An INCONCLUSIVE gate lets the model pass and
+    says so in parity.json.
     """
-    check_format(format)
+    format_, precision, target = choose(format, precision, target)
     inputs = {"checkpoint": checkpoint.spec.model_digest}
-    with sealed_folder(out, KIND, overwrite=overwrite, inputs=inputs, shipped=True) as folder:
+    fields: dict[str, Any] = {"format": format, "precision": precision, "target": target}
+    with sealed_folder(out, KIND, overwrite=overwrite, inputs=inputs, fields=fields, shipped=True) as folder:
         progress(0, 3, f"building {format}")
-        FORMATS[format](checkpoint, folder)
+        options = format_.build(BuildJob(checkpoint, folder, precision, target, calibration, progress))
+        files = {file.name: file.stat().st_size for file in sorted(folder.iterdir())}
         checkpoint.tokenizer.save(folder / VOCABULARY)
-        config = {"format": format, "spec": checkpoint.spec.to_dict()}
+        config = {**fields, "spec": checkpoint.spec.to_dict(), "options": options}
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        report = check_parity(checkpoint, folder, samples, limits=limits, progress=progress)
+        progress(1, 3, "reference")
+        with TorchEncoder(checkpoint) as reference:
+            gate_inputs = prepare(reference, samples)
+        report = check_parity(gate_inputs, folder, limits=limits, progress=progress)
         _stop_at_fault(report, out)
         (folder / "parity.json").write_text(json.dumps(report.to_dict(), indent=2) + "\n", encoding="utf-8")
+        fields["tools"] = package_versions()
+        fields["sizes"] = {
+            "bytes": files,
+            "parameters": sum(parameter.numel() for parameter in checkpoint.model.parameters()),
+        }
     return open_exported_model(out)
 
 

@@ -31,6 +31,8 @@ from kdx.models.checkpoint import Checkpoint
 from kdx.models.clip import ClipModel
 from kdx.runtime.onnx import IMAGE_FEATURES, PIXELS, TEXT_FEATURES, TOKENS
 
+from .job import BuildJob
+
 OPSET = 20  # 23's Attention nodes are no faster in ONNX Runtime, and TensorRT-RTX 1.7 fails to build them
 BATCH, LENGTH = "batch", "length"
 EXAMPLE_BATCH = 5  # with 1 the exporter specialises ViTs to it and still declares a free axis
@@ -61,6 +63,13 @@ class TextTower(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         return F.normalize(self.model.encode_text(tokens).float(), dim=-1)
+
+
+def build_onnx(job: BuildJob) -> dict[str, Any]:
+    """The builder of the format onnx."""
+    export_image_encoder(job.checkpoint, job.folder / "image_encoder.onnx")
+    export_text_encoder(job.checkpoint, job.folder / "text_encoder.onnx")
+    return {}
 
 
 def export_image_encoder(checkpoint: Checkpoint, path: Path) -> None:

@@ -8,147 +8,62 @@ bytes through a server, belongs to serving.
 
 from __future__ import annotations
 
-import hashlib
-import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from kdx.core.digests import value_digest
-from kdx.core.encoder import EncoderSpec, FloatArray
-from kdx.core.preprocess import read_encoded
+from kdx.core.encoder import FloatArray
+from kdx.core.folders import Manifest
 from kdx.core.progress import Progress, silent
-from kdx.core.prompts import class_vectors, prompt_texts
+from kdx.core.prompts import class_vectors
 from kdx.core.provenance import collect_provenance
-from kdx.core.tokenizer import Tokenizer
-from kdx.models.checkpoint import Checkpoint
-from kdx.runtime.torch import TorchEncoder
+from kdx.runtime.exported_model import KIND, read_exported_model
+from kdx.runtime.formats import Limits
 
 from .bounds import lower_bound, samples_needed, upper_bound
-from .candidate import Arrays, CandidateFault, run_candidate
+from .candidate import CandidateFault, run_candidate
+from .gate_inputs import GateInputs
 from .report import Check, ParityReport, Tier, Verdict
-from .samples import ParitySamples
-from .structure import check_structure
 
-CHUNK = 64
-BATCHES = (1, 2, 3, 7)
-LENGTHS = (2, 3, 12)  # and the context length
-SLOWER = (
-    10  # so many times the seconds of the reference are left to the candidate: a large model may need hours
-)
+TIMEOUT = 600.0  # seconds for the candidate to answer everything, or SLOWER times the reference's
+SLOWER = 10  # a large model may need hours
 WORST = 10
 
 
-@dataclass(frozen=True)
-class Limits:
-    """What an fp32 export may differ by, and what set each limit.
-
-    max_abs: of a component of a unit vector; 1e-7 to 2.4e-7 was seen for eleven trunks in ONNX Runtime.
-    norm: deviation of a row's norm from 1 in fp32. margin: share of top-1 choices that may differ, to be shown
-    with 95 % confidence; 1 point needs 299 samples without a difference.
-    """
-
-    max_abs: float = 1e-5
-    norm: float = 1e-5
-    margin: float = 0.01
-    timeout: float = 600.0  # seconds for the candidate to answer everything, or SLOWER times the reference's
-
-
 def check_parity(
-    checkpoint: Checkpoint,
-    folder: Path,
-    samples: ParitySamples,
-    *,
-    limits: Limits | None = None,
-    progress: Progress = silent,
+    inputs: GateInputs, folder: Path, *, limits: Limits | None = None, progress: Progress = silent
 ) -> ParityReport:
-    """Compares the exported model in `folder` (sealed or not yet) with the checkpoint it was made from.
+    """Compares the exported model in `folder` (sealed or not yet) with the answers of the checkpoint it was made from.
 
-    Raises SetupError when this machine cannot run the exported model: then nothing is known of it.
+    limits: by default those of its format and precision. Raises SetupError when this machine cannot run the exported
+    model: then nothing is known of it.
     """
-    limits = limits or Limits()
-    structure = Tier("structure", tuple(check_structure(folder, checkpoint.spec)))
+    model = read_exported_model(folder, Manifest(KIND, schema=1, created="", digest={}, provenance={}))
+    limits = limits or model.format.precisions[model.precision]
+    structure = Tier("structure", tuple(model.format.check_structure(folder, model.spec, model.precision)))
     if structure.verdict is Verdict.FAIL:
-        return ParityReport((structure,), _header(checkpoint.spec, samples))
-    with TorchEncoder(checkpoint) as reference:
-        requests = _prepare(reference, samples)
-        progress(1, 3, "reference")
-        started = time.monotonic()
-        expected = {
-            name: (reference.encode_image if name.startswith("image/") else reference.encode_text)(array)  # pyright: ignore[reportArgumentType]
-            for name, array in requests.items()
-        }
-    timeout = max(limits.timeout, SLOWER * (time.monotonic() - started))
+        return ParityReport((structure,), _header(inputs))
     progress(2, 3, "candidate")
     try:
-        answers = run_candidate(folder, requests, timeout)
+        answers = run_candidate(folder, inputs.requests, max(TIMEOUT, SLOWER * inputs.seconds))
     except CandidateFault as fault:
         runs = Tier("shapes", (Check.holds("runs", str(fault)),))
-        return ParityReport((structure, runs), _header(checkpoint.spec, samples))
+        return ParityReport((structure, runs), _header(inputs))
     progress(3, 3)
-    return _judge(checkpoint.spec, samples, structure, expected, answers, limits)
+    return judge(inputs, answers, limits, structure=structure)
 
 
-# Inputs
-
-
-def _prepare(reference: TorchEncoder, samples: ParitySamples) -> Arrays:
-    """All inputs, named `image/…` and `text/…`: probes of shapes and extremes, then the samples in chunks."""
-    spec = reference.spec
-    pixels = np.stack([reference.preprocess(image) for image in samples.images])  # [N, 3, S, S]
-    probes = np.resize(pixels, (max(BATCHES), *pixels.shape[1:]))
-    black = (np.zeros(3, np.float32) - spec.mean) / spec.std
-    white = (np.ones(3, np.float32) - spec.mean) / spec.std
-    constant = np.stack([np.broadcast_to(c[:, None, None], pixels.shape[1:]) for c in (black, white)])
-    requests: Arrays = {f"image/batch{size}": probes[:size] for size in BATCHES}
-    requests["image/constant"] = constant.astype(np.float32)
-    for size, length in zip(BATCHES, (*LENGTHS, spec.context_length), strict=True):
-        requests[f"text/batch{size}"] = _probe_tokens(size, min(length, spec.context_length), spec.vocab_size)
-    requests["text/padded"] = _padded(requests["text/batch3"], spec.context_length)
-    requests["text/alone"] = requests["text/batch3"][:1]
-    for start in range(0, len(pixels), CHUNK):
-        requests[f"image/sample{start:06d}"] = pixels[start : start + CHUNK]
-    _add_texts(requests, "sample", samples.texts, reference.tokenizer, spec)
-    if samples.classes is not None:
-        prompts = prompt_texts(samples.classes, samples.templates)
-        _add_texts(requests, "class", prompts, reference.tokenizer, spec)
-    return requests
-
-
-def _add_texts(requests: Arrays, kind: str, texts: Any, tokenizer: Tokenizer, spec: EncoderSpec) -> None:
-    for start in range(0, len(texts), CHUNK):
-        requests[f"text/{kind}{start:06d}"] = tokenizer(texts[start : start + CHUNK], spec.context_length)
-
-
-def _probe_tokens(batch: int, length: int, vocab_size: int) -> npt.NDArray[np.int32]:
-    """int32 [batch, length]: start, arbitrary pieces, end of text at the last place."""
-    tokens = np.random.default_rng(batch).integers(1, vocab_size - 2, (batch, length), dtype=np.int32)
-    tokens[:, 0], tokens[:, -1] = vocab_size - 2, vocab_size - 1
-    return tokens
-
-
-def _padded(tokens: npt.NDArray[Any], length: int) -> npt.NDArray[Any]:
-    return np.pad(tokens, ((0, 0), (0, length - tokens.shape[1])))
-
-
-# Verdicts
-
-
-def _judge(
-    spec: EncoderSpec,
-    samples: ParitySamples,
-    structure: Tier,
-    expected: dict[str, FloatArray],
-    answers: dict[str, FloatArray],
-    limits: Limits,
+def judge(
+    inputs: GateInputs, answers: dict[str, FloatArray], limits: Limits, *, structure: Tier | None = None
 ) -> ParityReport:
+    """The verdict on what a candidate answered."""
+    expected = inputs.expected
     image, text = (_gather(expected, kind) for kind in ("image/sample", "text/sample"))
     image_answer, text_answer = (_gather(answers, kind) for kind in ("image/sample", "text/sample"))
     numbers = {
-        **_header(spec, samples),
+        **_header(inputs),
         "image": _compare(image, image_answer, _probe_difference(expected, answers, "image/")),
         "text": _compare(text, text_answer, _probe_difference(expected, answers, "text/")),
         "similarity_max_abs": float(np.abs(image @ text.T - image_answer @ text_answer.T).max()),
@@ -156,22 +71,25 @@ def _judge(
         "worst_texts": _worst(text, text_answer),
     }
     number_checks = [
-        Check.at_most(f"{tower} {name}", numbers[tower][name], limits.max_abs)
+        Check.at_most(f"{tower} {name}", value, limit)
         for tower in ("image", "text")
-        for name in ("max_abs", "needed_tolerance")
+        for name, value, limit in (
+            ("max_abs", numbers[tower]["max_abs"], limits.max_abs),
+            ("needed_tolerance", numbers[tower]["needed_tolerance"], limits.max_abs),
+            ("cosine_distance", 1 - numbers[tower]["min_cosine"], limits.cosine_distance),
+        )
     ]
     targets = text, text_answer
-    if samples.classes is not None:
+    if inputs.num_templates:
         targets = tuple(
-            class_vectors(_gather(found, "text/class"), len(samples.templates))
-            for found in (expected, answers)
+            class_vectors(_gather(found, "text/class"), inputs.num_templates) for found in (expected, answers)
         )
     decisions, counts = _decide(
         (image @ targets[0].T).argmax(-1), (image_answer @ targets[1].T).argmax(-1), limits
     )
     return ParityReport(
         (
-            structure,
+            structure or Tier("structure", reason="there are no files to look at"),
             Tier("shapes", tuple(_check_shapes(answers, limits))),
             Tier("numbers", tuple(number_checks)),
             Tier("decisions", (decisions,)),
@@ -260,11 +178,9 @@ def _worst(reference: FloatArray, candidate: FloatArray) -> list[int]:
     return np.abs(reference - candidate).max(axis=-1).argsort()[::-1][:WORST].tolist()
 
 
-def _header(spec: EncoderSpec, samples: ParitySamples) -> dict[str, Any]:
-    images = [hashlib.sha256(read_encoded(image)).hexdigest() for image in samples.images]
-    texts = [list(samples.texts), list(samples.classes or ()), list(samples.templates)]
+def _header(inputs: GateInputs) -> dict[str, Any]:
     return {
-        "model_digest": spec.model_digest,
-        "inputs_digest": value_digest([images, texts]),
+        "model_digest": inputs.spec.model_digest,
+        "inputs_digest": inputs.digest,
         "provenance": collect_provenance(shipped=True),
     }

@@ -16,8 +16,8 @@ from .report import Check
 Shape = Sequence[int | str]
 
 
-def check_structure(folder: Path, spec: EncoderSpec) -> list[Check]:
-    """Checks both encoders of an exported model against the contract of docs/formats.md."""
+def check_onnx(folder: Path, spec: EncoderSpec, precision: str) -> list[Check]:
+    """Checks both encoders of an exported model against the contract of docs/formats.md, whatever their precision."""
     size = spec.image_size
     float_, int_ = onnx.TensorProto.FLOAT, onnx.TensorProto.INT32
     features: Shape = (BATCH, spec.embed_dim)

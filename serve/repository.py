@@ -40,6 +40,7 @@ SERVER_CODE = (  # everything that runs in the server
     "core/*.py",
     "runtime/__init__.py",
     "runtime/exported_model.py",
+    "runtime/formats.py",
     "runtime/onnx.py",
     "runtime/triton_requests.py",
     "serve/__init__.py",

@@ -12,6 +12,8 @@ from .output import print_json
 @click.command(name="export")
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.option("--format", "format_", default="onnx", show_default=True, help="What to export to.")
+@click.option("--precision", help="Of weights and arithmetic.  [default: the format's first, mostly fp32]")
+@click.option("--target", help="What the files are made to run on.  [default: the format's first]")
 @click.option(
     "--out", type=click.Path(path_type=Path), required=True, help="Where the exported model is written."
 )
@@ -31,7 +33,15 @@ from .output import print_json
 @click.option("--overwrite", is_flag=True, help="Replace an exported model that lies at OUT.")
 @click.option("--json", "as_json", is_flag=True, help="Print the parity report as one JSON document.")
 def command(
-    checkpoint: Path, format_: str, out: Path, data: Path, samples: int, overwrite: bool, as_json: bool
+    checkpoint: Path,
+    format_: str,
+    precision: str | None,
+    target: str | None,
+    out: Path,
+    data: Path,
+    samples: int,
+    overwrite: bool,
+    as_json: bool,
 ) -> None:
     """Export CHECKPOINT, or the student of a training run, to files for a faster runtime.
 
@@ -43,18 +53,26 @@ def command(
     """
     from kdx.cli.progress import show_progress
     from kdx.core.folders import check_free
-    from kdx.export.exported import check_format, export_checkpoint
+    from kdx.export.exported import export_checkpoint
     from kdx.export.samples import read_parity_samples
     from kdx.models.checkpoint import open_checkpoint
     from kdx.runtime.exported_model import KIND
+    from kdx.runtime.formats import choose
 
-    check_format(format_)
+    choose(format_, precision, target)
     check_free(out, KIND, overwrite=overwrite)
     held_out = read_parity_samples(data, samples)
     opened = open_checkpoint(checkpoint)
     with show_progress("export") as progress:
         exported = export_checkpoint(
-            opened, out, format=format_, samples=held_out, overwrite=overwrite, progress=progress
+            opened,
+            out,
+            format=format_,
+            precision=precision,
+            target=target,
+            samples=held_out,
+            overwrite=overwrite,
+            progress=progress,
         )
     report = exported.parity()
     if as_json:

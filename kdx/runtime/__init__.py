@@ -41,9 +41,7 @@ def load(path_or_url: str | Path) -> Embedder:
         raise DataError("holds a model that is not kdx's", where=path, remedy=_import(path))
     kind = read_manifest(path).kind
     if kind == EXPORTED:
-        from .onnx import OnnxEncoder
-
-        return OnnxEncoder(open_exported_model(path))
+        return open_exported_model(path).open()
     if kind in ("checkpoint", "run"):
         with naming_the_extra():
             from .torch import TorchEncoder

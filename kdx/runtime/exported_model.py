@@ -1,7 +1,7 @@
 """ExportedModel: the sealed folder that `kdx export` writes and that runtimes and `kdx serve` read.
 
 Files: `image_encoder.*` and `text_encoder.*` in one format, `clip_vocabulary.json`, `parity.json` (the report of
-the gate that let it pass) and `config.json` = {"format": …, "spec": EncoderSpec}.
+the gate that let it pass) and `config.json` = {"format", "precision", "target", "spec": EncoderSpec, "options"}.
 """
 
 from __future__ import annotations
@@ -10,31 +10,38 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kdx.core.encoder import EncoderSpec
-from kdx.core.errors import DataError
+from kdx.core.encoder import Encoder, EncoderSpec
+from kdx.core.errors import DataError, UsageError
 from kdx.core.folders import Manifest, open_sealed, read_json
 from kdx.core.tokenizer import vocabulary_file
 
+from .formats import Format, find_format
+
 KIND = "exported-model"
-SUFFIX = {"onnx": ".onnx"}  # file suffix of the encoders by format
 
 
 @dataclass(frozen=True)
 class ExportedModel:
-    """A whole, verified exported model. The encoders' tensors are named in docs/formats.md."""
+    """A whole, verified exported model. The encoders' tensors are named in docs/formats.md.
+
+    target: what its files are made to run on. options: what its format's opener must know beside the files.
+    """
 
     path: Path
     manifest: Manifest
-    format: str
+    format: Format
+    precision: str
+    target: str
     spec: EncoderSpec
+    options: dict[str, Any]
 
     @property
     def image_encoder(self) -> Path:
-        return self.path / f"image_encoder{SUFFIX[self.format]}"
+        return self.path / f"image_encoder{self.format.suffix}"
 
     @property
     def text_encoder(self) -> Path:
-        return self.path / f"text_encoder{SUFFIX[self.format]}"
+        return self.path / f"text_encoder{self.format.suffix}"
 
     @property
     def tokenizer(self) -> Path:
@@ -43,19 +50,33 @@ class ExportedModel:
     def parity(self) -> dict[str, Any]:
         return read_json(self.path / "parity.json")
 
+    def open(self, *, num_threads: int | None = None) -> Encoder:
+        """The Encoder that runs it, as its format says. Raises DataError, SetupError."""
+        return self.format.open(self, num_threads=num_threads)
+
 
 def open_exported_model(path: Path) -> ExportedModel:
     """Checks every digest and returns the model. Raises DataError when the folder is not whole."""
-    manifest = open_sealed(path, KIND)
+    return read_exported_model(path, open_sealed(path, KIND))
+
+
+def read_exported_model(path: Path, manifest: Manifest) -> ExportedModel:
+    """What config.json says, with no look at the other files. A folder from before there were precisions holds fp32."""
     config = read_json(path / "config.json")
     try:
-        format_, spec = str(config["format"]), EncoderSpec.from_dict(config["spec"])
+        name, spec = str(config["format"]), EncoderSpec.from_dict(config["spec"])
     except KeyError as error:
         raise DataError(
             f"lacks the key {error}", where=path / "config.json", remedy="export it again"
         ) from None
-    if format_ not in SUFFIX:
+    try:
+        format_ = find_format(name)
+    except UsageError as error:
         raise DataError(
-            f"has the format {format_!r}, this kdx knows {', '.join(SUFFIX)}", where=path, remedy="update kdx"
-        )
-    return ExportedModel(path, manifest, format_, spec)
+            f"has the format {name!r}, which this kdx lacks: {error.remedy}",
+            where=path,
+            remedy="update kdx, or install the package that has the format",
+        ) from None
+    precision = str(config.get("precision", "fp32"))
+    target = str(config.get("target", format_.targets[0]))
+    return ExportedModel(path, manifest, format_, precision, target, spec, dict(config.get("options", {})))

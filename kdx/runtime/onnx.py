@@ -119,6 +119,11 @@ class OnnxEncoder(Encoder):
             return session
 
 
+def check_machine(precision: str, target: str) -> None:
+    """Raises SetupError when onnxruntime is missing or does not load."""
+    import_onnxruntime()
+
+
 def import_onnxruntime() -> Any:
     """The onnxruntime module. Raises SetupError if it is missing or does not load."""
     try:

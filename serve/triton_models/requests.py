@@ -17,11 +17,10 @@ from typing import Any, TypeVar
 import numpy as np
 import triton_python_backend_utils as pb_utils  # pyright: ignore[reportMissingImports]
 
-from kdx.core.encoder import FloatArray
+from kdx.core.encoder import Encoder, FloatArray
 from kdx.core.errors import DataError, KdxError, SetupError, UsageError
 from kdx.core.requests import at_item
 from kdx.runtime.exported_model import open_exported_model
-from kdx.runtime.onnx import OnnxEncoder
 from kdx.runtime.triton_requests import from_message, to_bytes_column, to_message
 
 T = TypeVar("T")
@@ -38,10 +37,10 @@ class CancelledError(Exception):
     """Nobody waits for the answer any more."""
 
 
-def open_encoder(args: dict[str, Any]) -> OnnxEncoder:
+def open_encoder(args: dict[str, Any]) -> Encoder:
     """The exported model inside the repository that Triton was started with."""
     repository = Path(args["model_repository"]).resolve().parent.parent
-    return OnnxEncoder(open_exported_model(repository / "exported-model"))
+    return open_exported_model(repository / "exported-model").open()
 
 
 def answer_embeddings(

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -17,9 +18,11 @@ import torch
 
 from kdx.core.errors import DataError, GateError, SetupError, UsageError
 from kdx.core.tokenizer import Tokenizer
-from kdx.export import candidate, exported
+from kdx.export import candidate, onnx as onnx_builder, parity
 from kdx.export.exported import export_checkpoint
-from kdx.export.parity import Limits, check_parity
+from kdx.export.gate_inputs import GateInputs, prepare
+from kdx.export.job import BuildJob
+from kdx.export.parity import check_parity
 from kdx.export.samples import ParitySamples
 from kdx.models.checkpoint import Checkpoint, open_checkpoint
 from kdx.runtime.exported_model import open_exported_model
@@ -132,12 +135,7 @@ def test_a_planted_fault_fails_the_gate_and_leaves_nothing(
     fault: Fault,
     tier: str,
 ) -> None:
-    def build(_: Checkpoint, folder: Path) -> None:
-        for name in ("image_encoder.onnx", "text_encoder.onnx"):
-            shutil.copy(exported_model / name, folder / name)
-        fault(folder)
-
-    monkeypatch.setitem(exported.FORMATS, "onnx", build)
+    _copy_instead_of_building(monkeypatch, exported_model, fault)
     with pytest.raises(GateError) as caught:
         export_checkpoint(checkpoint, tmp_path / "out", format="onnx", samples=parity_samples)
     assert f": {tier}: " in caught.value.what
@@ -171,8 +169,9 @@ def test_a_child_that_dies_or_hangs_is_blamed_on_whom_it_belongs_to(
     monkeypatch.setattr(candidate.sys, "executable", str(interpreter))
     _copy_instead_of_building(monkeypatch, exported_model)
     few = replace(parity_samples, images=parity_samples.images[:4], texts=parity_samples.texts[:4])
+    monkeypatch.setattr(parity, "TIMEOUT", 2)
     with pytest.raises(owner) as caught:
-        export_checkpoint(checkpoint, tmp_path / "out", format="onnx", samples=few, limits=Limits(timeout=2))
+        export_checkpoint(checkpoint, tmp_path / "out", format="onnx", samples=few)
     assert said in str(caught.value)
     assert [path.name for path in tmp_path.iterdir()] == ["python"]
 
@@ -205,12 +204,16 @@ def test_a_child_without_its_runtime_is_the_machines_fault(
     assert not (tmp_path / "out").exists()
 
 
-def _copy_instead_of_building(monkeypatch: pytest.MonkeyPatch, exported_model: Path) -> None:
-    def build(_: Checkpoint, folder: Path) -> None:
+def _copy_instead_of_building(
+    monkeypatch: pytest.MonkeyPatch, exported_model: Path, fault: Fault = lambda _: None
+) -> None:
+    def build(job: BuildJob) -> dict[str, Any]:
         for name in ("image_encoder.onnx", "text_encoder.onnx"):
-            shutil.copy(exported_model / name, folder / name)
+            shutil.copy(exported_model / name, job.folder / name)
+        fault(job.folder)
+        return {}
 
-    monkeypatch.setitem(exported.FORMATS, "onnx", build)
+    monkeypatch.setattr(onnx_builder, "build_onnx", build)
 
 
 def test_too_few_samples_are_inconclusive_and_say_how_many_are_missing(
@@ -234,8 +237,8 @@ def test_an_unknown_format_is_refused_before_any_work(
     checkpoint: Checkpoint, parity_samples: ParitySamples, tmp_path: Path
 ) -> None:
     with pytest.raises(UsageError) as caught:
-        export_checkpoint(checkpoint, tmp_path / "out", format="trt", samples=parity_samples)
-    assert "'trt'" in caught.value.what and "onnx" in str(caught.value.remedy)
+        export_checkpoint(checkpoint, tmp_path / "out", format="onnyx", samples=parity_samples)
+    assert "'onnyx'" in caught.value.what and "onnx" in str(caught.value.remedy)
 
 
 def test_other_images_have_another_digest_of_inputs(
@@ -243,7 +246,39 @@ def test_other_images_have_another_digest_of_inputs(
 ) -> None:
     few = replace(parity_samples, images=parity_samples.images[:4], texts=parity_samples.texts[:4])
     turned = replace(few, images=[*few.images[1:], few.images[0]])
-    digests = {
-        check_parity(checkpoint, exported_model, each).numbers["inputs_digest"] for each in (few, few, turned)
-    }
-    assert len(digests) == 2
+    with TorchEncoder(checkpoint) as reference:
+        assert len({prepare(reference, each).digest for each in (few, few, turned)}) == 2
+
+
+def test_inputs_that_were_kept_give_the_same_verdict(
+    checkpoint: Checkpoint, parity_samples: ParitySamples, exported_model: Path, tmp_path: Path
+) -> None:
+    with TorchEncoder(checkpoint) as reference:
+        inputs = prepare(reference, parity_samples)
+    inputs.save(tmp_path / "inputs.npz")
+    kept = GateInputs.load(tmp_path / "inputs.npz")
+    assert kept.spec == inputs.spec and kept.digest == inputs.digest
+    for own, read in ((inputs.requests, kept.requests), (inputs.expected, kept.expected)):
+        assert list(own) == list(read) and all(np.array_equal(own[name], read[name]) for name in own)
+    assert check_parity(kept, exported_model).to_dict() == check_parity(inputs, exported_model).to_dict()
+
+
+def test_a_file_without_gate_inputs_is_refused(tmp_path: Path) -> None:
+    for content in (b"", b"PK no zip"):
+        (tmp_path / "inputs.npz").write_bytes(content)
+        with pytest.raises(DataError):
+            GateInputs.load(tmp_path / "inputs.npz")
+    np.savez(tmp_path / "inputs.npz", other=np.zeros(3))
+    with pytest.raises(DataError):
+        GateInputs.load(tmp_path / "inputs.npz")
+
+
+@pytest.mark.parametrize(
+    ("asked", "named"), [({"precision": "fp12"}, "fp12"), ({"target": "toaster"}, "toaster")]
+)
+def test_a_precision_or_target_that_the_format_lacks_is_refused_before_any_work(
+    checkpoint: Checkpoint, parity_samples: ParitySamples, tmp_path: Path, asked: dict[str, Any], named: str
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        export_checkpoint(checkpoint, tmp_path / "out", samples=parity_samples, **asked)
+    assert named in caught.value.what and not list(tmp_path.iterdir())

@@ -21,7 +21,7 @@ from kdx.export.onnx import (
     strip_metadata,
 )
 from kdx.export.report import Verdict
-from kdx.export.structure import check_structure
+from kdx.export.structure import check_onnx
 from kdx.models.architectures import build_model, read_architecture
 from kdx.models.checkpoint import Checkpoint, open_checkpoint
 from kdx.models.mini import ByobNet
@@ -146,7 +146,7 @@ def test_the_gate_finds_a_data_file_that_is_missing_short_or_another(
                 if entry.key == "location":
                     entry.value = f"text_encoder.onnx{DATA_SUFFIX}"
         onnx.save(graph, copy / "image_encoder.onnx")
-    checks = check_structure(copy, open_exported_model(large_model).spec)
+    checks = check_onnx(copy, open_exported_model(large_model).spec, "fp32")
     faults = {check.name for check in checks if check.verdict is Verdict.FAIL}
     assert faults == {f"image_encoder {finding}"}
 

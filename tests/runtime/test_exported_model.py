@@ -25,7 +25,7 @@ def _reseal(source: Path, path: Path, config: dict[str, Any]) -> Path:
 
 def test_it_names_its_files_and_what_the_model_is(exported_model: Path, mini_checkpoint: Path) -> None:
     model = open_exported_model(exported_model)
-    assert model.format == "onnx"
+    assert model.format.name == "onnx" and model.precision == "fp32"
     assert model.spec == open_checkpoint(mini_checkpoint).spec
     for file in (model.image_encoder, model.text_encoder, model.tokenizer):
         assert file.is_file() and file.name in model.manifest.digest

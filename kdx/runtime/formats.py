@@ -1,0 +1,150 @@
+"""The formats of an exported model: one record each, which the gate, `kdx.load`, serving and bench ask.
+
+A record imports nothing: it names its parts as `module:attribute`, which are imported when they are used. So this table
+is read in a server without torch, and `kdx.load` pays for one runtime only. A package outside kdx adds a format by an
+entry point of the group `kdx.formats` that leads to its record.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import pkgutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kdx.core.encoder import Encoder, EncoderSpec
+from kdx.core.errors import UsageError
+from kdx.core.spelling import nearest
+
+if TYPE_CHECKING:
+    from .exported_model import ExportedModel
+
+GROUP = "kdx.formats"  # of entry points
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What an exported model may differ by from PyTorch in fp32.
+
+    max_abs: of a component of a unit vector, at any batch, length and padding. cosine_distance: of one embedding from
+    its reference. norm: deviation of a row's norm from 1. margin: share of top-1 choices that may differ, to be shown
+    with 95 % confidence; 1 point needs 299 samples without a difference.
+    """
+
+    max_abs: float
+    cosine_distance: float
+    norm: float
+    margin: float = 0.01
+
+
+# the gate's limits by precision, each beside the measurement that set it
+LIMITS = {
+    # 1e-7 to 2.4e-7 was seen for eleven trunks in ONNX Runtime
+    "fp32": Limits(max_abs=1e-5, cosine_distance=1e-6, norm=1e-5),
+    # cosine distances of 1e-7 to 7e-7 were seen for six towers on a CPU, which computes with fp16 weights in fp32
+    "fp16": Limits(max_abs=5e-3, cosine_distance=1e-4, norm=1e-3),
+    # cosine distances of 2e-5 to 1.3e-4 were seen for eleven trunks in OpenVINO
+    "bf16": Limits(max_abs=1e-2, cosine_distance=5e-4, norm=1e-3),
+    # cosine distances up to 1e-3 were seen for a ViT whose decisions held
+    "int8": Limits(max_abs=1e-1, cosine_distance=1e-2, norm=1e-3),
+}
+
+
+@dataclass(frozen=True)
+class Format:
+    """One format. All parts are named as `module:attribute`.
+
+    suffix: of the files image_encoder and text_encoder. precisions: with the gate's limits, the default first.
+    targets: what the file is made to run on, the default first. packages: the distributions that its runtime needs
+    beside kdx's own.
+
+    builder: `(BuildJob) -> options`, writes both encoders into the job's folder; the options are what the opener must
+    know beside the files, as JSON. opener: `(ExportedModel, num_threads=…) -> Encoder`. structure: `(folder, spec,
+    precision) -> list[Check]`, what the files declare, without running them. machine: `(precision, target) -> None`,
+    raises SetupError for what this machine lacks to build and run them.
+    """
+
+    name: str
+    suffix: str
+    precisions: Mapping[str, Limits]
+    targets: tuple[str, ...]
+    builder: str
+    opener: str
+    structure: str
+    machine: str
+    packages: tuple[str, ...]
+
+    def build(self, job: Any) -> dict[str, Any]:
+        """Writes the encoders of a kdx.export.job.BuildJob and returns the options."""
+        return pkgutil.resolve_name(self.builder)(job)
+
+    def open(self, model: ExportedModel, *, num_threads: int | None = None) -> Encoder:
+        """num_threads: of one call, by default one for each core that this process may use."""
+        return pkgutil.resolve_name(self.opener)(model, num_threads=num_threads)
+
+    def check_structure(self, folder: Path, spec: EncoderSpec, precision: str) -> list[Any]:
+        """The checks (kdx.export.report.Check) of the gate's first tier."""
+        return pkgutil.resolve_name(self.structure)(folder, spec, precision)
+
+    def check_machine(self, precision: str, target: str) -> None:
+        """Raises SetupError if this machine cannot build or run it. Call before long work."""
+        pkgutil.resolve_name(self.machine)(precision, target)
+
+
+BUILT_IN = (
+    Format(
+        name="onnx",
+        suffix=".onnx",
+        precisions={name: LIMITS[name] for name in ("fp32",)},
+        targets=("cpu",),
+        builder="kdx.export.onnx:build_onnx",
+        opener="kdx.runtime.onnx:OnnxEncoder",
+        structure="kdx.export.structure:check_onnx",
+        machine="kdx.runtime.onnx:check_machine",
+        packages=("onnxruntime",),
+    ),
+)
+
+
+def format_names() -> list[str]:
+    """All that can be given to --format."""
+    return [format_.name for format_ in BUILT_IN] + sorted(entry.name for entry in _entry_points())
+
+
+def find_format(name: str) -> Format:
+    """Raises UsageError for a format that neither kdx nor an installed package has."""
+    for format_ in BUILT_IN:
+        if format_.name == name:
+            return format_
+    for entry in _entry_points():
+        if entry.name == name:
+            return entry.load()
+    known = format_names()
+    meant = nearest(name, known)
+    raise UsageError(
+        f"there is no format {name!r}",
+        remedy=f"did you mean {meant}? " * bool(meant) + f"known formats: {', '.join(known)}",
+    )
+
+
+def choose(name: str, precision: str | None, target: str | None) -> tuple[Format, str, str]:
+    """The format with the precision and target asked for, by default its first. Call before long work.
+
+    Raises UsageError for what there is not, SetupError for what this machine lacks to build and run it.
+    """
+    format_ = find_format(name)
+    precision, target = precision or next(iter(format_.precisions)), target or format_.targets[0]
+    if precision not in format_.precisions:
+        raise UsageError(
+            f"{name} has no precision {precision!r}", remedy=f"it has {', '.join(format_.precisions)}"
+        )
+    if target not in format_.targets:
+        raise UsageError(f"{name} has no target {target!r}", remedy=f"it has {', '.join(format_.targets)}")
+    format_.check_machine(precision, target)
+    return format_, precision, target
+
+
+def _entry_points() -> importlib.metadata.EntryPoints:
+    return importlib.metadata.entry_points(group=GROUP)
