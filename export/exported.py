@@ -16,6 +16,7 @@ from kdx.runtime.exported_model import KIND, ExportedModel, open_exported_model
 from kdx.runtime.formats import Limits, choose
 from kdx.runtime.torch import TorchEncoder
 
+from .calibration import check_disjoint
 from .gate_inputs import prepare
 from .job import BuildJob
 from .parity import check_parity
@@ -46,6 +47,8 @@ def export_checkpoint(
     says so in parity.json.
     """
     format_, precision, target = choose(format, precision, target)
+    if calibration is not None:
+        check_disjoint(calibration, samples)
     inputs = {"checkpoint": checkpoint.spec.model_digest}
     fields: dict[str, Any] = {"format": format, "precision": precision, "target": target}
     with sealed_folder(out, KIND, overwrite=overwrite, inputs=inputs, fields=fields, shipped=True) as folder:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,6 +33,7 @@ from kdx.models.clip import ClipModel
 from kdx.runtime.onnx import IMAGE_FEATURES, PIXELS, TEXT_FEATURES, TOKENS
 
 from .job import BuildJob
+from .quantization import quantize_towers
 
 OPSET = 20  # 23's Attention nodes are no faster in ONNX Runtime, and TensorRT-RTX 1.7 fails to build them
 BATCH, LENGTH = "batch", "length"
@@ -67,9 +69,32 @@ class TextTower(nn.Module):
 
 def build_onnx(job: BuildJob) -> dict[str, Any]:
     """The builder of the format onnx."""
-    export_image_encoder(job.checkpoint, job.folder / "image_encoder.onnx")
-    export_text_encoder(job.checkpoint, job.folder / "text_encoder.onnx")
+    if job.precision == "int8":
+        return build_int8(job)
+    _build_fp32(job.checkpoint, job.folder)
     return {}
+
+
+def build_int8(job: BuildJob) -> dict[str, Any]:
+    """The towers in fp32, and from these the quantised ones. The options tell what was chosen and measured."""
+    if job.calibration is None:
+        raise UsageError("int8 needs calibration samples", remedy="give some of the train split")
+    with tempfile.TemporaryDirectory(prefix="kdx-fp32-") as folder:
+        _build_fp32(job.checkpoint, Path(folder))
+        record = quantize_towers(
+            Path(folder),
+            job.folder,
+            spec=job.checkpoint.spec,
+            tokenizer=job.checkpoint.tokenizer,
+            calibration=job.calibration,
+            target=job.target,
+        )
+    return {"int8": record}
+
+
+def _build_fp32(checkpoint: Checkpoint, folder: Path) -> None:
+    export_image_encoder(checkpoint, folder / "image_encoder.onnx")
+    export_text_encoder(checkpoint, folder / "text_encoder.onnx")
 
 
 def export_image_encoder(checkpoint: Checkpoint, path: Path) -> None:

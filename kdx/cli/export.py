@@ -53,15 +53,18 @@ def command(
     """
     from kdx.cli.progress import show_progress
     from kdx.core.folders import check_free
+    from kdx.export.calibration import read_calibration_samples
     from kdx.export.exported import export_checkpoint
+    from kdx.export.quantization import slower_towers
     from kdx.export.samples import read_parity_samples
     from kdx.models.checkpoint import open_checkpoint
     from kdx.runtime.exported_model import KIND
     from kdx.runtime.formats import choose
 
-    choose(format_, precision, target)
+    _, precision, target = choose(format_, precision, target)
     check_free(out, KIND, overwrite=overwrite)
     held_out = read_parity_samples(data, samples)
+    calibration = read_calibration_samples(data, held_out) if precision == "int8" else None
     opened = open_checkpoint(checkpoint)
     with show_progress("export") as progress:
         exported = export_checkpoint(
@@ -71,6 +74,7 @@ def command(
             precision=precision,
             target=target,
             samples=held_out,
+            calibration=calibration,
             overwrite=overwrite,
             progress=progress,
         )
@@ -80,6 +84,8 @@ def command(
         return
     click.echo(out)
     click.echo(parity_table(report), err=True)
+    for sentence in slower_towers(exported.options):
+        click.echo(f"note: {sentence}", err=True)
     click.echo(f"next: kdx serve up {out}", err=True)
 
 

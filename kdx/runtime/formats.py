@@ -47,8 +47,9 @@ LIMITS = {
     "fp16": Limits(max_abs=5e-3, cosine_distance=1e-4, norm=1e-3),
     # cosine distances of 2e-5 to 1.3e-4 were seen for eleven trunks in OpenVINO
     "bf16": Limits(max_abs=1e-2, cosine_distance=5e-4, norm=1e-3),
-    # cosine distances up to 1e-3 were seen for a ViT whose decisions held
-    "int8": Limits(max_abs=1e-1, cosine_distance=1e-2, norm=1e-3),
+    # static scales in ONNX Runtime, four trunks trained on CIFAR-10, 2,000 test images: worst cosine distance of one
+    # image 0.09 for EfficientNet-B0 (0.001 for ResNet-18 and ViT-T/16), largest component 0.11
+    "int8": Limits(max_abs=2e-1, cosine_distance=0.15, norm=1e-3),
 }
 
 
@@ -97,8 +98,8 @@ BUILT_IN = (
     Format(
         name="onnx",
         suffix=".onnx",
-        precisions={name: LIMITS[name] for name in ("fp32",)},
-        targets=("cpu",),
+        precisions={name: LIMITS[name] for name in ("fp32", "int8")},
+        targets=("cpu", "trt"),
         builder="kdx.export.onnx:build_onnx",
         opener="kdx.runtime.onnx:OnnxEncoder",
         structure="kdx.export.structure:check_onnx",

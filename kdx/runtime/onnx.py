@@ -61,6 +61,12 @@ class OnnxEncoder(Encoder):
     def __init__(self, model: ExportedModel, *, num_threads: int | None = None) -> None:
         if num_threads is not None and num_threads < 1:
             raise UsageError(f"num_threads = {num_threads} is not positive", remedy="leave it out, or give 1")
+        if model.target != "cpu":
+            raise UsageError(
+                f"is made for TensorRT ({model.precision}, target {model.target}), which ONNX Runtime would run slowly",
+                where=model.path,
+                remedy="build an engine of it with --format trt, or export with --target cpu",
+            )
         self.spec = model.spec
         self.preprocess = model.spec.preprocess()
         self.tokenizer = Tokenizer.from_file(model.tokenizer)

@@ -1,0 +1,206 @@
+"""Facts of export/quantization.py, on towers with random weights: what the two kinds of int8 file are and compute."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, numpy_helper
+from PIL import Image
+
+from kdx.core.errors import DataError, UsageError
+from kdx.core.tokenizer import Tokenizer
+from kdx.export.candidate import run_candidate
+from kdx.export.quantization import quantize_towers, slower_towers
+from kdx.export.samples import ParitySamples
+from kdx.export.structure import check_onnx
+from kdx.models.checkpoint import open_checkpoint
+from kdx.runtime.exported_model import open_exported_model, read_exported_model
+from kdx.runtime.onnx import OnnxEncoder
+
+MakePhoto = Callable[..., bytes]
+
+
+@pytest.fixture(scope="module")
+def calibration(make_photo: MakePhoto) -> ParitySamples:
+    captions = ["a cat", "two dogs!", "a small red house by the sea", "one tree", "nothing at all, it seems"]
+    return ParitySamples(
+        [make_photo(1000 + row) for row in range(40)], captions, ("circle", "square", "star")
+    )
+
+
+Quantize = Callable[[str], tuple[Path, dict[str, Any]]]
+
+
+@pytest.fixture(scope="module")
+def quantize(
+    exported_model: Path, calibration: ParitySamples, tmp_path_factory: pytest.TempPathFactory
+) -> Quantize:
+    """target → a copy of exported_model with int8 encoders, and what was recorded."""
+    made: dict[str, tuple[Path, dict[str, Any]]] = {}
+
+    def quantize(target: str) -> tuple[Path, dict[str, Any]]:
+        if target not in made:
+            folder = tmp_path_factory.mktemp(target) / "int8"
+            shutil.copytree(exported_model, folder)
+            model = open_exported_model(exported_model)
+            record = quantize_towers(
+                exported_model,
+                folder,
+                spec=model.spec,
+                tokenizer=Tokenizer.from_file(model.tokenizer),
+                calibration=calibration,
+                target=target,
+            )
+            config = json.loads((folder / "config.json").read_text())
+            config |= {"precision": "int8", "target": target, "options": {"int8": record}}
+            (folder / "config.json").write_text(json.dumps(config))
+            made[target] = folder, record
+        return made[target]
+
+    return quantize
+
+
+def _load(path: Path) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
+    model = onnx.load(path)
+    return model, {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+
+
+def _zero_points(path: Path, op_type: str) -> list[np.ndarray]:
+    model, weights = _load(path)
+    return [weights[node.input[2]] for node in model.graph.node if node.op_type == op_type]
+
+
+@pytest.mark.parametrize("target", ["cpu", "trt"])
+@pytest.mark.parametrize("tower", ["image", "text"])
+def test_the_contract_of_the_file_is_that_of_fp32(
+    quantize: Quantize, exported_model: Path, target: str, tower: str
+) -> None:
+    folder, _ = quantize(target)
+    checks = check_onnx(folder, open_exported_model(exported_model).spec, "int8")
+    assert [check.name for check in checks if check.verdict != "PASS"] == []
+    file = f"{tower}_encoder.onnx"
+    properties = [onnx.load(path / file).metadata_props for path in (folder, exported_model)]
+    assert {p.key: p.value for p in properties[0]} == {p.key: p.value for p in properties[1]}
+
+
+def test_a_cpu_file_has_unsigned_activations_and_signed_weights_by_channel(quantize: Quantize) -> None:
+    folder, record = quantize("cpu")
+    model, weights = _load(folder / "image_encoder.onnx")
+    assert {point.dtype for point in _zero_points(folder / "image_encoder.onnx", "QuantizeLinear")} == {
+        np.dtype(np.uint8)
+    }
+    convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
+    scaled = {
+        node.input[0]: weights[node.input[1]]
+        for node in model.graph.node
+        if node.op_type == "DequantizeLinear" and weights.get(node.input[0], np.empty(0)).ndim == 4
+    }
+    assert len(scaled) == len(convolutions) > 3
+    for name, scale in scaled.items():
+        assert weights[name].dtype == np.int8 and scale.shape == weights[name].shape[:1]
+    assert record["image"]["quantized_layers"] > len(convolutions)
+    assert record["image"]["method"] in record["image"]["compared"] and len(record["image"]["compared"]) == 3
+    assert record["text"]["speedup_batch1"] > 0
+
+
+def test_a_tensorrt_file_is_symmetric_with_paired_weights_and_float_biases(quantize: Quantize) -> None:
+    folder, record = quantize("trt")
+    for tower in ("image", "text"):
+        path = folder / f"{tower}_encoder.onnx"
+        points = [*_zero_points(path, "QuantizeLinear"), *_zero_points(path, "DequantizeLinear")]
+        assert all(point.dtype == np.int8 and not point.any() for point in points)
+        model, weights = _load(path)
+        assert not [
+            tensor.name for tensor in model.graph.initializer if tensor.data_type == TensorProto.INT32
+        ]
+        quantized = {node.input[0] for node in model.graph.node if node.op_type == "QuantizeLinear"}
+        assert {name for name in quantized if weights.get(name, np.empty(0)).ndim >= 2}
+        assert "speedup_batch1" not in record[tower]
+
+
+@pytest.mark.parametrize("target", ["cpu", "trt"])
+def test_int8_is_near_fp32_and_a_row_does_not_depend_on_its_neighbours(
+    quantize: Quantize, exported_model: Path, target: str
+) -> None:
+    folder, _ = quantize(target)
+    model = read_exported_model(folder, open_exported_model(exported_model).manifest)
+    random = np.random.default_rng(0)
+    tokenizer = Tokenizer.from_file(model.tokenizer)
+    tokens = tokenizer(["a cat", "a large dog with a stick", "two"], 32)
+    pixels = random.standard_normal((3, 3, 32, 32), dtype=np.float32)
+    with (
+        OnnxEncoder(open_exported_model(exported_model)) as reference,
+        OnnxEncoder(replace(model, target="cpu")) as encoder,
+    ):
+        text, image = encoder.encode_text(tokens), encoder.encode_image(pixels)
+        assert (text * reference.encode_text(tokens)).sum(axis=1).min() > 0.98
+        assert (image * reference.encode_image(pixels)).sum(axis=1).min() > 0.98
+        alone = tokens[:1, : (tokens[0] != 0).sum()]
+        assert np.abs(encoder.encode_text(alone) - text[:1]).max() < 1e-6
+        assert np.abs(encoder.encode_image(pixels[:1]) - image[:1]).max() < 1e-6
+
+
+def test_the_runtime_refuses_a_tensorrt_file_and_the_gate_runs_it(
+    quantize: Quantize, exported_model: Path
+) -> None:
+    folder, _ = quantize("trt")
+    model = read_exported_model(folder, open_exported_model(exported_model).manifest)
+    with pytest.raises(UsageError) as refused:
+        model.open()
+    assert refused.value.where == str(folder)
+    tokens = np.array([[49406, 320, 49407]], np.int32)
+    assert run_candidate(folder, {"text/one": tokens}, 60)["text/one"].shape == (1, 64)
+
+
+@pytest.mark.parametrize("tower", ["image", "text"])
+def test_nvidias_parser_builds_the_tensorrt_file(quantize: Quantize, tower: str) -> None:
+    trt = pytest.importorskip("tensorrt_rtx")
+    folder, _ = quantize("trt")
+    builder = trt.Builder(logger := trt.Logger(trt.Logger.ERROR))
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = trt.OnnxParser(network, logger)
+    assert parser.parse_from_file(str(folder / f"{tower}_encoder.onnx")), parser.get_error(0).desc()
+    profile = builder.create_optimization_profile()
+    rest = (3, 32, 32) if tower == "image" else (8,)
+    profile.set_shape(network.get_input(0).name, (1, *rest), (2, *rest), (4, *rest))
+    config = builder.create_builder_config()
+    config.add_optimization_profile(profile)
+    assert builder.build_serialized_network(network, config) is not None
+
+
+def test_images_of_one_colour_are_refused(
+    exported_model: Path, calibration: ParitySamples, mini_checkpoint: Path, tmp_path: Path
+) -> None:
+    checkpoint = open_checkpoint(mini_checkpoint)
+    gray = [Image.new("RGB", (32, 32), (level, level, level)) for level in range(100, 140)]
+    files = []
+    for row, image in enumerate(gray):
+        image.save(tmp_path / f"{row}.png")
+        files.append(tmp_path / f"{row}.png")
+    out = tmp_path / "out"
+    out.mkdir()
+    with pytest.raises(DataError):
+        quantize_towers(
+            exported_model,
+            out,
+            spec=checkpoint.spec,
+            tokenizer=checkpoint.tokenizer,
+            calibration=replace(calibration, images=files),
+            target="cpu",
+        )
+    assert list(out.iterdir()) == []
+
+
+def test_a_tower_that_is_no_faster_is_named() -> None:
+    options = {"int8": {"image": {"speedup_batch1": 0.8}, "text": {"speedup_batch1": 2.5}}}
+    (sentence,) = slower_towers(options)
+    assert "image" in sentence and "0.80" in sentence
+    assert slower_towers({}) == [] and slower_towers({"int8": {"image": {"method": "MinMax"}}}) == []
