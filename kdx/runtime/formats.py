@@ -106,6 +106,17 @@ BUILT_IN = (
         machine="kdx.runtime.onnx:check_machine",
         packages=("onnxruntime",),
     ),
+    Format(
+        name="openvino",
+        suffix=".onnx",
+        precisions={name: LIMITS[name] for name in ("fp32", "bf16")},
+        targets=("cpu",),
+        builder="kdx.export.openvino:build_openvino",
+        opener="kdx.runtime.openvino:OpenVinoEncoder",
+        structure="kdx.export.openvino:check_openvino",
+        machine="kdx.runtime.openvino:check_machine",
+        packages=("openvino",),
+    ),
 )
 
 
