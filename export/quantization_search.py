@@ -39,8 +39,8 @@ HISTOGRAM_SAMPLES = 128  # of them a histogram's range is as good as of more, an
 DAMAGE_SAMPLES = 32  # on which the effect of one layer is measured
 TIMED_CALLS = 15
 
-# What the search asks of data that it has not calibrated on: half of what the gate allows, which sees other samples.
-CENTRED_COSINE_DISTANCE = 0.005  # the median
+# What the search asks of data that it has not calibrated on: less than what the gate allows, which sees other samples.
+CENTRED_COSINE_DISTANCE = 0.008  # the median
 COSINE_DISTANCE = 0.075  # of any embedding
 TIE = 0.02  # how much higher fp32 must score its own choice than int8's for the two to differ
 DIFFERING = 0.005  # share of choices
