@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kdx.core.encoder import FloatArray
+from kdx.core.errors import GateError
 from kdx.core.folders import Manifest
 from kdx.core.progress import Progress, silent
 from kdx.core.prompts import class_vectors
@@ -53,6 +54,19 @@ def check_parity(
         return ParityReport((structure, runs), _header(inputs))
     progress(3, 3)
     return judge(inputs, answers, limits, structure=structure)
+
+
+def stop_at_fault(report: ParityReport, out: Path) -> None:
+    """Raises GateError with the first fault, for a model that is not the trained one."""
+    faults = report.findings(Verdict.FAIL)
+    if faults:
+        tier, check = faults[0]
+        more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+        raise GateError(
+            f"the exported model is not the trained one: {tier.name}: {check.sentence()}{more}",
+            where=out,
+            remedy="nothing was written; report the architecture if you did not change the graph",
+        )
 
 
 def judge(

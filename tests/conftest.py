@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import os
 import shutil
@@ -27,7 +28,18 @@ import kdx.models  # noqa: F401  from here on torchvision imports, for the tests
 from kdx.data.shards import Sample
 
 ROOT = Path(__file__).parent.parent
+FAKES, FAKED = ROOT / "tests/fakes", {"cuda", "tensorrt"}
 DATA = ROOT.parent / "shared" / "data"  # real photos, where a machine has them
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Tests that are marked for hardware skip where it is not."""
+    from kdx.core.provenance import gpu_names
+
+    if item.get_closest_marker("gpu") and not gpu_names():
+        pytest.skip("there is no NVIDIA GPU")
+    if item.get_closest_marker("trt") and importlib.util.find_spec("tensorrt") is None:
+        pytest.skip("TensorRT is not installed")
 
 
 @pytest.fixture(scope="session")
@@ -92,6 +104,20 @@ def exported_model(mini_checkpoint: Path, parity_samples: ParitySamples) -> Path
     path = mini_checkpoint.parent / "exported"
     export_checkpoint(open_checkpoint(mini_checkpoint), path, format="onnx", samples=parity_samples)
     return path
+
+
+@pytest.fixture
+def fake_gpu(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """TensorRT and CUDA of tests/fakes, here and in child processes, with a cache folder of their own."""
+    cache = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("KDX_CACHE", str(cache))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(FAKES), str(ROOT)]))
+    monkeypatch.syspath_prepend(str(FAKES))
+    for name in [name for name in sys.modules if name.partition(".")[0] in FAKED]:
+        monkeypatch.delitem(sys.modules, name)
+    yield cache
+    for name in [name for name in sys.modules if name.partition(".")[0] in FAKED]:
+        del sys.modules[name]
 
 
 @pytest.fixture(scope="session")

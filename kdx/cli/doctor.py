@@ -28,6 +28,21 @@ PACKAGES = {
     "onnx": ("onnx", "train"),
     "onnxscript": ("onnxscript", "train"),
 }
+# what one format needs: its distributions, of which one is there; the modules; what for, and how to get it
+RUNTIMES = {
+    "OpenVINO": (("openvino",), ("openvino",), "for --format openvino: pip install 'kdx[openvino]'"),
+    "TensorRT": (
+        ("tensorrt-cu13-bindings", "tensorrt-cu12-bindings", "tensorrt"),
+        ("tensorrt", "cuda.bindings.runtime"),
+        "for --format trt on NVIDIA GPUs of data centres: a container of NVIDIA, or its own package index "
+        "(pypi.nvidia.com), and pip install 'kdx[trt]'",
+    ),
+    "TensorRT-RTX": (
+        ("tensorrt-rtx-cu13-bindings", "tensorrt-rtx-cu12-bindings"),
+        ("tensorrt_rtx", "cuda.bindings.runtime"),
+        "for --format trt-rtx on RTX GPUs, and to prove graphs with NVIDIA's parser: pip install 'kdx[trt-rtx]'",
+    ),
+}
 MIN_DISK = 2  # GiB; the demo and a Triton environment take about half of it
 IMPORT_TIMEOUT = 120  # seconds
 
@@ -59,6 +74,7 @@ def command(as_json: bool) -> None:
         findings = [
             *pool.map(_check_package, PACKAGES),
             _check_onnxruntime(),
+            *pool.map(_check_runtime, RUNTIMES),
             _check_gpu(),
             _check_triton(),
             _check_shared_memory(),
@@ -168,6 +184,16 @@ def _check_onnxruntime() -> Finding:
     if error := _import_error("onnxruntime"):
         return Finding("onnxruntime", "wrong", f"{cpu or gpu} does not import ({error}): install it again")
     return Finding("onnxruntime", "ok", f"{cpu} (CPU)" if cpu else f"{gpu} (GPU)")
+
+
+def _check_runtime(name: str) -> Finding:
+    packages, modules, purpose = RUNTIMES[name]
+    version = next((found for package in packages if (found := _version(package))), None)
+    if version is None:
+        return Finding(name, "missing", purpose)
+    if error := _import_error(*modules):
+        return Finding(name, "wrong", f"{version} does not import ({error}): {purpose}")
+    return Finding(name, "ok", version)
 
 
 def _check_gpu() -> Finding:

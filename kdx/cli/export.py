@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from .output import print_json
+
+if TYPE_CHECKING:
+    from kdx.runtime.deferred import DeferredExport
+    from kdx.runtime.exported_model import ExportedModel
 
 
 @click.command(name="export")
@@ -20,7 +26,6 @@ from .output import print_json
 @click.option(
     "--data",
     type=click.Path(path_type=Path),
-    required=True,
     help="Set whose val split the gate compares on: parity is only shown on real, held-out images.",
 )
 @click.option(
@@ -30,6 +35,12 @@ from .output import print_json
     show_default=True,
     help="How many images the gate compares.",
 )
+@click.option(
+    "--defer", is_flag=True, help="Seal what the machine with the GPU needs to build it (trt, trt-rtx)."
+)
+@click.option(
+    "--finish", is_flag=True, help="Build and check here what was sealed with --defer, given as CHECKPOINT."
+)
 @click.option("--overwrite", is_flag=True, help="Replace an exported model that lies at OUT.")
 @click.option("--json", "as_json", is_flag=True, help="Print the parity report as one JSON document.")
 def command(
@@ -38,8 +49,10 @@ def command(
     precision: str | None,
     target: str | None,
     out: Path,
-    data: Path,
+    data: Path | None,
     samples: int,
+    defer: bool,
+    finish: bool,
     overwrite: bool,
     as_json: bool,
 ) -> None:
@@ -49,25 +62,43 @@ def command(
     the exported files, and embeddings and decisions are compared. If they differ, nothing is written and the exit code
     is 3. INCONCLUSIVE means that no difference was found, on too few images to be sure.
 
+    TensorRT builds for the GPU of the machine that it runs on. On another machine, --defer seals the graphs with
+    PyTorch's answers for the gate; there `kdx export --finish DEFERRED --out DIR` builds and checks, without PyTorch.
+
     Example: kdx export student-run --data shards --out student-onnx
     """
     from kdx.cli.progress import show_progress
+
+    if finish:
+        from kdx.export.finishing import finish_export
+
+        with show_progress("export") as progress:
+            _print(finish_export(checkpoint, out, overwrite=overwrite, progress=progress), as_json)
+        return
+    if data is None:
+        raise click.MissingParameter(param_hint="'--data'", param_type="option")
+
     from kdx.core.folders import check_free
     from kdx.export.calibration import read_calibration_samples
+    from kdx.export.deferred import defer_export
     from kdx.export.exported import export_checkpoint
     from kdx.export.quantization import slower_towers
     from kdx.export.samples import read_parity_samples
     from kdx.models.checkpoint import open_checkpoint
+    from kdx.runtime.deferred import KIND as DEFERRED, DeferredExport, check_deferrable
     from kdx.runtime.exported_model import KIND
     from kdx.runtime.formats import choose
 
-    _, precision, target = choose(format_, precision, target)
-    check_free(out, KIND, overwrite=overwrite)
+    _, precision, target = choose(format_, precision, target, here=not defer)
+    if defer:
+        check_deferrable(format_)
+    check_free(out, DEFERRED if defer else KIND, overwrite=overwrite)
     held_out = read_parity_samples(data, samples)
     calibration = read_calibration_samples(data, held_out) if precision == "int8" else None
     opened = open_checkpoint(checkpoint)
     with show_progress("export") as progress:
-        exported = export_checkpoint(
+        export = defer_export if defer else export_checkpoint
+        made = export(
             opened,
             out,
             format=format_,
@@ -78,15 +109,34 @@ def command(
             overwrite=overwrite,
             progress=progress,
         )
+    if isinstance(made, DeferredExport):
+        _print_deferred(made, as_json)
+    else:
+        _print(made, as_json, slower_towers(made.options))
+
+
+def _print(exported: ExportedModel, as_json: bool, notes: Sequence[str] = ()) -> None:
     report = exported.parity()
     if as_json:
         print_json(report)
         return
-    click.echo(out)
+    click.echo(exported.path)
     click.echo(parity_table(report), err=True)
-    for sentence in slower_towers(exported.options):
+    for sentence in notes:
         click.echo(f"note: {sentence}", err=True)
-    click.echo(f"next: kdx serve up {out}", err=True)
+    click.echo(f"next: kdx serve up {exported.path}", err=True)
+
+
+def _print_deferred(deferred: DeferredExport, as_json: bool) -> None:
+    if as_json:
+        print_json(deferred.manifest.fields)
+        return
+    click.echo(deferred.path)
+    proved_by = (
+        deferred.manifest.fields["proved_by"] or "nobody: pip install 'kdx[trt-rtx]' to ask NVIDIA's parser"
+    )
+    click.echo(f"graphs taken by: {proved_by}", err=True)
+    click.echo(f"next, on the GPU machine: kdx export --finish {deferred.path.name} --out DIR", err=True)
 
 
 def parity_table(report: dict[str, object]) -> str:

@@ -158,6 +158,15 @@ def _exported(folder: Path, fields: Mapping[str, Any]) -> Facts:
     }
 
 
+def _deferred(folder: Path, fields: Mapping[str, Any]) -> Facts:
+    return {
+        **_model(folder, {}),
+        "format": fields.get("format"),
+        "precision": fields.get("precision"),
+        "graphs taken by": fields.get("proved_by"),
+    }
+
+
 def _repository(folder: Path, fields: Mapping[str, Any]) -> Facts:
     models = sorted(place.name for place in (folder / "models").glob("*"))
     return {**_exported(folder / "exported-model", {}), "models": models}
@@ -225,6 +234,11 @@ KINDS = {
     "checkpoint": Kind("a model in PyTorch (a checkpoint)", _model, _USE),
     "run": Kind("a training run with its student", _run, _USE),
     "exported-model": Kind("an exported model", _exported, ("kdx serve up {}", "kdx eval {} --data SHARDS")),
+    "deferred-export": Kind(
+        "an export to be built on the machine with the GPU (a deferred export)",
+        _deferred,
+        ("kdx export --finish {} --out EXPORTED",),
+    ),
     "triton-repository": Kind("a Triton model repository", _repository, ("kdx serve up {}",)),
     "teacher-cache": Kind(
         "a teacher's embeddings of a training set (a teacher cache)",

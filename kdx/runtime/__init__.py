@@ -47,6 +47,10 @@ def load(path_or_url: str | Path) -> Embedder:
             from .torch import TorchEncoder
 
             return TorchEncoder.open(path)
+    if kind == "deferred-export":
+        from .deferred import not_built_yet
+
+        raise not_built_yet(path)
     raise DataError(
         f"is a {kind}, which is not a model", where=path, remedy="give a checkpoint or exported model"
     )

@@ -118,6 +118,28 @@ BUILT_IN = (
         machine="kdx.runtime.openvino:check_machine",
         packages=("openvino",),
     ),
+    Format(
+        name="trt",
+        suffix=".engine",
+        precisions={name: LIMITS[name] for name in ("fp32", "int8")},
+        targets=("trt",),
+        builder="kdx.export.tensorrt:build_trt",
+        opener="kdx.runtime.tensorrt:TensorRTEncoder",
+        structure="kdx.export.tensorrt:check_engines",
+        machine="kdx.runtime.tensorrt:check_machine",
+        packages=("cuda-bindings",),  # and TensorRT itself, which has no one name
+    ),
+    Format(
+        name="trt-rtx",
+        suffix=".engine",
+        precisions={name: LIMITS[name] for name in ("fp32", "int8")},
+        targets=("trt",),
+        builder="kdx.export.tensorrt:build_trt_rtx",
+        opener="kdx.runtime.tensorrt:TensorRTEncoder",
+        structure="kdx.export.tensorrt:check_engines",
+        machine="kdx.runtime.tensorrt:check_rtx_machine",
+        packages=("tensorrt-rtx-cu13", "cuda-bindings"),
+    ),
 )
 
 
@@ -142,10 +164,13 @@ def find_format(name: str) -> Format:
     )
 
 
-def choose(name: str, precision: str | None, target: str | None) -> tuple[Format, str, str]:
+def choose(
+    name: str, precision: str | None, target: str | None, *, here: bool = True
+) -> tuple[Format, str, str]:
     """The format with the precision and target asked for, by default its first. Call before long work.
 
-    Raises UsageError for what there is not, SetupError for what this machine lacks to build and run it.
+    here: whether this machine is to build and run it. Raises UsageError for what there is not, SetupError for what this
+    machine lacks.
     """
     format_ = find_format(name)
     precision, target = precision or next(iter(format_.precisions)), target or format_.targets[0]
@@ -155,7 +180,8 @@ def choose(name: str, precision: str | None, target: str | None) -> tuple[Format
         )
     if target not in format_.targets:
         raise UsageError(f"{name} has no target {target!r}", remedy=f"it has {', '.join(format_.targets)}")
-    format_.check_machine(precision, target)
+    if here:
+        format_.check_machine(precision, target)
     return format_, precision, target
 
 

@@ -1,6 +1,8 @@
 """Facts of `kdx doctor`: what is missing is not wrong, what is wrong exits 5, and an import is really tried."""
 
 import json
+import re
+import tomllib
 from collections import namedtuple
 from pathlib import Path
 from typing import Any
@@ -46,7 +48,7 @@ def test_what_is_missing_is_no_fault(capsys: pytest.CaptureFixture[str]) -> None
     code, findings = _findings(capsys)
     assert code == 0
     missing = {name for name, finding in findings.items() if finding["state"] == "missing"}
-    assert missing == {"GPU", "Triton"}
+    assert missing == {"GPU", "Triton", *doctor.RUNTIMES}
     assert {finding["state"] for finding in findings.values()} == {"ok", "missing"}
 
 
@@ -70,11 +72,25 @@ def test_gpus_are_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     assert (findings["GPU"]["state"], findings["GPU"]["detail"]) == ("ok", "NVIDIA H100, NVIDIA T4")
 
 
-def test_nothing_is_promised_that_does_not_exist(capsys: pytest.CaptureFixture[str]) -> None:
-    _findings(capsys)
-    with pytest.raises(SystemExit):
-        main(["doctor"])
-    assert "tensorrt" not in capsys.readouterr().out.lower()
+def test_runtimes_of_one_format_are_told_with_what_they_are_for(
+    installed: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    installed["tensorrt-rtx-cu13-bindings"] = "1.7"
+    _, findings = _findings(capsys)
+    assert (findings["TensorRT-RTX"]["state"], findings["TensorRT-RTX"]["detail"]) == ("ok", "1.7")
+    assert "--format trt " in findings["TensorRT"]["detail"]
+    _break_imports(monkeypatch, {("tensorrt_rtx", "cuda.bindings.runtime"): "ImportError: libcudart.so.13"})
+    code, findings = _findings(capsys)
+    assert code == 5 and findings["TensorRT-RTX"]["state"] == "wrong"
+
+
+def test_every_runtime_names_the_extra_of_pyproject_that_brings_it() -> None:
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    for packages, _, purpose in doctor.RUNTIMES.values():
+        (extra,) = re.findall(r"kdx\[([a-z-]+)\]", purpose)
+        brought = " ".join(extras[extra])
+        assert any(package.removesuffix("-bindings") in brought for package in packages) or extra == "trt"
 
 
 @pytest.mark.parametrize(

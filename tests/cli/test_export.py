@@ -2,6 +2,7 @@
 
 import json
 import platform
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -60,6 +61,38 @@ def test_what_is_missing_is_named_before_any_work(
     assert _run("export", mini_checkpoint, "--data", tmp_path, "--out", tmp_path / "out") == 4
     assert "there are no val shards" in capsys.readouterr().err
     assert (
-        _run("export", mini_checkpoint, "--data", tmp_path, "--out", tmp_path / "o", "--format", "trt") == 2
+        _run("export", mini_checkpoint, "--data", tmp_path, "--out", tmp_path / "o", "--format", "tensor")
+        == 2
     )
     assert "known formats: onnx" in capsys.readouterr().err
+
+
+def test_a_deferred_export_is_made_here_and_finished_on_the_machine_with_the_gpu(
+    tmp_path: Path,
+    mini_checkpoint: Path,
+    make_samples: MakeSamples,
+    fake_gpu: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    write_shards(tmp_path / "data", "val", make_samples(30))
+    deferred, out = tmp_path / "deferred", tmp_path / "out"
+    make = ["export", mini_checkpoint, "--format", "trt", "--data", tmp_path / "data", "--out", deferred]
+    assert _run(*make, "--defer") == 0
+    assert "kdx export --finish deferred" in capsys.readouterr().err
+    assert _run("eval", deferred, "--data", tmp_path / "data") == 2  # it is no model yet
+    assert _run("export", "--finish", deferred, "--out", out, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["image"]["num_samples"] == 30
+    assert _run("query", "text", out, "a star", "--json") == 0
+    assert _run("export", "--finish", deferred, "--out", out) == 2  # it exists already
+    assert _run("info", deferred, "--json") == 0
+
+
+def test_without_tensorrt_nothing_is_begun_and_deferring_is_offered(
+    tmp_path: Path, mini_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    asked = ["export", mini_checkpoint, "--data", tmp_path, "--out", tmp_path / "o", "--format", "trt"]
+    assert _run(*asked) == 5
+    assert "tensorrt" in (said := capsys.readouterr().err) and "--defer" in said
+    assert _run("export", mini_checkpoint, "--out", tmp_path / "o") == 2  # without --data
+    assert _run(*asked[:-1], "onnx", "--defer") == 2

@@ -25,10 +25,11 @@ def test_every_kind_that_kdx_seals_is_known() -> None:
     from kdx.distill import teacher_cache
     from kdx.models import checkpoint
     from kdx.models.foreign import sources
-    from kdx.runtime import exported_model
+    from kdx.runtime import deferred, exported_model
     from kdx.serve import repository
 
-    sealed = {module.KIND for module in (checkpoint, exported_model, repository, teacher_cache, methods)}
+    modules = (checkpoint, exported_model, deferred, repository, teacher_cache, methods)
+    sealed = {module.KIND for module in modules}
     assert sealed | {checkpoint.RUN_KIND, sources.SEALED_FOR_OTHERS} | {"demo", "set"} == set(KINDS)
 
 

@@ -1,0 +1,134 @@
+"""NVIDIA's own parser and builder (TensorRT-RTX, which needs no GPU for it) take the typed graphs of each architecture.
+
+Nothing is run: kernels are compiled on a GPU. It is no proof for TensorRT Enterprise, whose parser is of the same
+source and whose builder is another.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from kdx.core.errors import SetupError, UsageError
+from kdx.export.deferred import defer_export
+from kdx.export.job import BuildJob
+from kdx.export.samples import ParitySamples
+from kdx.export.tensorrt import TOWERS, build_engine, parse_alone, typed_graphs
+from kdx.export.tensorrt_plan import BuildPlan, Profile, default_plan
+from kdx.models.architectures import Architecture, build_model, read_architecture, shipped_names
+from kdx.models.checkpoint import Checkpoint, open_checkpoint, save_checkpoint
+from kdx.models.clip_vocabulary import clip_tokenizer
+from kdx.runtime.deferred import open_deferred
+from kdx.runtime.formats import find_format
+
+trt: Any = pytest.importorskip("tensorrt_rtx")
+
+FULL_SIZE = [name for name in shipped_names() if not name.startswith("kdx-mini")]
+PRECISIONS = tuple(find_format("trt-rtx").precisions)
+# one trunk of each family, with few layers or small images; Swin alone cannot be made small, and is in the slow tier
+SMALL: dict[str, dict[str, Any]] = {
+    "ViT-T-16": {"image_size": 64, "layers": 2},
+    "RN50": {"image_size": 64, "layers": (1, 1, 1, 1)},
+    "ResNet-18": {"image_size": 64},
+    "MobileNetV3-S": {"image_size": 64},
+    "MobileViT-XXS": {"image_size": 64},
+}
+CASES = [(name, PRECISIONS[0]) for name in SMALL] + [("ViT-T-16", precision) for precision in PRECISIONS[1:]]
+
+
+def _small(name: str) -> Architecture:
+    architecture = read_architecture(name)
+    text = architecture.text_cfg.changed(layers=2, width=64, heads=2)
+    return architecture.changed(vision_cfg=architecture.vision_cfg.changed(**SMALL[name]), text_cfg=text)
+
+
+def _checkpoint(architecture: Architecture, folder: Path) -> Checkpoint:
+    save_checkpoint(folder, build_model(architecture, 0), architecture, clip_tokenizer())
+    return open_checkpoint(folder)
+
+
+def _build(checkpoint: Checkpoint, folder: Path, precision: str, calibration: ParitySamples) -> None:
+    """Builds both engines as `--format trt-rtx` does, but for the GPU that it would be gated on."""
+    folder.mkdir()
+    typed_graphs(BuildJob(checkpoint, folder, precision, "trt", calibration), folder)
+    plan = default_plan(checkpoint.spec)
+    for tower, profiles in zip(TOWERS, (plan.image, plan.text), strict=True):
+        assert len(build_engine(trt, folder / f"{tower}.onnx", profiles, plan, None).content) > 10_000
+
+
+@pytest.mark.parametrize(("name", "precision"), CASES)
+def test_small_graphs_parse_and_build(
+    name: str, precision: str, parity_samples: ParitySamples, tmp_path: Path
+) -> None:
+    checkpoint = _checkpoint(_small(name), tmp_path / "checkpoint")
+    _build(checkpoint, tmp_path / "graphs", precision, parity_samples)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("name", FULL_SIZE)
+def test_full_graphs_parse_and_build(
+    name: str, precision: str, parity_samples: ParitySamples, tmp_path: Path
+) -> None:
+    checkpoint = _checkpoint(read_architecture(name), tmp_path / "checkpoint")
+    _build(checkpoint, tmp_path / "graphs", precision, parity_samples)
+
+
+def test_a_deferred_rtx_export_says_that_nvidia_built_it(
+    mini_checkpoint: Path, parity_samples: ParitySamples, tmp_path: Path
+) -> None:
+    few = replace(parity_samples, images=parity_samples.images[:4], texts=parity_samples.texts[:4])
+    path = defer_export(
+        open_checkpoint(mini_checkpoint), tmp_path / "rtx", format="trt-rtx", samples=few
+    ).path
+    assert (
+        open_deferred(path).manifest.fields["proved_by"]
+        == f"tensorrt_rtx {trt.__version__}, parsed and built"
+    )
+
+
+def test_without_a_gpu_the_format_offers_to_defer() -> None:
+    with pytest.raises(SetupError) as caught:
+        find_format("trt-rtx").check_machine("fp32", "trt")
+    assert "GPU" in caught.value.what and "--defer" in str(caught.value.remedy)
+
+
+def _graph(folder: Path, operator: str, **attributes: Any) -> Path:
+    """A graph of one node, pixels → image_features."""
+    shape = ["batch", 3, 32, 32]
+    node = helper.make_node(operator, ["pixels"], ["image_features"], name="the_node", **attributes)
+    graph = helper.make_graph(
+        [node],
+        "graph",
+        [helper.make_tensor_value_info("pixels", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("image_features", TensorProto.FLOAT, shape)],
+    )
+    path = folder / "image_encoder.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)]), path)
+    return path
+
+
+def test_an_operator_that_nvidia_lacks_is_named_with_its_node(tmp_path: Path) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_alone(trt, _graph(tmp_path, "NotAnOperator"))
+    assert "NotAnOperator" in caught.value.what and "the_node" in caught.value.what
+
+
+def test_a_graph_that_is_no_file_is_refused_by_the_parser(tmp_path: Path) -> None:
+    with pytest.raises(UsageError):
+        parse_alone(trt, tmp_path / "none.onnx")
+
+
+def test_a_build_that_fails_says_the_builders_own_reason(tmp_path: Path) -> None:
+    graph = _graph(tmp_path, "Relu")
+    shapes = [(batch, 3, 32, 32) for batch in (1, 2, 4)]
+    plan = BuildPlan(image=(Profile("pixels", *shapes),), text=())
+    assert build_engine(trt, graph, plan.image, plan, None).content
+    with pytest.raises(UsageError) as caught:  # of a network with a free axis and no profile
+        build_engine(trt, graph, (), plan, None)
+    assert "profile" in caught.value.what
