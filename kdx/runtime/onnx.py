@@ -24,6 +24,10 @@ PIXELS, IMAGE_FEATURES = "pixels", "image_features"
 TOKENS, TEXT_FEATURES = "tokens", "text_features"
 
 AGAIN = "export the model again"
+CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+# Exact fp32: TF32 alone moves embeddings by up to 1e-3. An fp16 graph multiplies halves and sums them in fp32, which is
+# ONNX Runtime's default (the environment's ORT_CUDA_GEMM_OPTIONS can change it); its fp32 part is exact as well.
+CUDA_OPTIONS = {"use_tf32": "0"}
 # ONNX Runtime's words for what the machine lacks; its exceptions' classes do not tell
 MACHINE = re.compile(r"alloc|out of memory|EPFail|DeviceReset|CUDA|CUBLAS|CUDNN|CUFFT", re.IGNORECASE)
 
@@ -34,7 +38,10 @@ class Session(Protocol):
     def run(
         self, output_names: Sequence[str], input_feed: Mapping[str, npt.NDArray[Any]]
     ) -> list[npt.NDArray[Any]]: ...
+    def io_binding(self) -> Any: ...
+    def run_with_iobinding(self, iobinding: Any) -> None: ...
     def get_providers(self) -> list[str]: ...
+    def get_provider_options(self) -> dict[str, dict[str, str]]: ...
     def get_inputs(self) -> list[Any]: ...
     def get_outputs(self) -> list[Any]: ...
 
@@ -49,7 +56,7 @@ class Graph:
 
 
 class OnnxEncoder(Encoder):
-    """Runs an exported model on the GPU if onnxruntime-gpu and a GPU are there, else on the CPU, in fp32.
+    """Runs an exported model on the GPU if onnxruntime-gpu and a GPU are there, else on the CPU.
 
     num_threads: threads of one call, by default one for each core that this process may use. A tower's
     session is made on its first use. Several threads may share the encoder.
@@ -73,6 +80,7 @@ class OnnxEncoder(Encoder):
         self.spec.check_tokenizer(self.tokenizer, model.tokenizer)
         self._image = Graph(model.image_encoder, PIXELS, IMAGE_FEATURES)
         self._text = Graph(model.text_encoder, TOKENS, TEXT_FEATURES)
+        self._disabled: dict[str, list[str]] = model.options.get("disabled_optimizers", {})
         self._num_threads = num_threads or cpu_count()
         self._sessions: dict[str, Session] = {}
         self._lock = threading.Lock()
@@ -88,8 +96,10 @@ class OnnxEncoder(Encoder):
         return self._run(self._text, tokens.astype(np.int32, copy=False))
 
     def provider(self) -> str:
-        """ONNX Runtime's name of what runs the image encoder, such as CPUExecutionProvider."""
-        return self._session(self._image).get_providers()[0]
+        """ONNX Runtime's name of what runs both towers, such as CPUExecutionProvider. Opens them."""
+        image, text = (self._session(graph).get_providers()[0] for graph in (self._image, self._text))
+        assert image == text, f"the towers run on {image} and {text}"  # open_session takes nothing else
+        return image
 
     def close(self) -> None:
         with self._lock:
@@ -101,7 +111,7 @@ class OnnxEncoder(Encoder):
             return np.empty(expected, dtype=np.float32)
         session = self._session(graph)
         try:
-            (features,) = session.run([graph.output], {graph.input: batch})
+            features = run_session(session, graph, batch)
         except Exception as error:  # onnxruntime's exceptions share no base class
             raise _fault(f"does not run on {graph.input} {list(batch.shape)}", graph.path, error) from None
         if features.shape != expected or features.dtype != np.float32:
@@ -119,14 +129,20 @@ class OnnxEncoder(Encoder):
         with self._lock:
             session = self._sessions.get(graph.output)
             if session is None:
-                session = open_session(import_onnxruntime(), graph.path, self._num_threads)
+                disabled = self._disabled.get(graph.path.stem, ())
+                session = open_session(import_onnxruntime(), graph.path, self._num_threads, disabled)
                 _check_names(graph, session)
                 self._sessions[graph.output] = session
             return session
 
 
 def check_machine(precision: str, target: str) -> None:
-    """Raises SetupError when onnxruntime is missing or does not load."""
+    """Raises SetupError when onnxruntime is missing or does not load, UsageError for a target of another precision."""
+    if target == "trt" and precision != "int8":
+        raise UsageError(
+            f"the target trt has files of its own for int8 alone, not for {precision}",
+            remedy="leave --target out, or build an engine with --format trt",
+        )
     import_onnxruntime()
 
 
@@ -141,8 +157,13 @@ def import_onnxruntime() -> Any:
         ) from None
 
 
-def open_session(onnxruntime: Any, path: Path, num_threads: int) -> Session:
-    """An InferenceSession that really runs where it should. Raises DataError, SetupError."""
+def open_session(
+    onnxruntime: Any, path: Path, num_threads: int, disabled_optimizers: Sequence[str] = ()
+) -> Session:
+    """An InferenceSession that really runs where it should. Raises DataError, SetupError.
+
+    disabled_optimizers: names of those that this file does not bear, as its export found out.
+    """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = num_threads
     options.inter_op_num_threads = 1
@@ -151,25 +172,64 @@ def open_session(onnxruntime: Any, path: Path, num_threads: int) -> Session:
     options.log_severity_level = 3  # errors
     providers = _choose_providers(onnxruntime)
     try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=providers)
+        session = onnxruntime.InferenceSession(
+            str(path),
+            options,
+            providers=providers,
+            disabled_optimizers=list(disabled_optimizers),
+            enable_fallback=0,  # it would print to stdout, and try again without disabled_optimizers
+        )
     except Exception as error:  # onnxruntime's exceptions share no base class
         raise _fault("does not open in ONNX Runtime", path, error) from None
-    if session.get_providers()[0] != providers[0][0]:  # it falls back to the CPU with no more than a log line
+    _check_provider(session, *providers[0])
+    return session
+
+
+def _check_provider(session: Session, provider: str, options: dict[str, str]) -> None:
+    """Raises SetupError for a session that runs elsewhere, or in another arithmetic, than it was asked to."""
+    if session.get_providers()[0] != provider:  # it falls back to the CPU with no more than a log line
         raise SetupError(
-            f"onnxruntime-gpu cannot load {providers[0][0]}",
+            f"onnxruntime-gpu cannot load {provider}",
             remedy="pip install 'onnxruntime-gpu[cuda,cudnn]', or onnxruntime instead to run on the CPU",
         )
-    return session
+    taken = session.get_provider_options()[provider]
+    refused = [f"{name}={value}" for name, value in options.items() if taken.get(name) != value]
+    if refused:
+        raise SetupError(
+            f"onnxruntime-gpu does not take {refused[0]} for {provider}",
+            remedy="install the version of onnxruntime-gpu that kdx asks for",
+        )
+
+
+def run_session(session: Session, graph: Graph, batch: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The output of one call, on the CPU. On a GPU input and output are bound to its memory."""
+    if session.get_providers()[0] == CUDA:
+        return run_bound(session, graph, batch, "cuda")
+    (features,) = session.run([graph.output], {graph.input: batch})
+    return features
+
+
+def run_bound(session: Session, graph: Graph, batch: npt.NDArray[Any], device: str) -> npt.NDArray[Any]:
+    """The batch is copied to the device before the run and the output from it after the run, so that the run itself
+    neither allocates nor copies for its borders.
+    """
+    binding = session.io_binding()
+    on_device = import_onnxruntime().OrtValue.ortvalue_from_numpy(np.ascontiguousarray(batch), device, 0)
+    binding.bind_ortvalue_input(graph.input, on_device)
+    binding.bind_output(graph.output, device)
+    session.run_with_iobinding(binding)
+    (features,) = binding.copy_outputs_to_cpu()
+    return features
 
 
 def _choose_providers(onnxruntime: Any) -> list[tuple[str, dict[str, str]]]:
     """CUDA in true fp32 where a GPU is, with the CPU for what CUDA lacks; else the CPU."""
-    cpu: tuple[str, dict[str, str]] = ("CPUExecutionProvider", {})
-    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers() or not gpu_names():
+    cpu: tuple[str, dict[str, str]] = (CPU, {})
+    if CUDA not in onnxruntime.get_available_providers() or not gpu_names():
         return [cpu]
     if hasattr(onnxruntime, "preload_dlls"):  # since 1.21: finds CUDA and cuDNN among the installed wheels
         onnxruntime.preload_dlls()
-    return [("CUDAExecutionProvider", {"use_tf32": "0"}), cpu]
+    return [(CUDA, dict(CUDA_OPTIONS)), cpu]
 
 
 def _check_names(graph: Graph, session: Session) -> None:

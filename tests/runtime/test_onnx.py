@@ -1,10 +1,14 @@
 """Facts of kdx/runtime/onnx.py: an exported model in ONNX Runtime, and what it refuses."""
 
+from __future__ import annotations
+
 import shutil
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,7 +17,7 @@ import pytest
 from kdx.core.errors import DataError, KdxError, SetupError, UsageError
 from kdx.runtime import onnx
 from kdx.runtime.exported_model import ExportedModel, open_exported_model
-from kdx.runtime.onnx import OnnxEncoder, import_onnxruntime, open_session
+from kdx.runtime.onnx import OnnxEncoder, import_onnxruntime, open_session, run_bound
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +115,14 @@ def test_no_threads_are_a_usage_error(model: ExportedModel) -> None:
         OnnxEncoder(model, num_threads=0)
 
 
+def test_a_target_that_a_precision_has_no_files_for_is_a_usage_error() -> None:
+    for precision in ("fp32", "fp16"):
+        onnx.check_machine(precision, "cpu")
+        with pytest.raises(UsageError) as caught:
+            onnx.check_machine(precision, "trt")
+        assert precision in caught.value.what
+
+
 def test_without_onnxruntime_the_way_to_get_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(SetupError) as caught:
@@ -143,6 +155,9 @@ def test_a_graph_with_other_tensors_is_refused(changeable: ExportedModel) -> Non
 class _Session:
     """A graph that answers what it is told to."""
 
+    def get_providers(self) -> list[str]:
+        return ["CPUExecutionProvider"]
+
     def __init__(self, answer: np.ndarray | Exception) -> None:
         self.answer = answer
 
@@ -174,12 +189,72 @@ def test_what_a_graph_does_wrong_is_the_files_fault_or_the_machines(
     assert caught.value.where == str(model.image_encoder) and "\n" not in caught.value.what
 
 
-class _Runtime:
-    """Stands in for onnxruntime-gpu; `runs` is what it takes in the end."""
+class _OrtValue:
+    """A tensor that knows which device it was put on."""
 
-    def __init__(self, runs: str) -> None:
-        self.runs = runs
+    def __init__(self, array: np.ndarray, device: str) -> None:
+        self.array, self.device = array, device
+
+    @classmethod
+    def ortvalue_from_numpy(cls, array: np.ndarray, device: str, device_id: int) -> Any:
+        assert array.flags.c_contiguous and device_id == 0
+        return cls(array, device)
+
+
+class _Binding:
+    def __init__(self) -> None:
+        self.inputs: dict[str, _OrtValue] = {}
+        self.outputs: dict[str, str] = {}
+        self.answer: np.ndarray | None = None
+
+    def bind_ortvalue_input(self, name: str, value: _OrtValue) -> None:
+        self.inputs[name] = value
+
+    def bind_output(self, name: str, device: str) -> None:
+        self.outputs[name] = device
+
+    def copy_outputs_to_cpu(self) -> list[np.ndarray | None]:
+        return [self.answer]
+
+
+class _CudaSession:
+    """A session of onnxruntime-gpu: answers the batch's first components, and runs nothing without a binding."""
+
+    def __init__(self, runtime: _Runtime, path: str) -> None:
+        self.runtime, self.image = runtime, "image" in path
+        self.bound: list[_Binding] = []
+
+    def get_providers(self) -> list[str]:
+        return [self.runtime.runs, "CPUExecutionProvider"]
+
+    def get_provider_options(self) -> dict[str, dict[str, str]]:
+        return {self.runtime.runs: {"device_id": "0", "use_tf32": self.runtime.tf32}}
+
+    def get_inputs(self) -> list[Any]:
+        return [SimpleNamespace(name=onnx.PIXELS if self.image else onnx.TOKENS)]
+
+    def get_outputs(self) -> list[Any]:
+        return [SimpleNamespace(name=onnx.IMAGE_FEATURES if self.image else onnx.TEXT_FEATURES)]
+
+    def io_binding(self) -> _Binding:
+        return _Binding()
+
+    def run_with_iobinding(self, binding: _Binding) -> None:
+        (value,) = binding.inputs.values()
+        binding.answer = np.resize(value.array.astype(np.float32), (len(value.array), 64))
+        self.bound.append(binding)
+
+
+class _Runtime:
+    """Stands in for onnxruntime-gpu; `runs` is what it takes in the end, `tf32` what it says of that option."""
+
+    OrtValue = _OrtValue
+
+    def __init__(self, runs: str, tf32: str = "0") -> None:
+        self.runs, self.tf32 = runs, tf32
         self.asked: list[Any] = []
+        self.disabled: list[list[str]] = []
+        self.sessions: list[_CudaSession] = []
 
     def get_available_providers(self) -> list[str]:
         return ["CUDAExecutionProvider", "CPUExecutionProvider"]
@@ -187,26 +262,45 @@ class _Runtime:
     class SessionOptions:
         def add_session_config_entry(self, *_: str) -> None: ...
 
-    def InferenceSession(self, path: str, options: object, providers: list[Any]) -> Any:
+    def InferenceSession(
+        self,
+        path: str,
+        options: object,
+        providers: list[Any],
+        disabled_optimizers: list[str],
+        enable_fallback: int,
+    ) -> Any:
+        assert not enable_fallback  # its second try would forget disabled_optimizers
         self.asked = providers
-        return self
+        self.disabled.append(disabled_optimizers)
+        self.sessions.append(_CudaSession(self, path))
+        return self.sessions[-1]
 
-    def get_providers(self) -> list[str]:
-        return [self.runs, "CPUExecutionProvider"]
 
-
-def test_on_a_gpu_cuda_is_asked_for_in_full_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onnx, "gpu_names", lambda: ["NVIDIA H100"])
+
+
+@pytest.mark.usefixtures("gpu")
+def test_on_a_gpu_cuda_is_asked_for_in_full_fp32() -> None:
     runtime = _Runtime("CUDAExecutionProvider")
     open_session(runtime, Path("image_encoder.onnx"), 1)
     assert runtime.asked == [("CUDAExecutionProvider", {"use_tf32": "0"}), ("CPUExecutionProvider", {})]
 
 
-def test_a_silent_fallback_to_the_cpu_is_a_setup_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(onnx, "gpu_names", lambda: ["NVIDIA H100"])
+@pytest.mark.usefixtures("gpu")
+def test_a_silent_fallback_to_the_cpu_is_a_setup_error() -> None:
     with pytest.raises(SetupError) as caught:
         open_session(_Runtime("CPUExecutionProvider"), Path("image_encoder.onnx"), 1)
     assert "CUDAExecutionProvider" in caught.value.what
+
+
+@pytest.mark.usefixtures("gpu")
+def test_a_provider_that_does_not_take_the_stated_arithmetic_is_a_setup_error() -> None:
+    with pytest.raises(SetupError) as caught:
+        open_session(_Runtime("CUDAExecutionProvider", tf32="1"), Path("image_encoder.onnx"), 1)
+    assert "use_tf32" in caught.value.what
 
 
 def test_without_a_gpu_onnxruntime_gpu_runs_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -214,3 +308,71 @@ def test_without_a_gpu_onnxruntime_gpu_runs_on_the_cpu(monkeypatch: pytest.Monke
     runtime = _Runtime("CPUExecutionProvider")
     open_session(runtime, Path("image_encoder.onnx"), 1)
     assert runtime.asked == [("CPUExecutionProvider", {})]
+
+
+@pytest.mark.usefixtures("gpu")
+def test_on_a_gpu_both_towers_are_asserted_and_bind_input_and_output_to_its_memory(
+    model: ExportedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime = _Runtime("CUDAExecutionProvider")
+    monkeypatch.setattr(onnx, "import_onnxruntime", lambda: runtime)
+    encoder = OnnxEncoder(model)
+    pixels = _pixels(encoder, 2)[:, :, ::-1]  # not contiguous
+    embeddings = encoder.encode_image(pixels), encoder.encode_text(np.full((2, 5), 320))
+    assert encoder.provider() == "CUDAExecutionProvider" and len(runtime.sessions) == 2
+    for session, answer, names, kind in zip(
+        runtime.sessions,
+        embeddings,
+        [(onnx.PIXELS, onnx.IMAGE_FEATURES), (onnx.TOKENS, onnx.TEXT_FEATURES)],
+        [np.float32, np.int32],
+        strict=True,
+    ):
+        (binding,) = session.bound
+        value = binding.inputs[names[0]]
+        assert value.device == "cuda" and value.array.dtype == kind
+        assert binding.outputs == {names[1]: "cuda"}
+        assert answer.shape == (2, 64) and answer.dtype == np.float32
+
+
+def test_a_bound_run_gives_the_bytes_of_a_plain_one(model: ExportedModel) -> None:
+    """onnxruntime itself, with the CPU in the GPU's place."""
+    with OnnxEncoder(model, num_threads=1) as encoder:
+        pixels, tokens = _pixels(encoder, 3), np.full((3, 5), 320, np.int32)
+        plain = encoder.encode_image(pixels), encoder.encode_text(tokens)
+        image, text = encoder._sessions[onnx.IMAGE_FEATURES], encoder._sessions[onnx.TEXT_FEATURES]
+        assert np.array_equal(run_bound(image, encoder._image, pixels, "cpu"), plain[0])
+        assert np.array_equal(run_bound(text, encoder._text, tokens, "cpu"), plain[1])
+
+
+def test_optimizers_that_a_tower_does_not_bear_are_disabled_for_it_alone(
+    model: ExportedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnx, "gpu_names", list)
+    runtime = _Runtime("CPUExecutionProvider")
+    monkeypatch.setattr(onnx, "import_onnxruntime", lambda: runtime)
+    disabled = {"disabled_optimizers": {"text_encoder": ["MatmulTransposeFusion"]}}
+    OnnxEncoder(replace(model, options=disabled)).provider()
+    assert runtime.disabled == [[], ["MatmulTransposeFusion"]]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_on_a_real_gpu_both_towers_run_in_cuda_and_pass_the_gate(
+    mini_checkpoint: Path, parity_samples: Any, tmp_path: Path, precision: str
+) -> None:
+    from kdx.core.provenance import gpu_names
+    from kdx.export import export_checkpoint
+    from kdx.models.checkpoint import open_checkpoint
+
+    if not gpu_names() or "CUDAExecutionProvider" not in import_onnxruntime().get_available_providers():
+        pytest.skip("there is no GPU, or no onnxruntime-gpu")
+    checkpoint = open_checkpoint(mini_checkpoint)
+    exported = export_checkpoint(
+        checkpoint, tmp_path / "exported", samples=parity_samples, format="onnx", precision=precision
+    )
+    with exported.open() as encoder:
+        assert isinstance(encoder, OnnxEncoder) and encoder.provider() == "CUDAExecutionProvider"
+        rows = encoder.encode_image(_pixels(encoder, 7))
+        assert np.abs(rows[:1] - encoder.encode_image(_pixels(encoder, 7)[:1])).max() < 1e-3
+    assert exported.parity()["verdict"] == "PASS"
+    assert next(checkpoint.model.parameters()).device.type == "cpu"
