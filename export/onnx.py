@@ -1,6 +1,6 @@
 """The ONNX builder: two graphs of one portable kind, traced from the checkpoint itself.
 
-Opset 20, free batch and text length, fp32, normalized outputs. The weights stand inside the file, or, above
+Opset 20, free batch and text length, fp32 borders, normalized outputs. The weights stand inside the file, or, above
 FILE_LIMIT, in one data file beside it.
 """
 
@@ -32,10 +32,13 @@ from kdx.models.checkpoint import Checkpoint
 from kdx.models.clip import ClipModel
 from kdx.runtime.onnx import IMAGE_FEATURES, PIXELS, TEXT_FEATURES, TOKENS
 
+from .half_precision import DTYPES, cast_towers, keep_softmax_in_fp32
 from .job import BuildJob
 from .quantization import quantize_towers
+from .session_trial import find_disabled_optimizers
 
 OPSET = 20  # 23's Attention nodes are no faster in ONNX Runtime, and TensorRT-RTX 1.7 fails to build them
+TOWERS = ("image_encoder", "text_encoder")
 BATCH, LENGTH = "batch", "length"
 EXAMPLE_BATCH = 5  # with 1 the exporter specialises ViTs to it and still declares a free axis
 FILE_LIMIT = (
@@ -71,8 +74,15 @@ def build_onnx(job: BuildJob) -> dict[str, Any]:
     """The builder of the format onnx."""
     if job.precision == "int8":
         return build_int8(job)
-    _build_fp32(job.checkpoint, job.folder)
-    return {}
+    export_towers(job.checkpoint, job.folder, DTYPES[job.precision])
+    return {} if job.precision == "fp32" else session_options(job.folder)
+
+
+def session_options(folder: Path) -> dict[str, Any]:
+    """What OnnxEncoder must know of the files in `folder`: for each tower the optimizers that it does not bear."""
+    found = {tower: find_disabled_optimizers(folder / f"{tower}.onnx") for tower in TOWERS}
+    disabled = {tower: names for tower, names in found.items() if names}
+    return {"disabled_optimizers": disabled} if disabled else {}
 
 
 def build_int8(job: BuildJob) -> dict[str, Any]:
@@ -80,7 +90,7 @@ def build_int8(job: BuildJob) -> dict[str, Any]:
     if job.calibration is None:
         raise UsageError("int8 needs calibration samples", remedy="give some of the train split")
     with tempfile.TemporaryDirectory(prefix="kdx-fp32-") as folder:
-        _build_fp32(job.checkpoint, Path(folder))
+        export_towers(job.checkpoint, Path(folder))
         record = quantize_towers(
             Path(folder),
             job.folder,
@@ -92,23 +102,16 @@ def build_int8(job: BuildJob) -> dict[str, Any]:
     return {"int8": record}
 
 
-def _build_fp32(checkpoint: Checkpoint, folder: Path) -> None:
-    export_image_encoder(checkpoint, folder / "image_encoder.onnx")
-    export_text_encoder(checkpoint, folder / "text_encoder.onnx")
+def export_towers(checkpoint: Checkpoint, folder: Path, dtype: torch.dtype = torch.float32) -> None:
+    """Writes image_encoder.onnx and text_encoder.onnx, whose weights and arithmetic are of `dtype`.
 
-
-def export_image_encoder(checkpoint: Checkpoint, path: Path) -> None:
-    """Writes the image tower. Raises UsageError when it does not export."""
-    spec = checkpoint.spec
-    _write(_trace_image_tower(checkpoint.model, spec.image_size, spec.name), path, spec)
-
-
-def export_text_encoder(checkpoint: Checkpoint, path: Path) -> None:
-    """Writes the text tower. Raises UsageError when it does not export."""
-    spec = checkpoint.spec
-    tokens = _example_tokens(spec)
-    axes = {TOKENS: {0: Dim(BATCH, min=1), 1: Dim(LENGTH, min=MIN_LENGTH, max=spec.context_length)}}
-    _write(_trace(TextTower(checkpoint.model), tokens, axes, TEXT_FEATURES, spec.name), path, spec)
+    Inputs and outputs are the same for each dtype (docs/formats.md). float32 and float16 run in ONNX Runtime; bfloat16
+    is for TensorRT's parser. Raises UsageError for a model that does not export, or does not fit into `dtype`.
+    """
+    model, spec = cast_towers(checkpoint, dtype), checkpoint.spec
+    image, text = (folder / f"{tower}.onnx" for tower in TOWERS)
+    _write(_trace_image_tower(model, spec.image_size, spec.name), image, spec)
+    _write(_trace_text_tower(model, spec), text, spec)
 
 
 def check_exports(architecture: Architecture) -> None:
@@ -147,6 +150,11 @@ def _trace_image_tower(
     pixels = torch.zeros(EXAMPLE_BATCH, 3, size, size)
     axes = {PIXELS: {0: Dim(BATCH, min=1)}}
     return _trace(ImageTower(model), pixels, axes, IMAGE_FEATURES, name, optimize=optimize)
+
+
+def _trace_text_tower(model: ClipModel, spec: EncoderSpec) -> torch.onnx.ONNXProgram:
+    axes = {TOKENS: {0: Dim(BATCH, min=1), 1: Dim(LENGTH, min=MIN_LENGTH, max=spec.context_length)}}
+    return _trace(TextTower(model), _example_tokens(spec), axes, TEXT_FEATURES, spec.name)
 
 
 def _example_tokens(spec: EncoderSpec) -> Tensor:
@@ -227,6 +235,7 @@ def _quiet() -> Iterator[None]:
 def _write(program: torch.onnx.ONNXProgram, path: Path, spec: EncoderSpec) -> None:
     """Weights above FILE_LIMIT go to the data file tensor by tensor, so that no second copy of them is in memory."""
     model = program.model
+    keep_softmax_in_fp32(model)
     weights = sum(
         value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value
     )

@@ -14,10 +14,14 @@ from .onnx import BATCH, DATA_SUFFIX, LENGTH, OPSET, parts
 from .report import Check
 
 Shape = Sequence[int | str]
+FLOAT = onnx.TensorProto.FLOAT
+ARITHMETIC = {"fp32": FLOAT, "fp16": onnx.TensorProto.FLOAT16, "bf16": onnx.TensorProto.BFLOAT16}
+PRODUCTS = ("Conv", "MatMul", "Gemm")
+SUMS = ("Softmax", "LayerNormalization", "GroupNormalization", "BatchNormalization", "ReduceL2")
 
 
 def check_onnx(folder: Path, spec: EncoderSpec, precision: str) -> list[Check]:
-    """Checks both encoders of an exported model against the contract of docs/formats.md, whatever their precision."""
+    """Checks both encoders of an exported model against the contract of docs/formats.md."""
     size = spec.image_size
     float_, int_ = onnx.TensorProto.FLOAT, onnx.TensorProto.INT32
     features: Shape = (BATCH, spec.embed_dim)
@@ -26,14 +30,20 @@ def check_onnx(folder: Path, spec: EncoderSpec, precision: str) -> list[Check]:
             folder / "image_encoder.onnx",
             (PIXELS, float_, (BATCH, 3, size, size)),
             (IMAGE_FEATURES, float_, features),
+            precision,
         ),
         *_check_file(
-            folder / "text_encoder.onnx", (TOKENS, int_, (BATCH, LENGTH)), (TEXT_FEATURES, float_, features)
+            folder / "text_encoder.onnx",
+            (TOKENS, int_, (BATCH, LENGTH)),
+            (TEXT_FEATURES, float_, features),
+            precision,
         ),
     ]
 
 
-def _check_file(path: Path, input_: tuple[str, int, Shape], output: tuple[str, int, Shape]) -> list[Check]:
+def _check_file(
+    path: Path, input_: tuple[str, int, Shape], output: tuple[str, int, Shape], precision: str
+) -> list[Check]:
     name = path.stem
     try:
         onnx.checker.check_model(str(path))
@@ -52,7 +62,21 @@ def _check_file(path: Path, input_: tuple[str, int, Shape], output: tuple[str, i
         Check.holds(f"{name} output", _difference(model.graph.output, output)),
         Check.holds(f"{name} leaks no paths", leak),
         Check.holds(f"{name} weights", _missing_data(model, path)),
+        *([Check.holds(f"{name} arithmetic", _astray(model, precision))] if precision in ARITHMETIC else []),
     ]
+
+
+def _astray(model: onnx.ModelProto, precision: str) -> str:
+    """Empty if products are computed in the file's precision, and in fp32 what half precision is known to break."""
+    products = ARITHMETIC[precision]
+    values = (*model.graph.value_info, *model.graph.input)
+    types = {value.name: value.type.tensor_type.elem_type for value in values}
+    for node in model.graph.node:
+        wanted = {**dict.fromkeys(PRODUCTS, products), **dict.fromkeys(SUMS, FLOAT)}.get(node.op_type)
+        if wanted is not None and (found := types.get(node.input[0])) != wanted:
+            names = [onnx.TensorProto.DataType.Name(kind) for kind in (found or 0, wanted)]
+            return f"{node.op_type} {node.name} computes in {names[0]} instead of {names[1]}"
+    return ""
 
 
 def _missing_data(model: onnx.ModelProto, path: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,12 @@ import pytest
 import torch
 
 from kdx.core.errors import DataError, UsageError
-from kdx.export import ParitySamples, check_exports, export_checkpoint, onnx as onnx_builder
+from kdx.export import ParitySamples, check_exports, export_checkpoint, onnx as onnx_builder, structure
+from kdx.export.half_precision import DTYPES
 from kdx.export.onnx import (
     DATA_SUFFIX,
     _plain_attention,
-    export_image_encoder,
-    export_text_encoder,
+    export_towers,
     strip_metadata,
 )
 from kdx.export.report import Verdict
@@ -111,18 +112,68 @@ def test_a_model_above_the_limit_passes_the_gate_and_answers_as_the_one_below(
         assert np.array_equal(first.encode_text(tokens), second.encode_text(tokens))
 
 
+@pytest.mark.parametrize("limit", [100_000, onnx_builder.FILE_LIMIT])
+def test_an_fp16_export_passes_the_gate_with_its_weights_inside_and_outside(
+    mini_checkpoint: Path,
+    parity_samples: ParitySamples,
+    exported_model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    limit: int,
+) -> None:
+    monkeypatch.setattr(onnx_builder, "FILE_LIMIT", limit)
+    checkpoint = open_checkpoint(mini_checkpoint)
+    half = export_checkpoint(checkpoint, tmp_path / "half", precision="fp16", samples=parity_samples)
+    assert half.parity()["verdict"] == "PASS" and half.options == {}
+    single = sum(path.stat().st_size for path in exported_model.glob("*.onnx*"))
+    assert 0.5 < sum(path.stat().st_size for path in half.path.glob("*.onnx*")) / single < 0.6
+    assert (half.path / (TOWERS[0] + DATA_SUFFIX)).exists() == (limit == 100_000)
+    pixels = np.random.default_rng(0).standard_normal((3, 3, 32, 32), dtype=np.float32)
+    with half.open() as fp16, open_exported_model(exported_model).open() as fp32:
+        first, second = fp16.encode_image(pixels), fp32.encode_image(pixels)
+    assert first.dtype == np.float32 and 0 < np.abs(first - second).max() < 1e-3
+
+
+def test_optimizers_that_a_file_does_not_bear_are_recorded_for_its_tower(
+    mini_checkpoint: Path, parity_samples: ParitySamples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def all_in_half(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
+        model = copy.deepcopy(checkpoint.model).to(dtype)  # without LayerNorm in fp32 the text tower crashes
+        model.visual.register_forward_pre_hook(lambda _module, inputs: tuple(x.to(dtype) for x in inputs))
+        return model
+
+    monkeypatch.setattr(onnx_builder, "cast_towers", all_in_half)
+    monkeypatch.setattr(structure, "SUMS", ())
+    checkpoint = open_checkpoint(mini_checkpoint)
+    model = export_checkpoint(checkpoint, tmp_path / "half", precision="fp16", samples=parity_samples)
+    assert model.options == {"disabled_optimizers": {"text_encoder": ["MatmulTransposeFusion"]}}
+    with open_exported_model(model.path).open() as encoder:
+        assert encoder.embed_texts(["a star"]).shape == (1, 64)
+
+
+def test_bf16_is_refused_for_onnx_runtime_before_anything_is_built(
+    mini_checkpoint: Path, parity_samples: ParitySamples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnx_builder, "cast_towers", lambda *_: pytest.fail("it was built"))
+    with pytest.raises(UsageError) as caught:
+        export_checkpoint(
+            open_checkpoint(mini_checkpoint), tmp_path / "half", precision="bf16", samples=parity_samples
+        )
+    assert "bf16" in caught.value.what and "fp16" in str(caught.value.remedy)
+
+
 @pytest.mark.parametrize("change", ["flip", "cut", "remove"])
 def test_a_changed_data_file_is_refused(large_model: Path, tmp_path: Path, change: str) -> None:
-    copy = tmp_path / "copy"
-    shutil.copytree(large_model, copy)
-    data = copy / f"text_encoder.onnx{DATA_SUFFIX}"
+    folder = tmp_path / "copy"
+    shutil.copytree(large_model, folder)
+    data = folder / f"text_encoder.onnx{DATA_SUFFIX}"
     content = bytearray(data.read_bytes())
     content[len(content) // 3] ^= 1
     data.write_bytes(content if change == "flip" else content[:-4])
     if change == "remove":
         data.unlink()
     with pytest.raises(DataError) as caught:
-        open_exported_model(copy)
+        open_exported_model(folder)
     assert caught.value.where == str(data)
 
 
@@ -132,21 +183,21 @@ def test_a_changed_data_file_is_refused(large_model: Path, tmp_path: Path, chang
 def test_the_gate_finds_a_data_file_that_is_missing_short_or_another(
     large_model: Path, tmp_path: Path, damage: str, finding: str
 ) -> None:
-    copy = tmp_path / "copy"
-    shutil.copytree(large_model, copy)
-    data = copy / f"image_encoder.onnx{DATA_SUFFIX}"
+    folder = tmp_path / "copy"
+    shutil.copytree(large_model, folder)
+    data = folder / f"image_encoder.onnx{DATA_SUFFIX}"
     if damage == "cut":
         data.write_bytes(data.read_bytes()[:-4])
     elif damage == "remove":
         data.unlink()
     else:
-        graph = onnx.load(copy / "image_encoder.onnx", load_external_data=False)
+        graph = onnx.load(folder / "image_encoder.onnx", load_external_data=False)
         for tensor in graph.graph.initializer:
             for entry in tensor.external_data:
                 if entry.key == "location":
                     entry.value = f"text_encoder.onnx{DATA_SUFFIX}"
-        onnx.save(graph, copy / "image_encoder.onnx")
-    checks = check_onnx(copy, open_exported_model(large_model).spec, "fp32")
+        onnx.save(graph, folder / "image_encoder.onnx")
+    checks = check_onnx(folder, open_exported_model(large_model).spec, "fp32")
     faults = {check.name for check in checks if check.verdict is Verdict.FAIL}
     assert faults == {f"image_encoder {finding}"}
 
@@ -164,15 +215,16 @@ def test_notes_are_found_and_removed_wherever_a_graph_can_carry_them() -> None:
     assert b"/home" not in model.SerializeToString()
 
 
-@pytest.mark.parametrize("limit", [100_000, onnx_builder.FILE_LIMIT])
+@pytest.mark.parametrize(
+    ("limit", "precision"), [(100_000, "fp32"), (onnx_builder.FILE_LIMIT, "fp32"), (100_000, "fp16")]
+)
 def test_two_exports_hold_the_same_bytes(
-    checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int
+    checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int, precision: str
 ) -> None:
     monkeypatch.setattr(onnx_builder, "FILE_LIMIT", limit)
     for folder in (tmp_path / "a", tmp_path / "b"):
         folder.mkdir()
-        export_image_encoder(checkpoint, folder / TOWERS[0])
-        export_text_encoder(checkpoint, folder / TOWERS[1])
+        export_towers(checkpoint, folder, DTYPES[precision])
     files = sorted(path.name for path in (tmp_path / "a").iterdir())
     assert len(files) == (4 if limit == 100_000 else 2)
     for name in files:
