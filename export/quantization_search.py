@@ -66,8 +66,8 @@ class Quality:
 
     @property
     def rank(self) -> tuple[bool, float, float]:
-        """Higher is better."""
-        return self.suffices, -self.differing, -self.centred_cosine_distance
+        """Higher is better. Among those that suffice a choice more or less is chance, and the angles decide."""
+        return self.suffices, 0.0 if self.suffices else -self.differing, -self.centred_cosine_distance
 
     def to_dict(self) -> dict[str, float]:
         return {

@@ -96,3 +96,14 @@ def test_without_tensorrt_nothing_is_begun_and_deferring_is_offered(
     assert "tensorrt" in (said := capsys.readouterr().err) and "--defer" in said
     assert _run("export", mini_checkpoint, "--out", tmp_path / "o") == 2  # without --data
     assert _run(*asked[:-1], "onnx", "--defer") == 2
+
+
+def test_int8_without_a_train_split_is_refused_before_any_work(
+    tmp_path: Path, make_samples: MakeSamples, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_shards(tmp_path / "data", "val", make_samples(6))
+    out, no_checkpoint = tmp_path / "out", tmp_path / "checkpoint"
+    args = ["--data", tmp_path / "data", "--out", out, "--precision", "int8"]
+    assert _run("export", no_checkpoint, *args) == 4
+    error = capsys.readouterr().err
+    assert "no train shards" in error and str(no_checkpoint) not in error

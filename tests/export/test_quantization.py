@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -17,12 +14,13 @@ from PIL import Image
 
 from kdx.core.errors import DataError, UsageError
 from kdx.core.tokenizer import Tokenizer
-from kdx.export.candidate import run_candidate
+from kdx.export.exported import export_checkpoint
 from kdx.export.quantization import quantize_towers, slower_towers
 from kdx.export.samples import ParitySamples
 from kdx.export.structure import check_onnx
 from kdx.models.checkpoint import open_checkpoint
-from kdx.runtime.exported_model import open_exported_model, read_exported_model
+from kdx.runtime.exported_model import ExportedModel, open_exported_model
+from kdx.runtime.formats import find_format
 from kdx.runtime.onnx import OnnxEncoder
 
 MakePhoto = Callable[..., bytes]
@@ -36,36 +34,33 @@ def calibration(make_photo: MakePhoto) -> ParitySamples:
     )
 
 
-Quantize = Callable[[str], tuple[Path, dict[str, Any]]]
+Export = Callable[[str], ExportedModel]
 
 
 @pytest.fixture(scope="module")
-def quantize(
-    exported_model: Path, calibration: ParitySamples, tmp_path_factory: pytest.TempPathFactory
-) -> Quantize:
-    """target → a copy of exported_model with int8 encoders, and what was recorded."""
-    made: dict[str, tuple[Path, dict[str, Any]]] = {}
+def export(
+    mini_checkpoint: Path,
+    parity_samples: ParitySamples,
+    calibration: ParitySamples,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Export:
+    """target → the mini checkpoint as an exported model in int8, which passed the gate."""
+    made: dict[str, ExportedModel] = {}
 
-    def quantize(target: str) -> tuple[Path, dict[str, Any]]:
+    def export(target: str) -> ExportedModel:
         if target not in made:
-            folder = tmp_path_factory.mktemp(target) / "int8"
-            shutil.copytree(exported_model, folder)
-            model = open_exported_model(exported_model)
-            record = quantize_towers(
-                exported_model,
-                folder,
-                spec=model.spec,
-                tokenizer=Tokenizer.from_file(model.tokenizer),
-                calibration=calibration,
+            made[target] = export_checkpoint(
+                open_checkpoint(mini_checkpoint),
+                tmp_path_factory.mktemp(target) / "int8",
+                samples=parity_samples,
+                precision="int8",
                 target=target,
+                calibration=calibration,
+                limits=replace(find_format("onnx").precisions["int8"], margin=0.5),  # the weights are random
             )
-            config = json.loads((folder / "config.json").read_text())
-            config |= {"precision": "int8", "target": target, "options": {"int8": record}}
-            (folder / "config.json").write_text(json.dumps(config))
-            made[target] = folder, record
         return made[target]
 
-    return quantize
+    return export
 
 
 def _load(path: Path) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
@@ -81,22 +76,22 @@ def _zero_points(path: Path, op_type: str) -> list[np.ndarray]:
 @pytest.mark.parametrize("target", ["cpu", "trt"])
 @pytest.mark.parametrize("tower", ["image", "text"])
 def test_the_contract_of_the_file_is_that_of_fp32(
-    quantize: Quantize, exported_model: Path, target: str, tower: str
+    export: Export, exported_model: Path, target: str, tower: str
 ) -> None:
-    folder, _ = quantize(target)
-    checks = check_onnx(folder, open_exported_model(exported_model).spec, "int8")
+    model = export(target)
+    checks = check_onnx(model.path, model.spec, "int8")
     assert [check.name for check in checks if check.verdict != "PASS"] == []
     file = f"{tower}_encoder.onnx"
-    properties = [onnx.load(path / file).metadata_props for path in (folder, exported_model)]
+    properties = [onnx.load(path / file).metadata_props for path in (model.path, exported_model)]
     assert {p.key: p.value for p in properties[0]} == {p.key: p.value for p in properties[1]}
 
 
-def test_a_cpu_file_has_unsigned_activations_and_signed_weights_by_channel(quantize: Quantize) -> None:
-    folder, record = quantize("cpu")
-    model, weights = _load(folder / "image_encoder.onnx")
-    assert {point.dtype for point in _zero_points(folder / "image_encoder.onnx", "QuantizeLinear")} == {
-        np.dtype(np.uint8)
-    }
+def test_a_cpu_file_has_unsigned_activations_and_signed_weights_by_channel(export: Export) -> None:
+    exported = export("cpu")
+    record = exported.options["int8"]
+    model, weights = _load(exported.image_encoder)
+    points = _zero_points(exported.image_encoder, "QuantizeLinear")
+    assert {point.dtype for point in points} == {np.dtype(np.uint8)}
     convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
     scaled = {
         node.input[0]: weights[node.input[1]]
@@ -111,10 +106,9 @@ def test_a_cpu_file_has_unsigned_activations_and_signed_weights_by_channel(quant
     assert record["text"]["speedup_batch1"] > 0
 
 
-def test_a_tensorrt_file_is_symmetric_with_paired_weights_and_float_biases(quantize: Quantize) -> None:
-    folder, record = quantize("trt")
-    for tower in ("image", "text"):
-        path = folder / f"{tower}_encoder.onnx"
+def test_a_tensorrt_file_is_symmetric_with_paired_weights_and_float_biases(export: Export) -> None:
+    exported = export("trt")
+    for tower, path in (("image", exported.image_encoder), ("text", exported.text_encoder)):
         points = [*_zero_points(path, "QuantizeLinear"), *_zero_points(path, "DequantizeLinear")]
         assert all(point.dtype == np.int8 and not point.any() for point in points)
         model, weights = _load(path)
@@ -123,15 +117,14 @@ def test_a_tensorrt_file_is_symmetric_with_paired_weights_and_float_biases(quant
         ]
         quantized = {node.input[0] for node in model.graph.node if node.op_type == "QuantizeLinear"}
         assert {name for name in quantized if weights.get(name, np.empty(0)).ndim >= 2}
-        assert "speedup_batch1" not in record[tower]
+        assert "speedup_batch1" not in exported.options["int8"][tower]
 
 
 @pytest.mark.parametrize("target", ["cpu", "trt"])
 def test_int8_is_near_fp32_and_a_row_does_not_depend_on_its_neighbours(
-    quantize: Quantize, exported_model: Path, target: str
+    export: Export, exported_model: Path, target: str
 ) -> None:
-    folder, _ = quantize(target)
-    model = read_exported_model(folder, open_exported_model(exported_model).manifest)
+    model = export(target)
     random = np.random.default_rng(0)
     tokenizer = Tokenizer.from_file(model.tokenizer)
     tokens = tokenizer(["a cat", "a large dog with a stick", "two"], 32)
@@ -148,32 +141,39 @@ def test_int8_is_near_fp32_and_a_row_does_not_depend_on_its_neighbours(
         assert np.abs(encoder.encode_image(pixels[:1]) - image[:1]).max() < 1e-6
 
 
-def test_the_runtime_refuses_a_tensorrt_file_and_the_gate_runs_it(
-    quantize: Quantize, exported_model: Path
-) -> None:
-    folder, _ = quantize("trt")
-    model = read_exported_model(folder, open_exported_model(exported_model).manifest)
+def test_the_runtime_refuses_a_tensorrt_file_which_the_gate_has_run(export: Export) -> None:
+    model = export("trt")
+    assert model.parity()["verdict"] == "PASS"
     with pytest.raises(UsageError) as refused:
         model.open()
-    assert refused.value.where == str(folder)
-    tokens = np.array([[49406, 320, 49407]], np.int32)
-    assert run_candidate(folder, {"text/one": tokens}, 60)["text/one"].shape == (1, 64)
+    assert refused.value.where == str(model.path)
 
 
 @pytest.mark.parametrize("tower", ["image", "text"])
-def test_nvidias_parser_builds_the_tensorrt_file(quantize: Quantize, tower: str) -> None:
+def test_nvidias_parser_builds_the_tensorrt_file(export: Export, tower: str) -> None:
     trt = pytest.importorskip("tensorrt_rtx")
-    folder, _ = quantize("trt")
     builder = trt.Builder(logger := trt.Logger(trt.Logger.ERROR))
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, logger)
-    assert parser.parse_from_file(str(folder / f"{tower}_encoder.onnx")), parser.get_error(0).desc()
+    assert parser.parse_from_file(str(export("trt").path / f"{tower}_encoder.onnx")), parser.get_error(
+        0
+    ).desc()
     profile = builder.create_optimization_profile()
     rest = (3, 32, 32) if tower == "image" else (8,)
     profile.set_shape(network.get_input(0).name, (1, *rest), (2, *rest), (4, *rest))
     config = builder.create_builder_config()
     config.add_optimization_profile(profile)
     assert builder.build_serialized_network(network, config) is not None
+
+
+def test_int8_without_calibration_samples_is_refused(
+    mini_checkpoint: Path, parity_samples: ParitySamples, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError):
+        export_checkpoint(
+            open_checkpoint(mini_checkpoint), tmp_path / "out", samples=parity_samples, precision="int8"
+        )
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_images_of_one_colour_are_refused(
