@@ -51,8 +51,9 @@ LIMITS = {
     "bf16": Limits(max_abs=1e-2, cosine_distance=5e-4, norm=1e-3),
     # static scales in ONNX Runtime, four trunks trained on CIFAR-10, 2,000 test images: the worst cosine distance of
     # one image 0.11 for EfficientNet-B0 and 0.005 for ResNet-18, centred medians up to 0.003, the largest component
-    # 0.11; up to 10 % of choices differ, nearly all where fp32 prefers its own by less than 0.02
-    "int8": Limits(max_abs=2e-1, cosine_distance=0.15, norm=1e-3, margin=0.12),
+    # 0.11; up to 12 % of choices differ, nearly all where fp32 prefers its own by less than 0.02, so that accuracy
+    # falls by 0.3 points at most
+    "int8": Limits(max_abs=2e-1, cosine_distance=0.15, norm=1e-3, margin=0.15),
 }
 
 
