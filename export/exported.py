@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from kdx.core.errors import GateError
 from kdx.core.folders import sealed_folder
 from kdx.core.progress import Progress, silent
 from kdx.core.provenance import package_versions
@@ -19,8 +18,7 @@ from kdx.runtime.torch import TorchEncoder
 from .calibration import check_disjoint
 from .gate_inputs import prepare
 from .job import BuildJob
-from .parity import check_parity
-from .report import ParityReport, Verdict
+from .parity import check_parity, stop_at_fault
 from .samples import ParitySamples
 
 
@@ -62,7 +60,7 @@ def export_checkpoint(
         with TorchEncoder(checkpoint) as reference:
             gate_inputs = prepare(reference, samples)
         report = check_parity(gate_inputs, folder, limits=limits, progress=progress)
-        _stop_at_fault(report, out)
+        stop_at_fault(report, out)
         (folder / "parity.json").write_text(json.dumps(report.to_dict(), indent=2) + "\n", encoding="utf-8")
         fields["tools"] = package_versions()
         fields["sizes"] = {
@@ -70,15 +68,3 @@ def export_checkpoint(
             "parameters": sum(parameter.numel() for parameter in checkpoint.model.parameters()),
         }
     return open_exported_model(out)
-
-
-def _stop_at_fault(report: ParityReport, out: Path) -> None:
-    faults = report.findings(Verdict.FAIL)
-    if faults:
-        tier, check = faults[0]
-        more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
-        raise GateError(
-            f"the exported model is not the trained one: {tier.name}: {check.sentence()}{more}",
-            where=out,
-            remedy="nothing was written; report the architecture if you did not change the graph",
-        )

@@ -19,7 +19,6 @@ from kdx.core.errors import KdxError, SetupError, UsageError
 from kdx.core.folders import write_atomic
 from kdx.core.progress import Progress, silent
 from kdx.runtime.cuda import Gpu, find_gpu, import_cuda
-from kdx.runtime.formats import find_format
 from kdx.runtime.tensorrt import RTX, TRT, Messages, import_tensorrt, make_logger
 from kdx.runtime.trusted_plans import check_trusted, trust_plan
 
@@ -61,7 +60,13 @@ def _build(job: BuildJob, format_name: str) -> dict[str, Any]:
 
 def typed_graphs(job: BuildJob, folder: Path) -> dict[str, Any]:
     """Writes the ONNX pair whose types and Q/DQ nodes say each engine's precision. Returns what its builder records."""
-    return find_format("onnx").build(replace(job, folder=folder, target="trt"))
+    from .half_precision import DTYPES  # with torch, which a deferred build has not
+    from .onnx import build_int8, export_towers
+
+    if job.precision == "int8":
+        return build_int8(replace(job, folder=folder, target="trt"))
+    export_towers(job.checkpoint, folder, DTYPES[job.precision])
+    return {}
 
 
 def build_engines(

@@ -124,7 +124,7 @@ BUILT_IN = (
     Format(
         name="trt",
         suffix=".engine",
-        precisions={name: LIMITS[name] for name in ("fp32", "int8")},
+        precisions={name: LIMITS[name] for name in ("fp32", "fp16", "bf16", "int8")},
         targets=("trt",),
         builder="kdx.export.tensorrt:build_trt",
         opener="kdx.runtime.tensorrt:TensorRTEncoder",
@@ -135,7 +135,7 @@ BUILT_IN = (
     Format(
         name="trt-rtx",
         suffix=".engine",
-        precisions={name: LIMITS[name] for name in ("fp32", "int8")},
+        precisions={name: LIMITS[name] for name in ("fp32", "fp16", "bf16", "int8")},
         targets=("trt",),
         builder="kdx.export.tensorrt:build_trt_rtx",
         opener="kdx.runtime.tensorrt:TensorRTEncoder",

@@ -79,17 +79,24 @@ def test_full_graphs_parse_and_build(
     _build(checkpoint, tmp_path / "graphs", precision, parity_samples)
 
 
+@pytest.mark.parametrize("precision", ["bf16", "int8"])
 def test_a_deferred_rtx_export_says_that_nvidia_built_it(
-    mini_checkpoint: Path, parity_samples: ParitySamples, tmp_path: Path
+    precision: str, mini_checkpoint: Path, parity_samples: ParitySamples, tmp_path: Path
 ) -> None:
-    few = replace(parity_samples, images=parity_samples.images[:4], texts=parity_samples.texts[:4])
-    path = defer_export(
-        open_checkpoint(mini_checkpoint), tmp_path / "rtx", format="trt-rtx", samples=few
-    ).path
-    assert (
-        open_deferred(path).manifest.fields["proved_by"]
-        == f"tensorrt_rtx {trt.__version__}, parsed and built"
+    images, texts = parity_samples.images, parity_samples.texts
+    few = replace(parity_samples, images=images[:4], texts=texts[:4])
+    others = replace(parity_samples, images=images[4:100], texts=texts[4:100])
+    deferred = defer_export(
+        open_checkpoint(mini_checkpoint),
+        tmp_path / "rtx",
+        format="trt-rtx",
+        precision=precision,
+        samples=few,
+        calibration=others if precision == "int8" else None,
     )
+    proved_by = open_deferred(deferred.path).manifest.fields["proved_by"]
+    assert proved_by == f"tensorrt_rtx {trt.__version__}, parsed and built"
+    assert deferred.graphs.keys() == ({"int8"} if precision == "int8" else set())
 
 
 def test_without_a_gpu_the_format_offers_to_defer() -> None:
