@@ -30,15 +30,17 @@ trt: Any = pytest.importorskip("tensorrt_rtx")
 
 FULL_SIZE = [name for name in shipped_names() if not name.startswith("kdx-mini")]
 PRECISIONS = tuple(find_format("trt-rtx").precisions)
-# one trunk of each family, with few layers or small images; Swin alone cannot be made small, and is in the slow tier
+# a trunk of each family, with few layers or small images. MobileViT and Swin take long to trace, however small: they
+# are in the slow tier, as int8 is, but for that of the deferred export
 SMALL: dict[str, dict[str, Any]] = {
     "ViT-T-16": {"image_size": 64, "layers": 2},
     "RN50": {"image_size": 64, "layers": (1, 1, 1, 1)},
     "ResNet-18": {"image_size": 64},
     "MobileNetV3-S": {"image_size": 64},
-    "MobileViT-XXS": {"image_size": 64},
 }
-CASES = [(name, PRECISIONS[0]) for name in SMALL] + [("ViT-T-16", precision) for precision in PRECISIONS[1:]]
+CASES = [(name, PRECISIONS[0]) for name in SMALL] + [
+    ("ViT-T-16", precision) for precision in ("fp16", "bf16")
+]
 
 
 def _small(name: str) -> Architecture:
@@ -79,9 +81,8 @@ def test_full_graphs_parse_and_build(
     _build(checkpoint, tmp_path / "graphs", precision, parity_samples)
 
 
-@pytest.mark.parametrize("precision", ["bf16", "int8"])
 def test_a_deferred_rtx_export_says_that_nvidia_built_it(
-    precision: str, mini_checkpoint: Path, parity_samples: ParitySamples, tmp_path: Path
+    mini_checkpoint: Path, parity_samples: ParitySamples, tmp_path: Path
 ) -> None:
     images, texts = parity_samples.images, parity_samples.texts
     few = replace(parity_samples, images=images[:4], texts=texts[:4])
@@ -90,13 +91,13 @@ def test_a_deferred_rtx_export_says_that_nvidia_built_it(
         open_checkpoint(mini_checkpoint),
         tmp_path / "rtx",
         format="trt-rtx",
-        precision=precision,
+        precision="int8",
         samples=few,
-        calibration=others if precision == "int8" else None,
+        calibration=others,
     )
     proved_by = open_deferred(deferred.path).manifest.fields["proved_by"]
     assert proved_by == f"tensorrt_rtx {trt.__version__}, parsed and built"
-    assert deferred.graphs.keys() == ({"int8"} if precision == "int8" else set())
+    assert deferred.graphs.keys() == {"int8"}
 
 
 def test_without_a_gpu_the_format_offers_to_defer() -> None:
