@@ -38,14 +38,11 @@ SHARED_MEMORY_NEEDED = (2 * BATCHED_INSTANCES + ZERO_SHOT_INSTANCES) * 2 * 16 * 
 SERVER_CODE = (  # everything that runs in the server
     "__init__.py",
     "core/*.py",
-    "runtime/__init__.py",
-    "runtime/exported_model.py",
-    "runtime/formats.py",
-    "runtime/onnx.py",
-    "runtime/triton_requests.py",
+    "runtime/*.py",
     "serve/__init__.py",
     "serve/triton_models/*.py",
 )
+NOT_SERVED = ("runtime/torch.py", "runtime/triton.py", "runtime/proxy.py")  # what needs torch, and the client
 MODEL = '''"""Triton's entry to kdx.serve.triton_models.{name}, from the copy of kdx in this repository."""
 
 import sys
@@ -202,6 +199,8 @@ def _copy_code(target: Path) -> None:
     package = Path(kdx.__file__).parent
     for pattern in SERVER_CODE:
         for file in package.glob(pattern):
+            if file.relative_to(package).as_posix() in NOT_SERVED:
+                continue
             copy = target / file.relative_to(package)
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, copy)

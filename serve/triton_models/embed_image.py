@@ -6,10 +6,15 @@ from typing import Any
 
 import numpy as np
 
-from kdx.core.encoder import FloatArray
+from kdx.core.encoder import FloatArray, batched
 from kdx.runtime.triton_requests import check_size
 
 from .requests import answer_embeddings, open_encoder, read_bytes, read_each
+
+# Images in one call of the encoder. More do not fit the processor's cache: an image of a batch of 16 took 17 % more of
+# the processor than one of 2 for ViT-T/16, 33 % for EfficientNet-B0, 19 % for MobileViT-S and 5 % less for ResNet-18
+# (ONNX Runtime, one thread).
+AT_ONCE = 2
 
 
 class TritonPythonModel:
@@ -33,4 +38,6 @@ class TritonPythonModel:
         return read_each(self._encoder.preprocess, "images", images)
 
     def _encode(self, images: list[FloatArray]) -> FloatArray:
-        return self._encoder.encode_image(np.stack(images))
+        """images: [3, S, S] each. Returns [B, D]."""
+        pieces = batched(images, AT_ONCE)
+        return np.concatenate([self._encoder.encode_image(np.stack(piece)) for piece in pieces])

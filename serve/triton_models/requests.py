@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import json
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ import triton_python_backend_utils as pb_utils  # pyright: ignore[reportMissingI
 
 from kdx.core.encoder import Encoder, FloatArray
 from kdx.core.errors import DataError, KdxError, SetupError, UsageError
+from kdx.core.provenance import cpu_count
 from kdx.core.requests import at_item
 from kdx.runtime.exported_model import open_exported_model
 from kdx.runtime.triton_requests import from_message, to_bytes_column, to_message
@@ -38,9 +40,15 @@ class CancelledError(Exception):
 
 
 def open_encoder(args: dict[str, Any]) -> Encoder:
-    """The exported model inside the repository that Triton was started with."""
+    """The exported model inside the repository that Triton was started with.
+
+    The instances of a model share the cores of the machine on which the server starts: with more threads than cores the
+    same work took 5 to 18 % more time of the processor.
+    """
     repository = Path(args["model_repository"]).resolve().parent.parent
-    return open_exported_model(repository / "exported-model").open()
+    instances = sum(group["count"] for group in json.loads(args["model_config"])["instance_group"])
+    model = open_exported_model(repository / "exported-model")
+    return model.open(num_threads=max(1, cpu_count() // instances))
 
 
 def answer_embeddings(

@@ -138,7 +138,7 @@ def test_what_fails_in_the_encoder_is_the_servers_fault_and_tells_no_path(
         (folder / "manifest.json").unlink()
         code = folder / "python/kdx/serve/triton_models/embed_image.py"
         text = code.read_text()
-        code.write_text(text.replace("return self._encoder.encode_image(np.stack(images))", _FAILING))
+        code.write_text(text.replace("pieces = batched(images, AT_ONCE)", _FAILING))
         assert _FAILING in code.read_text()
     with (
         TritonServer(tmp_path / "broken", tmp_path / "log") as server,
@@ -163,7 +163,7 @@ _FAILING = """if images[0].std(axis=(1, 2)).max() > 0.1:
             from kdx.core.errors import DataError
 
             raise DataError("does not run", where="/secret/path/image_encoder.onnx")
-        return self._encoder.encode_image(np.stack(images))"""
+        pieces = batched(images, AT_ONCE)"""
 
 
 def _classification(images: list[bytes], labels: list[str]) -> dict[str, np.ndarray]:

@@ -1,7 +1,14 @@
 """Facts of serve/triton_models that need no server; test_served.py and test_load.py ask a real one."""
 
+import json
 import subprocess
 import sys
+import types
+from pathlib import Path
+
+import pytest
+
+from kdx.serve.repository import write_repository
 
 # Triton's own module exists inside its server alone
 STUCK = """
@@ -23,3 +30,25 @@ def test_an_instance_that_is_stuck_ends_itself_and_tells_where() -> None:
     )
     assert done.stdout == "went on\n" and done.returncode == 1
     assert 'File "<string>", line 10' in done.stderr
+
+
+@pytest.mark.parametrize(("cores", "instances", "threads"), [(2, 2, 1), (8, 2, 4), (1, 2, 1), (7, 3, 2)])
+def test_the_instances_of_a_model_share_the_cores(
+    exported_model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    cores: int,
+    instances: int,
+    threads: int,
+) -> None:
+    backend = types.ModuleType("triton_python_backend_utils")
+    monkeypatch.setitem(sys.modules, "triton_python_backend_utils", backend)
+    from kdx.serve.triton_models import requests
+
+    monkeypatch.setattr(requests, "cpu_count", lambda: cores)
+    repository = write_repository(exported_model, tmp_path / "repository")
+    config = json.dumps({"instance_group": [{"count": instances, "kind": "KIND_CPU"}]})
+    with requests.open_encoder(
+        {"model_repository": str(repository / "models/embed_image"), "model_config": config}
+    ) as encoder:
+        assert vars(encoder)["_num_threads"] == threads
