@@ -154,10 +154,10 @@ def _trace_image_tower(
 
 def _trace_text_tower(model: ClipModel, spec: EncoderSpec) -> torch.onnx.ONNXProgram:
     axes = {TOKENS: {0: Dim(BATCH, min=1), 1: Dim(LENGTH, min=MIN_LENGTH, max=spec.context_length)}}
-    return _trace(TextTower(model), _example_tokens(spec), axes, TEXT_FEATURES, spec.name)
+    return _trace(TextTower(model), example_tokens(spec), axes, TEXT_FEATURES, spec.name)
 
 
-def _example_tokens(spec: EncoderSpec) -> Tensor:
+def example_tokens(spec: EncoderSpec) -> Tensor:
     """int32 [5, L], L unlike the batch, the context and the embedding width, so that no axis is taken for another."""
     taken = {EXAMPLE_BATCH, spec.context_length, spec.embed_dim, 1}
     length = next(n for n in range(max(MIN_LENGTH, spec.context_length // 2), 0, -1) if n not in taken)
@@ -177,7 +177,7 @@ def _trace(
 ) -> torch.onnx.ONNXProgram:
     """The tower as ONNX. axes: named Dims by input; an axis that cannot be free is an error, not a guess."""
     tower.eval()
-    with _quiet(), _plain_attention(tower):
+    with quiet(), plain_attention(tower):
         try:
             program = torch.onnx.export(
                 tower,
@@ -203,7 +203,7 @@ def _trace(
 
 
 @contextlib.contextmanager
-def _plain_attention(tower: nn.Module) -> Iterator[None]:
+def plain_attention(tower: nn.Module) -> Iterator[None]:
     """timm's attention written out as products and a softmax, as its modules offer it.
 
     The exporter cannot translate the fused operator of five axes (Hiera), and breaks on its strides (MaxViT).
@@ -219,7 +219,7 @@ def _plain_attention(tower: nn.Module) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """torch.onnx prints to stdout, warns of its own deprecations and logs; what fails raises as well."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript")]
     levels = [logger.level for logger in loggers]

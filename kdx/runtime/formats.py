@@ -122,6 +122,17 @@ BUILT_IN = (
         packages=("openvino",),
     ),
     Format(
+        name="pt2",
+        suffix=".pt2",
+        precisions={name: LIMITS[name] for name in ("fp32", "fp16", "bf16")},
+        targets=("native",),  # the GPU of the machine that exports it, or without one its CPU
+        builder="kdx.export.pt2:build_pt2",
+        opener="kdx.runtime.pt2:Pt2Encoder",
+        structure="kdx.export.pt2:check_pt2",
+        machine="kdx.runtime.pt2:check_machine",
+        packages=("torch",),
+    ),
+    Format(
         name="trt",
         suffix=".engine",
         precisions={name: LIMITS[name] for name in ("fp32", "fp16", "bf16", "int8")},

@@ -17,8 +17,8 @@ from kdx.export import ParitySamples, check_exports, export_checkpoint, onnx as 
 from kdx.export.half_precision import DTYPES
 from kdx.export.onnx import (
     DATA_SUFFIX,
-    _plain_attention,
     export_towers,
+    plain_attention,
     strip_metadata,
 )
 from kdx.export.report import Verdict
@@ -64,7 +64,7 @@ def test_tracing_leaves_the_model_as_it_was() -> None:
     trunk: Any = model.visual.trunk
     trunk.blocks[0].attn.fused_attn = False  # the user's own choice
     before = [block.attn.fused_attn for block in trunk.blocks]
-    with _plain_attention(model):
+    with plain_attention(model):
         assert not any(block.attn.fused_attn for block in trunk.blocks)
     assert [block.attn.fused_attn for block in trunk.blocks] == before and any(before)
 
