@@ -2,118 +2,105 @@
 
 A damaged graph can kill the runtime with a signal; here it kills only this process. Whose fault a failure is crosses to
 the parent: a fault of the model fails the gate, any other is raised as what it is.
-Called as `python -m kdx.export.candidate MODEL ASKED.npz ANSWERED.npz FAULT.json`. Arrays are named `image/…` (pixels)
-and `text/…` (tokens); the answers bear the same names.
+Called as `python -m kdx.export.candidate MODEL ASKED.npz ANSWERED.npz THREADS FAULT.json`. Arrays are named `image/…`
+(pixels) and `text/…` (tokens); the answers bear the same names.
 """
 
 from __future__ import annotations
 
-import json
-import signal
-import subprocess
+import contextlib
 import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 
-from kdx.core.errors import DataError, KdxError, SetupError
+from kdx.core.errors import DataError
 from kdx.core.folders import Manifest
+from kdx.core.provenance import cpu_count
 from kdx.runtime.exported_model import KIND, read_exported_model
+
+from .child import Child, ChildCrash, answer_parent
 
 Arrays = dict[str, npt.NDArray[np.generic]]
 
-
-# signals by which a graph that the runtime cannot bear ends the process; others come from outside
-CRASHES = {signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL}
+DOING = "run the exported model"
 
 
 class CandidateFault(Exception):
     """The exported model did not answer, and it is its own fault; the text says why."""
 
 
-def run_candidate(model: Path, requests: Arrays, timeout: float) -> dict[str, npt.NDArray[np.float32]]:
-    """Answers by name, computed in a child process within `timeout` seconds.
+class Candidate:
+    """The child process, as a context manager: it starts to answer at once, so that the reference can work meanwhile.
 
-    Raises CandidateFault when the model does not run or crashes the runtime; SetupError when the machine lacks a
-    package, memory or time; RuntimeError with the child's traceback for a bug in kdx.
+    requests: by name. num_threads: for the exported model, by default one for each core. Leaving ends it.
     """
-    with tempfile.TemporaryDirectory(prefix="kdx-parity-") as folder:
-        asked, answered, fault = (Path(folder) / name for name in ("asked.npz", "answered.npz", "fault.json"))
-        np.savez(asked, **requests)  # pyright: ignore[reportArgumentType]
-        command = [sys.executable, "-m", "kdx.export.candidate", *map(str, (model, asked, answered, fault))]
-        try:
-            done = subprocess.run(
-                command, capture_output=True, text=True, errors="replace", timeout=timeout, check=False
+
+    def __init__(self, model: Path, requests: Arrays, *, num_threads: int | None = None) -> None:
+        with contextlib.ExitStack() as stack:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kdx-parity-")))
+            asked, self._answered = folder / "asked.npz", folder / "answered.npz"
+            np.savez(asked, **requests)  # pyright: ignore[reportArgumentType]
+            arguments = (model, asked, self._answered, num_threads or cpu_count())
+            lighter = "compare fewer images with --samples"
+            self._child = stack.enter_context(
+                Child("kdx.export.candidate", arguments, doing=DOING, lighter=lighter)
             )
-        except subprocess.TimeoutExpired:
-            raise SetupError(
-                f"the exported model did not answer within {timeout:.0f} s",
-                remedy="compare fewer images with --samples, or free the machine of other work",
-            ) from None
-        if fault.exists():
-            error = KdxError.from_dict(json.loads(fault.read_text(encoding="utf-8")))
-            if isinstance(error, DataError):  # of the file that was just written
-                raise CandidateFault(error.what)
-            raise error
-        if done.returncode:
-            raise _ended(done.returncode, done.stderr)
-        with np.load(answered) as answers:
+            self._stack = stack.pop_all()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def answers(self, timeout: float) -> dict[str, npt.NDArray[np.float32]]:
+        """Answers by name, when they are there; `timeout` in seconds since the start.
+
+        Raises CandidateFault when the model does not run or crashes the runtime; SetupError when the machine lacks a
+        package, memory or time; RuntimeError with the child's traceback for a bug in kdx.
+        """
+        try:
+            self._child.wait(timeout)
+        except DataError as error:  # of the file that was just written
+            raise CandidateFault(error.what) from None
+        except ChildCrash as crash:
+            raise CandidateFault(f"was killed by {crash}") from None
+        with np.load(self._answered) as answers:
             return {name: answers[name] for name in answers.files}
 
 
-def _ended(returncode: int, stderr: str) -> Exception:
-    """What it means that the child ended without an answer and without a word."""
-    number = signal.Signals(-returncode) if returncode < 0 else None
-    if "bad_alloc" in stderr or number == signal.SIGKILL:  # the kernel's answer when memory is used up
-        return SetupError(
-            "the memory did not suffice to run the exported model",
-            remedy="free memory, or compare fewer images with --samples",
-        )
-    if number is not None and number in CRASHES:
-        return CandidateFault(f"was killed by {number.name}")
-    if number is not None:
-        return SetupError(
-            f"the process that ran the exported model was ended by {number.name}", remedy="run it again"
-        )
-    return RuntimeError(f"the gate's child process ended with exit code {returncode}:\n{stderr}")
+def run_candidate(model: Path, requests: Arrays, timeout: float) -> dict[str, npt.NDArray[np.float32]]:
+    """The answers of a Candidate within `timeout` seconds; raises what its `answers` raises."""
+    with Candidate(model, requests) as candidate:
+        return candidate.answers(timeout)
 
 
-def _answer(model: Path, asked: Path, answered: Path) -> None:
+def _answer(model: Path, asked: Path, answered: Path, num_threads: int) -> None:
     unsealed = Manifest(KIND, schema=1, created="", digest={}, provenance={})
     exported = read_exported_model(model, unsealed)
     # A file has the same numbers wherever it runs, and here they can be seen: a runtime refuses to serve it.
     exported = replace(exported, target=exported.format.targets[0])
     answers: dict[str, npt.NDArray[np.float32]] = {}
-    with exported.open() as encoder, np.load(asked) as requests:
+    with exported.open(num_threads=num_threads) as encoder, np.load(asked) as requests:
         for name in requests.files:
             encode = encoder.encode_image if name.startswith("image/") else encoder.encode_text
             answers[name] = encode(requests[name])
-    np.savez(answered, **answers)  # pyright: ignore[reportArgumentType]
-
-
-def _main(model: Path, asked: Path, answered: Path, fault: Path) -> int:
     try:
-        _answer(model, asked, answered)
-        return 0
-    except MemoryError:
-        error: KdxError = SetupError(
-            "the memory did not suffice to run the exported model", remedy="free memory"
-        )
-    except OSError as caught:
+        np.savez(answered, **answers)  # pyright: ignore[reportArgumentType]
+    except OSError:
         answered.unlink(missing_ok=True)  # on a full disk it makes room for the fault
-        error = SetupError(
-            f"the gate cannot keep what the exported model answers: {caught.strerror}",
-            where=answered.parent,
-            remedy="free space, or name another folder for temporary files by TMPDIR",
-        )
-    except KdxError as caught:
-        error = caught
-    fault.write_text(json.dumps(error.to_dict()), encoding="utf-8")
-    return 1
+        raise
 
 
 if __name__ == "__main__":
-    sys.exit(_main(*map(Path, sys.argv[1:5])))
+    MODEL, ASKED, ANSWERED, THREADS, FAULT = sys.argv[1:6]
+    sys.exit(
+        answer_parent(
+            lambda: _answer(Path(MODEL), Path(ASKED), Path(ANSWERED), int(THREADS)), Path(FAULT), doing=DOING
+        )
+    )

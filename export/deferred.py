@@ -38,6 +38,7 @@ def defer_export(
     precision: str | None = None,
     target: str | None = None,
     calibration: ParitySamples | None = None,
+    allow_inconclusive: bool = False,
     overwrite: bool = False,
     progress: Progress = silent,
 ) -> DeferredExport:
@@ -53,7 +54,12 @@ def defer_export(
     _, precision, target = choose(format, precision, target, here=False)
     spec = checkpoint.spec
     inputs = {"checkpoint": spec.model_digest}
-    fields: dict[str, Any] = {"format": format, "precision": precision, "target": target}
+    fields: dict[str, Any] = {
+        "format": format,
+        "precision": precision,
+        "target": target,
+        "inconclusive_allowed": allow_inconclusive,
+    }
     if calibration is not None:
         check_disjoint(calibration, samples)
     with sealed_folder(out, KIND, overwrite=overwrite, inputs=inputs, fields=fields, shipped=True) as folder:

@@ -13,12 +13,11 @@ from kdx.core.tokenizer import VOCABULARY
 from kdx.models.checkpoint import Checkpoint
 from kdx.runtime.exported_model import KIND, ExportedModel, open_exported_model
 from kdx.runtime.formats import Limits, choose
-from kdx.runtime.torch import TorchEncoder
 
 from .calibration import check_disjoint
-from .gate_inputs import prepare
+from .gate import Serve, check_enough, pass_gate
 from .job import BuildJob
-from .parity import check_parity, stop_at_fault
+from .report import Verdict
 from .samples import ParitySamples
 
 
@@ -32,6 +31,8 @@ def export_checkpoint(
     target: str | None = None,
     calibration: ParitySamples | None = None,
     limits: Limits | None = None,
+    allow_inconclusive: bool = False,
+    serve: Serve | None = None,
     overwrite: bool = False,
     progress: Progress = silent,
 ) -> ExportedModel:
@@ -39,14 +40,19 @@ def export_checkpoint(
 
     precision, target: by default the format's first. samples: held out, for the gate. calibration: of the train split,
     for a precision that needs it. limits: by default those of the format and precision.
+    allow_inconclusive: keep a model that the samples are too few to judge; the manifest then says that it was allowed.
+    serve: serves the exported model at a path, for the end-to-end tier; without it that tier is SKIPPED.
 
     Raises UsageError for a format, precision or target that there is not; SetupError if this machine cannot build or
-    run it; GateError when parity fails, and then nothing is left at `out`. An INCONCLUSIVE gate lets the model pass and
-    says so in parity.json.
+    run it; GateError when parity fails, InconclusiveError when the samples cannot decide, if that is known before any
+    work: then nothing is left at `out`.
     """
     format_, precision, target = choose(format, precision, target)
     if calibration is not None:
         check_disjoint(calibration, samples)
+    limits = limits or format_.precisions[precision]
+    if not allow_inconclusive:
+        check_enough(samples, limits)
     inputs = {"checkpoint": checkpoint.spec.model_digest}
     fields: dict[str, Any] = {"format": format, "precision": precision, "target": target}
     with sealed_folder(out, KIND, overwrite=overwrite, inputs=inputs, fields=fields, shipped=True) as folder:
@@ -56,11 +62,17 @@ def export_checkpoint(
         checkpoint.tokenizer.save(folder / VOCABULARY)
         config = {**fields, "spec": checkpoint.spec.to_dict(), "options": options}
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        progress(1, 3, "reference")
-        with TorchEncoder(checkpoint) as reference:
-            gate_inputs = prepare(reference, samples)
-        report = check_parity(gate_inputs, folder, limits=limits, progress=progress)
-        stop_at_fault(report, out)
+        report = pass_gate(
+            checkpoint,
+            folder,
+            samples,
+            limits,
+            out=out,
+            allow_inconclusive=allow_inconclusive,
+            serve=serve,
+            progress=progress,
+        )
+        fields["inconclusive_allowed"] = report.verdict is Verdict.INCONCLUSIVE
         (folder / "parity.json").write_text(json.dumps(report.to_dict(), indent=2) + "\n", encoding="utf-8")
         fields["tools"] = package_versions()
         fields["sizes"] = {

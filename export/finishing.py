@@ -25,7 +25,8 @@ from kdx.runtime.tensorrt import import_tensorrt
 from kdx.runtime.trusted_plans import check_trusted
 
 from .gate_inputs import GateInputs
-from .parity import check_parity, stop_at_fault
+from .parity import check_parity, stop_unless_passed
+from .report import Verdict
 from .tensorrt import build_engines
 from .tensorrt_plan import BuildPlan
 
@@ -76,7 +77,9 @@ def _finish(
         config = {**fields, "spec": source.spec.to_dict(), "options": options}
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         report = check_parity(gate_inputs, folder, progress=progress)
-        stop_at_fault(report, out)
+        allowed = bool(source.manifest.fields.get("inconclusive_allowed"))
+        stop_unless_passed(report, out, allow_inconclusive=allowed)
+        fields["inconclusive_allowed"] = report.verdict is Verdict.INCONCLUSIVE
         (folder / "parity.json").write_text(json.dumps(report.to_dict(), indent=2) + "\n", encoding="utf-8")
         fields["tools"] = package_versions()
         parameters = source.manifest.fields["sizes"]["parameters"]

@@ -9,7 +9,8 @@ import hashlib
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -20,14 +21,18 @@ import numpy.typing as npt
 from kdx.core.digests import value_digest
 from kdx.core.encoder import Encoder, EncoderSpec, FloatArray
 from kdx.core.errors import DataError
-from kdx.core.preprocess import read_encoded
-from kdx.core.prompts import prompt_texts
+from kdx.core.preprocess import Preprocess, read_encoded
+from kdx.core.prompts import class_vectors, prompt_texts
+from kdx.core.provenance import cpu_count
 from kdx.core.tokenizer import Tokenizer
 
 from .candidate import Arrays
+from .comparison import Embeddings
 from .samples import ParitySamples
 
-CHUNK = 64
+# Of a request with samples. ViT-T/16 on a core takes 26 ms an image in batches of 4 or 8 and 38 ms in batches of 64,
+# whose activations no cache holds; a text takes 7.6 ms in batches of 8 or 16 and 10 ms in batches of 64.
+IMAGES, TEXTS = 8, 16
 BATCHES = (1, 2, 3, 7)
 LENGTHS = (2, 3, 12)  # and the context length
 
@@ -36,23 +41,58 @@ LENGTHS = (2, 3, 12)  # and the context length
 class GateInputs:
     """Requests, named `image/…` (pixels) and `text/…` (tokens), and the reference's answers by the same names.
 
+    Samples are asked in order of length: orders has, by kind of request, which sample each row is.
     digest: of the samples, not of the model. num_templates: prompts of each class, 0 where the texts stand in for
-    classes. seconds: what the reference took.
+    classes. paired: text i belongs to image i. seconds: what the reference took.
     """
 
     spec: EncoderSpec
     requests: Arrays
-    expected: dict[str, FloatArray]
+    orders: dict[str, list[int]]
     digest: str
     num_templates: int
-    seconds: float
+    paired: bool
+    expected: dict[str, FloatArray] = field(default_factory=lambda: {})
+    seconds: float = 0.0
+
+    def answered_by(self, reference: Encoder) -> GateInputs:
+        """The same requests with this encoder's answers."""
+        started = time.monotonic()
+        expected = {name: encode(reference, name, array) for name, array in self.requests.items()}
+        return replace(self, expected=expected, seconds=time.monotonic() - started)
+
+    def embeddings(self, answers: dict[str, FloatArray]) -> Embeddings:
+        """The samples' answers in the samples' order."""
+        classes = None
+        if self.num_templates:
+            classes = class_vectors(self._gather(answers, "text/class"), self.num_templates)
+        images, texts = (self._gather(answers, kind) for kind in ("image/sample", "text/sample"))
+        return Embeddings(images, texts, classes, self.paired)
+
+    def sample(self, tower: str, index: int) -> npt.NDArray[Any]:
+        """What is asked about one sample: [1, …]. tower: image or text."""
+        kind = f"{tower}/sample"
+        rows = [(name, row) for name in self._names(kind) for row in range(len(self.requests[name]))]
+        name, row = rows[self.orders[kind].index(index)]
+        return self.requests[name][row : row + 1]
+
+    def _gather(self, answers: dict[str, FloatArray], kind: str) -> FloatArray:
+        rows = np.concatenate([answers[name] for name in self._names(kind)])
+        gathered = np.empty_like(rows)
+        gathered[self.orders[kind]] = rows
+        return gathered
+
+    def _names(self, kind: str) -> list[str]:
+        return sorted(name for name in self.requests if name.startswith(kind))
 
     def save(self, path: Path) -> None:
         """Writes one .npz without pickles. Pixels stay float32: every value as the reference saw it."""
         about = {
             "spec": self.spec.to_dict(),
+            "orders": self.orders,
             "digest": self.digest,
             "num_templates": self.num_templates,
+            "paired": self.paired,
             "seconds": self.seconds,
         }
         arrays: dict[str, Any] = {
@@ -86,21 +126,29 @@ class GateInputs:
 
 def prepare(reference: Encoder, samples: ParitySamples) -> GateInputs:
     """Asks the reference everything that a candidate will be asked: probes of shapes and extremes, then the samples."""
+    return questions(reference, samples).answered_by(reference)
+
+
+def questions(reference: Encoder, samples: ParitySamples) -> GateInputs:
+    """The requests alone, by the reference's preprocessing and tokenizer. Raises DataError for a damaged image."""
     spec = reference.spec
-    requests = _probes(reference, samples)
-    _add_texts(requests, "sample", samples.texts, reference.tokenizer, spec)
+    pixels = _pixels(reference.preprocess, samples)
+    requests = _probes(spec, pixels)
+    orders = {"image/sample": list(range(len(pixels)))}
+    for start in range(0, len(pixels), IMAGES):
+        requests[f"image/sample{start:06d}"] = pixels[start : start + IMAGES]
+    kinds = {"text/sample": list(samples.texts)}
     if samples.classes is not None:
-        prompts = prompt_texts(samples.classes, samples.templates)
-        _add_texts(requests, "class", prompts, reference.tokenizer, spec)
-    started = time.monotonic()
-    expected = {name: encode(reference, name, array) for name, array in requests.items()}
+        kinds["text/class"] = prompt_texts(samples.classes, samples.templates)
+    for kind, texts in kinds.items():
+        orders[kind] = _add_texts(requests, kind, texts, reference.tokenizer, spec)
     return GateInputs(
         spec=spec,
         requests=requests,
-        expected=expected,
+        orders=orders,
         digest=_digest(samples),
         num_templates=len(samples.templates) if samples.classes is not None else 0,
-        seconds=time.monotonic() - started,
+        paired=samples.paired,
     )
 
 
@@ -109,10 +157,14 @@ def encode(encoder: Encoder, name: str, array: npt.NDArray[Any]) -> FloatArray:
     return encoder.encode_image(array) if name.startswith("image/") else encoder.encode_text(array)
 
 
-def _probes(reference: Encoder, samples: ParitySamples) -> Arrays:
-    spec = reference.spec
-    pixels = np.stack([reference.preprocess(image) for image in samples.images])  # [N, 3, S, S]
-    probes = np.resize(pixels, (max(BATCHES), *pixels.shape[1:]))
+def _pixels(preprocess: Preprocess, samples: ParitySamples) -> FloatArray:
+    """float32 [N, 3, S, S]. Pillow decodes and resizes without Python's lock, so threads share the cores."""
+    with ThreadPoolExecutor(cpu_count()) as pool:
+        return np.stack(list(pool.map(preprocess, samples.images)))
+
+
+def _probes(spec: EncoderSpec, pixels: FloatArray) -> Arrays:
+    probes = np.resize(pixels[: max(BATCHES)], (max(BATCHES), *pixels.shape[1:]))
     black = (np.zeros(3, np.float32) - spec.mean) / spec.std
     white = (np.ones(3, np.float32) - spec.mean) / spec.std
     constant = np.stack([np.broadcast_to(c[:, None, None], pixels.shape[1:]) for c in (black, white)])
@@ -122,16 +174,19 @@ def _probes(reference: Encoder, samples: ParitySamples) -> Arrays:
         requests[f"text/batch{size}"] = _probe_tokens(size, min(length, spec.context_length), spec.vocab_size)
     requests["text/padded"] = _padded(requests["text/batch3"], spec.context_length)
     requests["text/alone"] = requests["text/batch3"][:1]
-    for start in range(0, len(pixels), CHUNK):
-        requests[f"image/sample{start:06d}"] = pixels[start : start + CHUNK]
     return requests
 
 
 def _add_texts(
     requests: Arrays, kind: str, texts: Sequence[str], tokenizer: Tokenizer, spec: EncoderSpec
-) -> None:
-    for start in range(0, len(texts), CHUNK):
-        requests[f"text/{kind}{start:06d}"] = tokenizer(texts[start : start + CHUNK], spec.context_length)
+) -> list[int]:
+    """Returns which text each row is: short ones come first, so that no request is padded further than it needs."""
+    tokens = [tokenizer.encode(text, spec.context_length) for text in texts]
+    order = sorted(range(len(tokens)), key=lambda i: len(tokens[i]))
+    for start in range(0, len(order), TEXTS):
+        rows = order[start : start + TEXTS]
+        requests[f"{kind}{start:06d}"] = Tokenizer.pad([tokens[i] for i in rows])
+    return order
 
 
 def _probe_tokens(batch: int, length: int, vocab_size: int) -> npt.NDArray[np.int32]:

@@ -114,6 +114,17 @@ def export_towers(checkpoint: Checkpoint, folder: Path, dtype: torch.dtype = tor
     _write(_trace_text_tower(model, spec), text, spec)
 
 
+def trace_tower(checkpoint: Checkpoint, tower: str) -> torch.onnx.ONNXProgram:
+    """The fp32 graph of a tower, "image" or "text", with the exporter's notes on which module each node is from.
+
+    Raises UsageError when it does not export.
+    """
+    model, spec = cast_towers(checkpoint, torch.float32), checkpoint.spec
+    if tower == "image":
+        return _trace_image_tower(model, spec.image_size, spec.name)
+    return _trace_text_tower(model, spec)
+
+
 def check_exports(architecture: Architecture) -> None:
     """Raises UsageError, with the reason, for an architecture that `kdx export` would refuse.
 

@@ -17,12 +17,16 @@ SAMPLES = 1000
 
 @dataclass(frozen=True)
 class ParitySamples:
-    """images, texts: held out from training. classes: labels whose choice must agree; None: the texts stand in."""
+    """images, texts: held out from training. classes: labels whose choice must agree; None: the texts stand in.
+
+    paired: text i belongs to image i, so that finding one by the other is a decision too.
+    """
 
     images: Sequence[ImageSource]
     texts: Sequence[str]
     classes: Sequence[str] | None = None
     templates: Sequence[str] = DEFAULT_TEMPLATES
+    paired: bool = False
 
 
 def read_parity_samples(folder: Path, limit: int = SAMPLES) -> ParitySamples:
@@ -43,4 +47,4 @@ def read_parity_samples(folder: Path, limit: int = SAMPLES) -> ParitySamples:
             where=folder,
             remedy="add KEY.txt to the shards, or classes.txt",
         )
-    return ParitySamples(images, texts, samples.classes, templates)
+    return ParitySamples(images, texts, samples.classes, templates, paired=len(captions) == len(images))

@@ -17,7 +17,7 @@ from pathlib import Path
 from kdx.core.errors import GateError, KdxError, SetupError
 from kdx.runtime.onnx import import_onnxruntime, open_session
 
-from .candidate import CRASHES
+from .child import CRASHES
 
 # in the order in which they are tried; MatmulTransposeFusion first, since convolutions need the other one
 CANDIDATES = (

@@ -181,12 +181,15 @@ def _open(path: Path) -> ExportedModel:
 
 def _check_parity(exported: ExportedModel) -> None:
     verdict = exported.parity().get("verdict")
-    if verdict not in ("PASS", "INCONCLUSIVE"):
-        raise GateError(
-            f"the exported model's parity verdict is {verdict}, so it is not served",
-            where=exported.path / "parity.json",
-            remedy="export it again with `kdx export`",
-        )
+    if verdict == "PASS" or (
+        verdict == "INCONCLUSIVE" and exported.manifest.fields.get("inconclusive_allowed")
+    ):
+        return
+    raise GateError(
+        f"the exported model's parity verdict is {verdict}, so it is not served",
+        where=exported.path / "parity.json",
+        remedy="export it again with `kdx export`, on more held-out images if it is INCONCLUSIVE",
+    )
 
 
 def _requirements() -> str:

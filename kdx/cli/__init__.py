@@ -39,6 +39,7 @@ VERBS = {
     "import": ("import_", "Read weights of open_clip, OpenAI, CLIP-KD or Hugging Face."),
     "distill": ("distill", "Train a student from a recipe, with or without a teacher."),
     "export": ("export", "Export a checkpoint to ONNX and prove that nothing changed."),
+    "parity": ("parity", "Compare two models on the same images and texts, and draw it."),
     "serve": ("serve", "Serve an exported model with Triton."),
     "query": ("query", "Ask a model for embeddings, classes and images."),
     "eval": ("eval", "Zero-shot accuracy and retrieval recall of any model."),
@@ -91,7 +92,7 @@ def cli(verbose: bool) -> None:
 
 
 def main(args: list[str] | None = None) -> NoReturn:
-    """Runs kdx and exits: 0 done, 1 a bug, 2 usage, 3 a gate, 4 bad data, 5 the machine, 130 or 143 interrupted."""
+    """Runs kdx and exits: 0 done, 1 a bug, 2 usage, 3 a gate, 4 bad data, 5 the machine, 6 inconclusive, 130 or 143."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _terminate)
     write_what_cannot_be_encoded_as_escapes()

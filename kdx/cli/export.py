@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +13,7 @@ import click
 from .output import print_json
 
 if TYPE_CHECKING:
+    from kdx.core.encoder import Embedder
     from kdx.runtime.deferred import DeferredExport
     from kdx.runtime.exported_model import ExportedModel
 
@@ -41,6 +44,16 @@ if TYPE_CHECKING:
 @click.option(
     "--finish", is_flag=True, help="Build and check here what was sealed with --defer, given as CHECKPOINT."
 )
+@click.option(
+    "--allow-inconclusive",
+    is_flag=True,
+    help="Keep a model that the images are too few to judge; what serves it says so.",
+)
+@click.option(
+    "--end-to-end",
+    is_flag=True,
+    help="Also serve it with Triton, and compare what comes back for the images' bytes and the texts.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace an exported model that lies at OUT.")
 @click.option("--json", "as_json", is_flag=True, help="Print the parity report as one JSON document.")
 def command(
@@ -53,6 +66,8 @@ def command(
     samples: int,
     defer: bool,
     finish: bool,
+    allow_inconclusive: bool,
+    end_to_end: bool,
     overwrite: bool,
     as_json: bool,
 ) -> None:
@@ -60,7 +75,7 @@ def command(
 
     They are kept only if they pass the parity gate: the same held-out images and texts go through PyTorch and through
     the exported files, and embeddings and decisions are compared. If they differ, nothing is written and the exit code
-    is 3. INCONCLUSIVE means that no difference was found, on too few images to be sure.
+    is 3. INCONCLUSIVE means that the images are too few to tell: nothing is written either, and the exit code is 6.
 
     TensorRT builds for the GPU of the machine that it runs on. On another machine, --defer seals the graphs with
     PyTorch's answers for the gate; there `kdx export --finish DEFERRED --out DIR` builds and checks, without PyTorch.
@@ -75,6 +90,8 @@ def command(
         with show_progress("export") as progress:
             _print(finish_export(checkpoint, out, overwrite=overwrite, progress=progress), as_json)
         return
+    if defer and end_to_end:
+        raise click.UsageError("--end-to-end serves what is built here, and --defer builds nothing")
     if data is None:
         raise click.MissingParameter(param_hint="'--data'", param_type="option")
 
@@ -82,22 +99,29 @@ def command(
     from kdx.export.calibration import read_calibration_samples
     from kdx.export.deferred import defer_export
     from kdx.export.exported import export_checkpoint
+    from kdx.export.gate import check_enough
     from kdx.export.quantization import slower_towers
     from kdx.export.samples import read_parity_samples
     from kdx.models.checkpoint import open_checkpoint
     from kdx.runtime.deferred import KIND as DEFERRED, DeferredExport, check_deferrable
     from kdx.runtime.exported_model import KIND
     from kdx.runtime.formats import choose
+    from kdx.serve.environment import find_triton
 
-    _, precision, target = choose(format_, precision, target, here=not defer)
+    chosen, precision, target = choose(format_, precision, target, here=not defer)
     if defer:
         check_deferrable(format_)
     check_free(out, DEFERRED if defer else KIND, overwrite=overwrite)
+    if end_to_end:
+        find_triton()
     held_out = read_parity_samples(data, samples)
     calibration = read_calibration_samples(data, held_out) if precision == "int8" else None
+    if not allow_inconclusive:
+        check_enough(held_out, chosen.precisions[precision])
     opened = open_checkpoint(checkpoint)
     with show_progress("export") as progress:
-        export = defer_export if defer else export_checkpoint
+        serve = _served if end_to_end else None
+        export = defer_export if defer else partial(export_checkpoint, serve=serve)
         made = export(
             opened,
             out,
@@ -106,6 +130,7 @@ def command(
             target=target,
             samples=held_out,
             calibration=calibration,
+            allow_inconclusive=allow_inconclusive,
             overwrite=overwrite,
             progress=progress,
         )
@@ -125,6 +150,8 @@ def _print(exported: ExportedModel, as_json: bool, notes: Sequence[str] = ()) ->
     for sentence in notes:
         click.echo(f"note: {sentence}", err=True)
     click.echo(f"next: kdx serve up {exported.path}", err=True)
+    if report["verdict"] != "PASS":
+        click.echo(f"{report['verdict']}: kept as asked by --allow-inconclusive", err=True)
 
 
 def _print_deferred(deferred: DeferredExport, as_json: bool) -> None:
@@ -147,16 +174,38 @@ def parity_table(report: dict[str, object]) -> str:
         assert isinstance(numbers, dict)
         lines.append(
             f"  {tower:<5}  max abs {numbers['max_abs']:.2g}   min cosine {numbers['min_cosine']:.8f}"
-            f"   tolerance needed {numbers['needed_tolerance']:.2g}   ({numbers['num_samples']} samples)"
+            f"   centred, half are above {1 - numbers['centred_cosine_distance_p50']:.6f}"
+            f"   ({numbers['num_samples']} samples)"
         )
-    lines.append(
-        f"  top-1  {report['top1_disagreements']} of {report['num_samples']} choices differ;"
-        f" at most {report['disagreement_upper_bound']:.2%} do, with 95 % confidence"
-    )
+    decisions = report["decisions"]
+    assert isinstance(decisions, list)
+    for made in decisions:
+        ties = f", and {made['differ_at_ties']} between equals" if made["differ_at_ties"] else ""
+        lines.append(
+            f"  {made['name']}: {made['differ']} of {made['num_samples']} differ{ties};"
+            f" at most {made['upper_bound']:.2%} do, with 95 % confidence"
+        )
     tiers = report["tiers"]
     assert isinstance(tiers, dict)
-    for tier in tiers.values():
+    for name, tier in tiers.items():
+        if tier["verdict"] == "SKIPPED":
+            lines.append(f"  {name}: SKIPPED, {tier['reason']}")
         for check in tier["checks"]:
-            if check["verdict"] == "INCONCLUSIVE":
-                lines.append(f"  note: {check['detail']}")
+            if check["verdict"] in ("FAIL", "INCONCLUSIVE"):
+                detail = f": {check['detail']}" if "detail" in check else ""
+                lines.append(f"  {check['verdict']}: {name}: {check['name']}{detail}")
+    if any(report[tower]["mean_pairwise_cosine"] > 0.999 for tower in ("image", "text")):  # pyright: ignore[reportIndexIssue]
+        lines.append("  note: all embeddings lie in one direction, so that any two models would look alike")
     return "\n".join(lines)
+
+
+@contextmanager
+def _served(model: Path) -> Iterator[Embedder]:
+    """The exported model behind a Triton of its own, for as long as the block runs."""
+    import kdx
+    from kdx.serve.repository import write_repository
+    from kdx.serve.supervisor import TritonServer
+
+    repository = write_repository(model, model.with_name("repository"))
+    with TritonServer(repository, model.with_name("triton.log")) as server, kdx.load(server.url) as served:
+        yield served

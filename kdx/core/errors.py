@@ -3,6 +3,7 @@
 KdxError                      1  a bug in kdx (only as a base class; nothing raises it directly)
 ├── UsageError                2  the command, recipe or configuration asks for what cannot be
 ├── GateError                 3  a gate (parity, accuracy) did not pass
+│   └── InconclusiveError     6  it cannot: the samples are too few to decide
 ├── DataError                 4  a file, shard, exported model or request is bad
 └── SetupError                5  the machine lacks something: package, binary, hardware, port, space
 """
@@ -62,6 +63,12 @@ class GateError(KdxError):
     exit_code = 3
 
 
+class InconclusiveError(GateError):
+    """A gate cannot decide on the samples that it was given; nothing was written."""
+
+    exit_code = 6
+
+
 class DataError(KdxError):
     """A file, shard, exported model or request is bad."""
 
@@ -80,4 +87,7 @@ def beginning(text: str, length: int = 60) -> str:
     return line if len(line) <= length and len(text) <= 4 * length else line[: length - 1] + "…"
 
 
-_KINDS = {kind.__name__: kind for kind in (KdxError, UsageError, GateError, DataError, SetupError)}
+_KINDS = {
+    kind.__name__: kind
+    for kind in (KdxError, UsageError, GateError, InconclusiveError, DataError, SetupError)
+}

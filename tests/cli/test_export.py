@@ -22,16 +22,21 @@ def _run(*args: str | Path) -> int:
     return stopped.value.code
 
 
-def test_a_checkpoint_is_exported_and_the_report_printed(
+def test_too_few_images_end_with_their_own_code_unless_allowed(
     tmp_path: Path, mini_checkpoint: Path, make_samples: MakeSamples, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_shards(tmp_path / "data", "val", make_samples(30))
     out = tmp_path / "out"
-    assert _run("export", mini_checkpoint, "--data", tmp_path / "data", "--out", out, "--json") == 0
+    asked = ["export", mini_checkpoint, "--data", tmp_path / "data", "--out", out]
+    assert _run(*asked) == 6 and not out.exists()
+    assert "269 are missing" in capsys.readouterr().err
+    assert _run(*asked, "--allow-inconclusive") == 0
+    assert capsys.readouterr().err.splitlines()[-1].startswith("INCONCLUSIVE")
+    assert _run(*asked, "--allow-inconclusive") == 2
+    assert "exists already" in capsys.readouterr().err
+    assert _run(*asked, "--allow-inconclusive", "--overwrite", "--json") == 0
     report = json.loads(capsys.readouterr().out)
     assert report["image"]["num_samples"] == 30 and report["verdict"] == "INCONCLUSIVE"
-    assert _run("export", mini_checkpoint, "--data", tmp_path / "data", "--out", out) == 2
-    assert "exists already" in capsys.readouterr().err
 
 
 def test_what_is_shipped_tells_nothing_of_its_maker(
@@ -40,7 +45,15 @@ def test_what_is_shipped_tells_nothing_of_its_maker(
     captions = [(f"aunt Emmy's birthday {index}",) for index in range(12)]
     write_shards(tmp_path / "data", "val", make_samples(12, captions))
     exported, repository = tmp_path / "exported", tmp_path / "repository"
-    export = ["export", mini_checkpoint, "--data", tmp_path / "data", "--out", exported]
+    export = [
+        "export",
+        mini_checkpoint,
+        "--data",
+        tmp_path / "data",
+        "--out",
+        exported,
+        "--allow-inconclusive",
+    ]
     for command in (export, ["serve", "build", exported, "--out", repository]):
         monkeypatch.setattr("sys.argv", ["/usr/bin/kdx", *map(str, command)])
         assert _run(*command) == 0
@@ -77,7 +90,8 @@ def test_a_deferred_export_is_made_here_and_finished_on_the_machine_with_the_gpu
     write_shards(tmp_path / "data", "val", make_samples(30))
     deferred, out = tmp_path / "deferred", tmp_path / "out"
     make = ["export", mini_checkpoint, "--format", "trt", "--data", tmp_path / "data", "--out", deferred]
-    assert _run(*make, "--defer") == 0
+    assert _run(*make, "--defer") == 6 and not deferred.exists()
+    assert _run(*make, "--defer", "--allow-inconclusive") == 0
     assert "kdx export --finish deferred" in capsys.readouterr().err
     assert _run("eval", deferred, "--data", tmp_path / "data") == 2  # it is no model yet
     assert _run("export", "--finish", deferred, "--out", out, "--json") == 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import sys
@@ -16,7 +15,7 @@ import onnx
 import pytest
 import torch
 
-from kdx.core.errors import DataError, GateError, SetupError, UsageError
+from kdx.core.errors import DataError, GateError, InconclusiveError, SetupError, UsageError
 from kdx.core.tokenizer import Tokenizer
 from kdx.export import candidate, onnx as onnx_builder, parity
 from kdx.export.exported import export_checkpoint
@@ -26,6 +25,7 @@ from kdx.export.parity import check_parity
 from kdx.export.samples import ParitySamples
 from kdx.models.checkpoint import Checkpoint, open_checkpoint
 from kdx.runtime.exported_model import open_exported_model
+from kdx.runtime.formats import LIMITS
 from kdx.runtime.onnx import OnnxEncoder
 from kdx.runtime.torch import TorchEncoder
 
@@ -149,7 +149,7 @@ def test_a_planted_fault_fails_the_gate_and_leaves_nothing(
         ("import os, signal; os.kill(os.getpid(), signal.SIGABRT)", GateError, "SIGABRT"),
         ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", SetupError, "memory"),
         ("import os, signal; os.kill(os.getpid(), signal.SIGTERM)", SetupError, "SIGTERM"),
-        ("import time; time.sleep(60)", SetupError, "answer"),
+        ("import time; time.sleep(60)", SetupError, "suffice"),
         ("raise ValueError(7)", RuntimeError, "ValueError: 7"),
     ],
 )
@@ -171,7 +171,7 @@ def test_a_child_that_dies_or_hangs_is_blamed_on_whom_it_belongs_to(
     few = replace(parity_samples, images=parity_samples.images[:4], texts=parity_samples.texts[:4])
     monkeypatch.setattr(parity, "TIMEOUT", 2)
     with pytest.raises(owner) as caught:
-        export_checkpoint(checkpoint, tmp_path / "out", format="onnx", samples=few)
+        export_checkpoint(checkpoint, tmp_path / "out", format="onnx", samples=few, allow_inconclusive=True)
     assert said in str(caught.value)
     assert [path.name for path in tmp_path.iterdir()] == ["python"]
 
@@ -200,7 +200,7 @@ def test_a_child_without_its_runtime_is_the_machines_fault(
     _copy_instead_of_building(monkeypatch, exported_model)
     few = replace(parity_samples, images=parity_samples.images[:4], texts=parity_samples.texts[:4])
     with pytest.raises(owner):
-        export_checkpoint(checkpoint, tmp_path / "out", format="onnx", samples=few)
+        export_checkpoint(checkpoint, tmp_path / "out", format="onnx", samples=few, allow_inconclusive=True)
     assert not (tmp_path / "out").exists()
 
 
@@ -216,7 +216,22 @@ def _copy_instead_of_building(
     monkeypatch.setattr(onnx_builder, "build_onnx", build)
 
 
-def test_too_few_samples_are_inconclusive_and_say_how_many_are_missing(
+def test_too_few_samples_are_refused_before_any_work_with_the_number_that_is_missing(
+    checkpoint: Checkpoint, parity_samples: ParitySamples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def build(job: BuildJob) -> dict[str, Any]:
+        raise AssertionError("this was long work")
+
+    monkeypatch.setattr(onnx_builder, "build_onnx", build)
+    few = replace(parity_samples, images=parity_samples.images[:40], texts=parity_samples.texts[:40])
+    with pytest.raises(InconclusiveError) as caught:
+        export_checkpoint(checkpoint, tmp_path / "out", format="onnx", samples=few)
+    assert caught.value.exit_code == 6
+    assert "40 images" in caught.value.what and f"{299 - 40}" in caught.value.what
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_inconclusive_model_is_kept_by_the_users_word_and_says_so(
     checkpoint: Checkpoint,
     parity_samples: ParitySamples,
     exported_model: Path,
@@ -225,12 +240,29 @@ def test_too_few_samples_are_inconclusive_and_say_how_many_are_missing(
 ) -> None:
     _copy_instead_of_building(monkeypatch, exported_model)
     few = replace(parity_samples, images=parity_samples.images[:40], texts=parity_samples.texts[:40])
-    model = export_checkpoint(checkpoint, tmp_path / "out", format="onnx", samples=few)
-    report = model.parity()
-    assert report["verdict"] == "INCONCLUSIVE"
-    (check,) = report["tiers"]["decisions"]["checks"]
-    assert "40 images" in check["detail"] and "299" in check["detail"]
-    assert json.loads((tmp_path / "out" / "parity.json").read_text()) == report
+    model = export_checkpoint(checkpoint, tmp_path / "out", samples=few, allow_inconclusive=True)
+    assert model.parity()["verdict"] == "INCONCLUSIVE" and model.manifest.fields["inconclusive_allowed"]
+    (check,) = model.parity()["tiers"]["decisions"]["checks"]
+    assert f"{299 - 40}" in check["detail"]
+    assert not open_exported_model(exported_model).manifest.fields["inconclusive_allowed"]
+
+
+def test_choices_that_turn_out_to_differ_too_often_to_tell_leave_nothing(
+    checkpoint: Checkpoint,
+    parity_samples: ParitySamples,
+    exported_model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    _copy_instead_of_building(monkeypatch, exported_model)
+    few = replace(parity_samples, images=parity_samples.images[:299], texts=parity_samples.texts[:299])
+    limits = replace(LIMITS["fp32"], tie=-1.0)  # every choice counts as another one
+    with pytest.raises(GateError) as caught:
+        export_checkpoint(
+            checkpoint, tmp_path / "out", samples=few, limits=replace(limits, margin=0.999), overwrite=True
+        )
+    assert isinstance(caught.value, InconclusiveError)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_unknown_format_is_refused_before_any_work(
