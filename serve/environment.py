@@ -1,12 +1,13 @@
 """The environment of the Triton server: its binary and the packages of its python backend, without torch.
 
-It is made once by `kdx serve install` and kept under the user's cache folder, one for each list of requirements
-and Python version. The binary is the one that `nvidia-pytriton` carries: for loopback and tests. The backend's
-stub links libpython and takes its packages from the `python3` that comes first in the server's PATH.
+It is made once by `kdx serve install` and kept under the user's cache folder, one for each list of requirements,
+Python version and runner of a format. The binary is the one that `nvidia-pytriton` carries: for loopback and tests.
+The backend's stub links libpython and takes its packages from the `python3` that comes first in the server's PATH.
 """
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import shutil
 import subprocess
@@ -18,11 +19,12 @@ from typing import Any
 from kdx.core.cache import alone, cache_folder
 from kdx.core.digests import value_digest
 from kdx.core.errors import SetupError
+from kdx.runtime.formats import find_format
 
 REQUIREMENTS = Path(__file__).with_name("server-requirements.txt")
 PYTHONS = ("3.11", "3.12")  # for which both the stub and numpy 1.26 exist
 COMPLETE = ".complete"
-INSTALL = "run `kdx serve install`"
+INSTALL = "run `kdx serve install{options}`"
 SHARED_MEMORY = Path("/dev/shm")
 INTERPRETER_FACTS = """
 import ctypes, json, sys, sysconfig
@@ -52,19 +54,46 @@ class Triton:
     source: str
 
 
-def find_triton() -> Triton:
-    """The installed server. Raises SetupError, with how to get one, if there is none."""
+def find_triton(format_name: str = "onnx", device: str = "cpu") -> Triton:
+    """The installed server that runs this format on this device. Raises SetupError if there is none."""
     python = _choose_python()
-    environment = _environment_folder(python["version"])
+    environment = _environment_folder(python["version"], runner_requirements(format_name, device))
     if not (environment / COMPLETE).is_file():
-        raise SetupError("no Triton binary is installed", where=environment, remedy=INSTALL)
+        options = f" --format {format_name}" * (format_name != "onnx") + f" --device {device}" * (
+            device != "cpu"
+        )
+        raise SetupError(
+            "no Triton binary is installed", where=environment, remedy=INSTALL.format(options=options)
+        )
     return Triton(
         server=_site_packages(environment) / "pytriton/tritonserver/bin/tritonserver",
         backends=environment / "backends",
         path=environment / "bin",
         library_path=python["libdir"],
-        source=_requirement("nvidia-pytriton").replace("==", " "),
+        source=next(line for line in _requirements() if line.startswith("nvidia-pytriton")).replace(
+            "==", " "
+        ),
     )
+
+
+def runner_requirements(format_name: str, device: str) -> list[str]:
+    """What the runner of a format needs in a server beside REQUIREMENTS, which have ONNX Runtime's for a CPU.
+
+    Of the versions that are installed here, with which the gate has compared; the newest of what is not here.
+    """
+    if format_name == "onnx":
+        return [_as_here("onnxruntime-gpu", "[cuda,cudnn]")] if device == "gpu" else []
+    packages = find_format(format_name).packages
+    if format_name == "trt":
+        packages = (*packages, "tensorrt")  # NVIDIA's package that finds its libraries
+    return [_as_here(package) for package in packages]
+
+
+def _as_here(package: str, extra: str = "") -> str:
+    try:
+        return f"{package}{extra}=={importlib.metadata.version(package).partition('+')[0]}"
+    except importlib.metadata.PackageNotFoundError:
+        return package + extra
 
 
 def shared_memory_shortage(needed: int) -> str | None:
@@ -80,23 +109,37 @@ def shared_memory_shortage(needed: int) -> str | None:
     )
 
 
-def install_triton() -> tuple[Path, bool]:
-    """Makes the environment if it is not there. Returns its folder and whether it was made now.
+def install_triton(format_name: str = "onnx", device: str = "cpu") -> tuple[Path, bool]:
+    """Makes the environment that runs this format on this device if it is not there. Returns its folder and whether it
+    was made now.
 
-    Two installations at once wait for each other; an interrupted one is made anew. Raises SetupError.
+    Two installations at once wait for each other; an interrupted one is made anew. Raises SetupError, and UsageError
+    for a format that there is not.
     """
+    runner = runner_requirements(format_name, device)
     python = _choose_python()
-    environment = _environment_folder(python["version"])
+    environment = _environment_folder(python["version"], runner)
     with alone(environment.with_suffix(".lock")):
         if (environment / COMPLETE).is_file():
             return environment, False
         shutil.rmtree(environment, ignore_errors=True)
         _run([python["executable"], "-m", "venv", str(environment)], "the environment cannot be made")
         pip = [str(environment / "bin/python"), "-m", "pip", "--disable-pip-version-check", "install"]
-        _run([*pip, "--quiet", "--no-deps", "-r", str(REQUIREMENTS)], "the server's packages do not install")
+        chosen = [line for line in _requirements() if not _is_replaced(line, runner)]
+        failure = "the server's packages do not install"
+        _run([*pip, "--quiet", "--no-deps", *chosen], failure)
+        if (
+            runner
+        ):  # what they need in turn is pip's to find, as long as NumPy and the others stay as they are
+            _run([*pip, "--quiet", *chosen, *runner], failure)
         _link_backend(environment, python["version"])
         (environment / COMPLETE).touch()
     return environment, True
+
+
+def _is_replaced(line: str, runner: list[str]) -> bool:
+    """The packages for a CPU and a GPU bring one module."""
+    return line.startswith("onnxruntime==") and any(each.startswith("onnxruntime-gpu") for each in runner)
 
 
 def _choose_python() -> dict[str, Any]:
@@ -129,8 +172,8 @@ def _interpreter_facts(executable: str) -> dict[str, Any] | None:
     return json.loads(asked.stdout) if asked.returncode == 0 else None
 
 
-def _environment_folder(python_version: str) -> Path:
-    key = value_digest([REQUIREMENTS.read_text(encoding="utf-8"), python_version])
+def _environment_folder(python_version: str, runner: list[str]) -> Path:
+    key = value_digest([REQUIREMENTS.read_text(encoding="utf-8"), python_version, *runner])
     return cache_folder() / f"triton-{key[:12]}"
 
 
@@ -155,9 +198,9 @@ def _link_backend(environment: Path, python_version: str) -> None:
         (folder / file.name).symlink_to(file)
 
 
-def _requirement(package: str) -> str:
+def _requirements() -> list[str]:
     lines = REQUIREMENTS.read_text(encoding="utf-8").splitlines()
-    return next(line for line in lines if line.startswith(package))
+    return [line for line in lines if line and not line.startswith("#")]
 
 
 def _run(command: list[str], failure: str) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -18,12 +18,12 @@ import psutil
 from kdx.core.errors import SetupError
 from kdx.runtime.triton import BusyError, TritonConnection
 
-from .probe import MODELS, probe
+from .probe import probe
+from .served_model import ServedModel
 
 PROBE_TIMEOUT = 5.0  # seconds; a killed stub is looked for after each probe
 STALLED = 20.0  # seconds in which a model did nothing while a probe waited
 IDLE = 0.005  # share of one core; a stub without work uses a tenth of that
-ASKS = {"zero_shot": ("embed_image", "embed_text")}  # while those get on, zero_shot waits and does not hang
 
 
 class Stub(Protocol):
@@ -43,15 +43,21 @@ class _Progress:
 
 
 class Watch:
-    """Looks at one running server, again and again. stubs: the processes of each model."""
+    """Looks at one running server, again and again. stubs: the processes of each model that runs in Python."""
 
-    def __init__(self, connection: TritonConnection, stubs: Mapping[str, Iterable[Stub]]) -> None:
+    def __init__(
+        self,
+        connection: TritonConnection,
+        models: Sequence[ServedModel],
+        stubs: Mapping[str, Iterable[Stub]],
+    ) -> None:
         self._connection = connection
+        self._asks = {model.name: model.asks for model in models}
         self._stubs = {model: list(own) for model, own in stubs.items()}
         self._late: dict[
             str, _Progress
         ] = {}  # models whose last probe was late, and what they had done when last seen to get on
-        self._turns = itertools.cycle(MODELS)
+        self._turns = itertools.cycle(models)
 
     def look(self) -> None:
         """Probes one model, the next one at the next call. Raises SetupError if a model is dead.
@@ -59,10 +65,11 @@ class Watch:
         Dead is a model with a process that has ended or was stopped; one that fails at the probe; or one that leaves
         the probe waiting while neither its requests nor its processes get on for STALLED seconds.
         """
-        model = next(self._turns)
+        looked_at = next(self._turns)
+        model = looked_at.name
         self._check_stubs()
         try:
-            probe(self._connection, [model], timeout=PROBE_TIMEOUT)
+            probe(self._connection, [looked_at], timeout=PROBE_TIMEOUT)
         except BusyError as error:
             self._check_stubs()
             now = self._measure(model)
@@ -103,5 +110,8 @@ class Watch:
             with contextlib.suppress(psutil.NoSuchProcess):
                 user, system, *_ = stub.cpu_times()
                 cpu += user + system
-        asked = (model, *ASKS.get(model, ()))
-        return _Progress(sum(answered.get(each, 0) for each in asked), cpu, time.monotonic())
+        return _Progress(sum(answered.get(each, 0) for each in self._asked_by(model)), cpu, time.monotonic())
+
+    def _asked_by(self, model: str) -> set[str]:
+        """The model and all that it asks: while those get on, it waits and does not hang."""
+        return {model}.union(*(self._asked_by(each) for each in self._asks[model]))

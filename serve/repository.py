@@ -7,34 +7,27 @@ server-requirements.txt is.
 
 from __future__ import annotations
 
-import json
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import kdx
+from kdx.core.cache import cache_folder
 from kdx.core.digests import file_digest
-from kdx.core.encoder import EncoderSpec
 from kdx.core.errors import GateError, UsageError
-from kdx.core.folders import MANIFEST, open_sealed, read_manifest, sealed_folder
+from kdx.core.folders import MANIFEST, Manifest, open_sealed, read_manifest, sealed_folder
+from kdx.runtime.deferred import KIND as DEFERRED, finish
 from kdx.runtime.exported_model import ExportedModel, open_exported_model
-from kdx.runtime.triton_requests import IMAGE_BATCH, TEXT_BATCH, WITH_OTHERS
+from kdx.runtime.trusted_plans import check_trusted
 
-from .environment import REQUIREMENTS
+from .environment import REQUIREMENTS, runner_requirements
+from .layout import INSTANCES, ZERO_SHOT_INSTANCES, served_models
+from .served_model import CONFIG, config_text
 
 KIND = "triton-repository"
-EXPORTED_MODEL = "exported-model"  # the folder inside a repository
-MAX_QUEUE = 256  # waiting requests of a model; more are refused at once instead of answered late
-# The dynamic batcher of Triton 2.51 misses a wake-up when its only instance ends a request just as the next one
-# arrives, and that one then waits half a second: 2 to 6 of 100 requests that follow each other at once. With a second
-# instance none did, for one, two and eight clients, and eight clients got 18 % more answers a second.
-BATCHED_INSTANCES = 2
-# A request of zero_shot waits for many slices of embed_text; with one instance everybody would wait for it.
-ZERO_SHOT_INSTANCES = 4
+EXPORTED_MODEL, MODELS = "exported-model", "models"  # folders inside a repository
 # Bytes of /dev/shm in which eight clients with requests of 16 MiB had room: each instance holds what it was sent, and
 # zero_shot also what it asks embed_image. An instance grows with its largest request and never shrinks.
-SHARED_MEMORY_NEEDED = (2 * BATCHED_INSTANCES + ZERO_SHOT_INSTANCES) * 2 * 16 * 2**20
+SHARED_MEMORY_NEEDED = (2 * INSTANCES + ZERO_SHOT_INSTANCES) * 2 * 16 * 2**20
 SERVER_CODE = (  # everything that runs in the server
     "__init__.py",
     "core/*.py",
@@ -56,119 +49,53 @@ __all__ = ["TritonPythonModel"]
 '''
 
 
-@dataclass(frozen=True)
-class Tensor:
-    """A tensor of a model. dims: without the batch axis where the model has one."""
-
-    name: str
-    type: str
-    dims: tuple[int, ...]
-    optional: bool = False
-
-
-@dataclass(frozen=True)
-class ServedModel:
-    """One model of the repository. max_batch_size 0: no batch axis, and requests are not joined."""
-
-    name: str
-    max_batch_size: int
-    inputs: tuple[Tensor, ...]
-    outputs: tuple[Tensor, ...]
-    instances: int
-    parameters: dict[str, str]
-
-
-def write_repository(exported_model: Path, out: Path, *, overwrite: bool = False) -> Path:
+def write_repository(
+    exported_model: Path,
+    out: Path,
+    *,
+    backend: str = "python",
+    device: str = "cpu",
+    instances: int = INSTANCES,
+    overwrite: bool = False,
+) -> Path:
     """Writes and seals the repository of an exported model. Returns its path.
 
-    Raises UsageError for a run or checkpoint, DataError if the model is not whole, GateError if its parity gate did
-    not let it pass.
+    backend, device: what runs the encoders, as in kdx.serve.layout. instances: of each model that works on the CPU. A
+    deferred export is built first, on this machine, or found built in the cache folder.
+
+    Raises UsageError for a run or checkpoint, and for a backend that cannot run the model; DataError if the model is
+    not whole, GateError if its parity gate did not let it pass.
     """
-    exported = _open(exported_model)
+    exported = open_to_serve(exported_model)
     _check_parity(exported)
-    inputs = {"exported-model": file_digest(exported_model / MANIFEST)}
-    with sealed_folder(out, KIND, overwrite=overwrite, inputs=inputs, shipped=True) as folder:
-        shutil.copytree(exported_model, folder / EXPORTED_MODEL)
+    models = served_models(exported, backend=backend, device=device, instances=instances)
+    inputs = {"exported-model": file_digest(exported.path / MANIFEST)}
+    fields = {"backend": backend, "device": device, "format": exported.format.name}
+    with sealed_folder(out, KIND, overwrite=overwrite, inputs=inputs, fields=fields, shipped=True) as folder:
+        shutil.copytree(exported.path, folder / EXPORTED_MODEL)
         _copy_code(folder / "python/kdx")
-        (folder / "requirements.txt").write_text(_requirements(), encoding="utf-8")
-        for model in served_models(exported.spec):
-            place = folder / "models" / model.name
+        (folder / "requirements.txt").write_text(_requirements(exported, backend, device), encoding="utf-8")
+        for model in models:
+            place = folder / MODELS / model.name
             (place / "1").mkdir(parents=True)
-            (place / "config.pbtxt").write_text(config_text(model), encoding="utf-8")
-            (place / "1/model.py").write_text(MODEL.format(name=model.name), encoding="utf-8")
+            (place / CONFIG).write_text(config_text(model), encoding="utf-8")
+            if model.backend == "python":
+                (place / "1/model.py").write_text(MODEL.format(name=model.name), encoding="utf-8")
+            else:
+                _link_files(folder / EXPORTED_MODEL, model.file, place / "1")
     return out
 
 
-def open_repository(path: Path) -> Path:
-    """Checks that a whole repository lies at `path` and returns the folder for --model-repository."""
-    open_sealed(path, KIND)
-    return path / "models"
+def open_repository(path: Path) -> Manifest:
+    """Checks that a whole repository lies at `path`, whose folder MODELS is for --model-repository."""
+    return open_sealed(path, KIND)
 
 
-def served_models(spec: EncoderSpec) -> tuple[ServedModel, ...]:
-    """The models of a repository, as in docs/serving.md."""
-    embedding = Tensor("embedding", "TYPE_FP32", (spec.embed_dim,))
-    return (
-        ServedModel(
-            "embed_image",
-            IMAGE_BATCH,
-            (Tensor("image", "TYPE_STRING", (1,)),),
-            (embedding,),
-            BATCHED_INSTANCES,
-            {"spec": json.dumps(spec.to_dict())},
-        ),
-        ServedModel(
-            "embed_text",
-            TEXT_BATCH,
-            (Tensor("text", "TYPE_STRING", (1,)),),
-            (embedding,),
-            BATCHED_INSTANCES,
-            {},
-        ),
-        ServedModel(
-            "zero_shot",
-            0,
-            (
-                Tensor("image", "TYPE_STRING", (-1, 1)),
-                Tensor("labels", "TYPE_STRING", (1,)),
-                Tensor("templates", "TYPE_STRING", (1,), optional=True),
-                Tensor("top_k", "TYPE_INT32", (1,), optional=True),
-            ),
-            (Tensor("label", "TYPE_STRING", (-1, -1)), Tensor("score", "TYPE_FP32", (-1, -1))),
-            ZERO_SHOT_INSTANCES,
-            {"logit_scale": repr(spec.logit_scale)},
-        ),
-    )
+def open_to_serve(path: Path) -> ExportedModel:
+    """The exported model at `path`; of a deferred export the one that is built for this machine's GPU, or found built.
 
-
-def config_text(model: ServedModel) -> str:
-    """config.pbtxt, written through Triton's own schema."""
-    from google.protobuf import text_format
-    from tritonclient.grpc import model_config_pb2
-
-    fields: dict[str, Any] = {
-        "name": model.name,
-        "backend": "python",
-        "max_batch_size": model.max_batch_size,
-        "input": [
-            {"name": t.name, "data_type": t.type, "dims": t.dims, "optional": t.optional}
-            for t in model.inputs
-        ],
-        "output": [{"name": t.name, "data_type": t.type, "dims": t.dims} for t in model.outputs],
-        "instance_group": [{"count": model.instances, "kind": "KIND_CPU"}],
-        "dynamic_batching": {
-            "priority_levels": WITH_OTHERS,
-            "default_priority_level": WITH_OTHERS,
-            "default_queue_policy": {"max_queue_size": MAX_QUEUE},
-        },
-        "parameters": {key: {"string_value": value} for key, value in model.parameters.items()},
-    }
-    config = model_config_pb2.ModelConfig(**fields)  # pyright: ignore[reportAttributeAccessIssue]  made at run time
-    return text_format.MessageToString(config)
-
-
-def _open(path: Path) -> ExportedModel:
-    """The exported model at `path`. What is not yet exported is refused with how to export it."""
+    What is not yet exported is refused with how to export it.
+    """
     kind = read_manifest(path).kind if path.is_dir() else None
     if kind in ("run", "checkpoint"):
         raise UsageError(
@@ -176,7 +103,13 @@ def _open(path: Path) -> ExportedModel:
             where=path,
             remedy=f"kdx export {path} --data DIR --out EXPORTED, then kdx serve up EXPORTED",
         )
-    return open_exported_model(path)
+    if kind == DEFERRED:
+        path = finish(path, cache_folder())
+    exported = open_exported_model(path)
+    for engine in (exported.image_encoder, exported.text_encoder):
+        if engine.suffix == ".engine":  # Triton would load any
+            check_trusted(file_digest(engine), engine)
+    return exported
 
 
 def _check_parity(exported: ExportedModel) -> None:
@@ -192,10 +125,24 @@ def _check_parity(exported: ExportedModel) -> None:
     )
 
 
-def _requirements() -> str:
+def _requirements(exported: ExportedModel, backend: str, device: str) -> str:
     """What the server's Python needs where Triton itself is there already, as in NVIDIA's container."""
     lines = REQUIREMENTS.read_text(encoding="utf-8").splitlines()
-    return "".join(f"{line}\n" for line in lines if not line.startswith(("#", "nvidia-pytriton")))
+    runs_encoders = backend == "python"
+    runner = runner_requirements(exported.format.name, device) if runs_encoders else []
+    left_out = (
+        ("#", "nvidia-pytriton", "onnxruntime==") if runner or not runs_encoders else ("#", "nvidia-pytriton")
+    )
+    return "".join(f"{line}\n" for line in [*lines, *runner] if not line.startswith(left_out))
+
+
+def _link_files(exported: Path, file: str, version: Path) -> None:
+    """The encoder `file` and its data files, if it has any, without their bytes lying there twice."""
+    for source in exported.glob(f"{file}*"):
+        try:
+            (version / source.name).hardlink_to(source)
+        except OSError:  # a disk without links
+            shutil.copyfile(source, version / source.name)
 
 
 def _copy_code(target: Path) -> None:

@@ -13,19 +13,23 @@ import socket
 import subprocess
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import NoReturn, Self
 
 import psutil
 
-from kdx.core.errors import SetupError
+from kdx.core.cache import cache_folder
+from kdx.core.errors import SetupError, UsageError
+from kdx.core.provenance import gpu_names
 from kdx.runtime.triton import TritonConnection
 
 from .environment import SHARED_MEMORY, Triton, find_triton
 from .liveness import Watch
-from .probe import MODELS, probe
-from .repository import open_repository
+from .probe import probe
+from .repository import MODELS, open_repository
+from .served_model import ServedModel, read_models
 
 HOST = "127.0.0.1"
 START_TIMEOUT = 120.0  # seconds until each model has answered once
@@ -62,6 +66,7 @@ class TritonServer:
         self.stubs: dict[
             str, list[psutil.Process]
         ] = {}  # the processes that run the models' Python, by model
+        self.models: list[ServedModel] = []
         self._shared_memory: set[Path] = set()
 
     @property
@@ -73,8 +78,11 @@ class TritonServer:
         return self._process.pid if self._process else None
 
     def __enter__(self) -> Self:
-        triton = find_triton()
-        models = open_repository(self.repository)
+        manifest = open_repository(self.repository)
+        models = self.repository / MODELS
+        self.models = read_models(models)
+        check_runs_here(self.repository, self.models)
+        triton = find_triton(manifest.fields.get("format", "onnx"), manifest.fields.get("device", "cpu"))
         self.source = triton.source
         self.port = free_port(self.port)
         self._ended = threading.Event()
@@ -97,7 +105,7 @@ class TritonServer:
         A killed process of a model is found within ten seconds, one that hangs within a minute.
         """
         with contextlib.closing(TritonConnection(self.url)) as connection:
-            watch = Watch(connection, self.stubs)
+            watch = Watch(connection, self.models, self.stubs)
             while True:
                 try:
                     watch.look()
@@ -133,7 +141,7 @@ class TritonServer:
             while True:
                 self._check_running()
                 try:
-                    probe(connection)
+                    probe(connection, self.models)
                     break
                 except SetupError:
                     self._check_deadline(deadline)
@@ -160,9 +168,9 @@ class TritonServer:
         """By model; `zero_shot_0_1` in a command line is an instance of zero_shot. An ended one has none any more."""
         stubs: dict[str, list[psutil.Process]] = {}
         for process, arguments in self._children():
-            for model in MODELS:
-                if any(argument.startswith(f"{model}_") for argument in arguments):
-                    stubs.setdefault(model, []).append(process)
+            for model in self.models:
+                if any(argument.startswith(f"{model.name}_") for argument in arguments):
+                    stubs.setdefault(model.name, []).append(process)
         return stubs
 
     def _note_shared_memory(self) -> None:
@@ -182,6 +190,29 @@ class TritonServer:
                 with contextlib.suppress(psutil.Error):
                     children.append((child, child.cmdline()))
         return children
+
+
+def check_runs_here(repository: Path, models: Sequence[ServedModel]) -> None:
+    """Raises UsageError for a repository that needs NVIDIA's container, SetupError for one that needs a GPU."""
+    native = next((model for model in models if model.backend != "python"), None)
+    if native:
+        raise UsageError(
+            f"{native.name} needs Triton's {native.backend} backend, and the Triton that kdx installs has python alone",
+            where=repository,
+            remedy="run NVIDIA's container on it (docs/serving.md), or build with --backend python",
+        )
+    if any(model.device == "gpu" for model in models):
+        check_gpu(repository)
+
+
+def check_gpu(served: Path) -> None:
+    """Raises SetupError on a machine without an NVIDIA GPU. served: what was to run on one."""
+    if not gpu_names():
+        raise SetupError(
+            "was to run on a GPU, and this machine shows none",
+            where=served,
+            remedy="give --device cpu; `nvidia-smi` says what the driver sees",
+        )
 
 
 def _command(triton: Triton, models: Path, port: int) -> list[str]:
@@ -208,7 +239,7 @@ def _command(triton: Triton, models: Path, port: int) -> list[str]:
 
 def _variables(triton: Triton) -> dict[str, str]:
     """The whole environment of the server: its python3 first in PATH decides on the stubs' packages."""
-    variables = {"PATH": f"{triton.path}:/usr/bin:/bin", "LANG": "C.UTF-8"}
+    variables = {"PATH": f"{triton.path}:/usr/bin:/bin", "LANG": "C.UTF-8", "KDX_CACHE": str(cache_folder())}
     if triton.library_path:
         variables["LD_LIBRARY_PATH"] = triton.library_path
     return variables

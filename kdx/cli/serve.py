@@ -34,12 +34,38 @@ def command() -> None:
     """
 
 
+_device = click.option(
+    "--device",
+    type=click.Choice(["cpu", "gpu"]),
+    default="cpu",
+    show_default=True,
+    help="What runs the encoders; gpu: an NVIDIA GPU.",
+)
+_instances = click.option(
+    "--instances",
+    type=click.IntRange(1),
+    default=2,
+    show_default=True,
+    help="Processes of each model that works on the CPU. With as many as the server has cores it answers the most "
+    "requests a second; each holds the weights.",
+)
+
+
 @command.command()
+@click.option(
+    "--format",
+    "format_",
+    default="onnx",
+    show_default=True,
+    help="The format that it is to run, as of kdx export.",
+)
+@_device
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-def install(as_json: bool) -> None:
+def install(format_: str, device: str, as_json: bool) -> None:
     """Install the Triton binary and its packages under the user's cache folder (about 350 MB, once).
 
-    It is the binary of nvidia-pytriton, for this machine's loopback interface. KDX_CACHE names another folder.
+    It is the binary of nvidia-pytriton, for this machine's loopback interface. KDX_CACHE names another folder. Formats
+    whose runner needs other packages have an installation each.
 
     Example: kdx serve install
     """
@@ -47,7 +73,7 @@ def install(as_json: bool) -> None:
 
     if not as_json:
         click.echo("looking for Triton; the first installation downloads about 120 MB", err=True)
-    environment, made = install_triton()
+    environment, made = install_triton(format_, device)
     if as_json:
         print_json({"environment": str(environment), "installed_now": made})
         return
@@ -57,17 +83,36 @@ def install(as_json: bool) -> None:
 
 @command.command()
 @click.argument("exported", type=click.Path(path_type=Path))
+@click.option(
+    "--backend",
+    type=click.Choice(["python", "onnxruntime", "tensorrt"]),
+    default="python",
+    show_default=True,
+    help="What runs the encoders: kdx's own code, or a backend of Triton that NVIDIA's container has.",
+)
+@_device
+@_instances
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Where the repository goes.")
 @click.option("--overwrite", is_flag=True, help="Replace a repository that lies at OUT.")
-def build(exported: Path, out: Path, overwrite: bool) -> None:
+def build(exported: Path, backend: str, device: str, instances: int, out: Path, overwrite: bool) -> None:
     """Write the Triton model repository of the exported model EXPORTED.
+
+    Its models have the same names and tensors whatever runs them. A deferred export (kdx export --defer) is built
+    first, for the GPU of this machine.
 
     Example: kdx serve build exported --out repository
     """
     from kdx.serve.repository import write_repository
 
-    click.echo(write_repository(exported, out, overwrite=overwrite))
-    click.echo(f"next: kdx serve up {out}", err=True)
+    click.echo(
+        write_repository(
+            exported, out, backend=backend, device=device, instances=instances, overwrite=overwrite
+        )
+    )
+    if backend == "python":
+        click.echo(f"next: kdx serve up {out}", err=True)
+    else:
+        click.echo("next: NVIDIA's container, as docs/serving.md says", err=True)
 
 
 @command.command()
@@ -84,37 +129,43 @@ def build(exported: Path, out: Path, overwrite: bool) -> None:
     type=click.Path(path_type=Path),
     help="File for Triton's log.  [default: triton-PORT.log in KDX_CACHE or the user's cache folder]",
 )
+@_device
+@_instances
 @click.option("--host", hidden=True, expose_value=False, callback=_refuse_host)
-def up(exported: Path, port: int, log: Path | None) -> None:
+@click.pass_context
+def up(ctx: click.Context, exported: Path, port: int, log: Path | None, device: str, instances: int) -> None:
     """Start a Triton that serves EXPORTED, an exported model or a repository, until Ctrl-C.
 
     The URL is printed when every model has answered a real inference. While it runs it is watched: if a model is
     dead, and not only busy, the server is stopped and kdx exits 5.
 
+    A repository has its device and instances from kdx serve build.
+
     Example: kdx serve up exported --port 8001
     """
     from kdx.core.cache import cache_folder
-    from kdx.serve.environment import find_triton, shared_memory_shortage
+    from kdx.serve.environment import shared_memory_shortage
     from kdx.serve.repository import SHARED_MEMORY_NEEDED
     from kdx.serve.supervisor import TritonServer, free_port
 
-    find_triton()
-    if shortage := shared_memory_shortage(SHARED_MEMORY_NEEDED):
-        click.echo(f"note: {shortage}", err=True)
+    given = [
+        name
+        for name in ("device", "instances")
+        if ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+    ]
     port = free_port(port)
     log = log or cache_folder() / f"triton-{port}.log"
-    with (
-        _terminable(),
-        _repository(exported) as repository,
-        TritonServer(repository, log, port=port) as server,
-    ):
-        click.echo(server.url)
-        click.echo(
-            f"ready; log: {log}\n"
-            f'next: kdx query text {server.url} "a photo of a dog."   (Ctrl-C stops the server)',
-            err=True,
-        )
-        server.watch()
+    with _terminable(), _repository(exported, device, instances, given) as repository:
+        if shortage := shared_memory_shortage(SHARED_MEMORY_NEEDED):
+            click.echo(f"note: {shortage}", err=True)
+        with TritonServer(repository, log, port=port) as server:
+            click.echo(server.url)
+            click.echo(
+                f"ready; log: {log}\n"
+                f'next: kdx query text {server.url} "a photo of a dog."   (Ctrl-C stops the server)',
+                err=True,
+            )
+            server.watch()
 
 
 @command.command()
@@ -128,10 +179,10 @@ def check(url: str, as_json: bool) -> None:
     from contextlib import closing
 
     from kdx.runtime.triton import TritonConnection
-    from kdx.serve.probe import probe
+    from kdx.serve.probe import find_models, probe
 
     with closing(TritonConnection(url)) as connection:
-        milliseconds = probe(connection)
+        milliseconds = probe(connection, find_models(connection))
         version = connection.server_version()
     if as_json:
         print_json({"url": url, "triton": version, "milliseconds": milliseconds})
@@ -140,16 +191,28 @@ def check(url: str, as_json: bool) -> None:
 
 
 @contextmanager
-def _repository(exported: Path) -> Iterator[Path]:
+def _repository(exported: Path, device: str, instances: int, given: list[str]) -> Iterator[Path]:
     """The repository at `exported`, or one made from the exported model there for as long as the server runs."""
+    from kdx.core.errors import UsageError
     from kdx.core.folders import read_manifest
-    from kdx.serve.repository import KIND, write_repository
+    from kdx.serve.environment import find_triton
+    from kdx.serve.repository import KIND, open_to_serve, write_repository
+    from kdx.serve.supervisor import check_gpu
 
     if exported.is_dir() and read_manifest(exported).kind == KIND:
+        if given:
+            raise UsageError(
+                f"is a repository, which has its {given[0]} already",
+                where=exported,
+                remedy=f"leave out --{given[0]}, or give it to kdx serve build",
+            )
         yield exported
         return
+    if device == "gpu":
+        check_gpu(exported)
     with tempfile.TemporaryDirectory(prefix="kdx-serve-") as folder:
-        yield write_repository(exported, Path(folder) / "repository")
+        find_triton(open_to_serve(exported).format.name, device)  # before long work
+        yield write_repository(exported, Path(folder) / "repository", device=device, instances=instances)
 
 
 @contextmanager

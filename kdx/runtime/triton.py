@@ -197,6 +197,15 @@ class TritonConnection:
                 "serves no model of kdx", where=self.url, remedy="serve an exported model with `kdx serve up`"
             ) from None
 
+    def read_configs(self) -> list[Any]:
+        """The configuration of each model that the server has, as Triton's ModelConfig messages."""
+        return [
+            self._call(
+                lambda model=model: self._client.get_model_config(model, client_timeout=TIMEOUT), model
+            ).config
+            for model in self.count_answered()
+        ]
+
     def server_version(self) -> str:
         metadata = self._call(lambda: self._client.get_server_metadata(client_timeout=TIMEOUT), "the server")
         return str(metadata.version)

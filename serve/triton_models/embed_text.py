@@ -1,27 +1,48 @@
-"""Triton model `embed_text`: `text` BYTES [B, 1] (UTF-8) → `embedding` FP32 [B, D], unit rows."""
+"""Triton model `embed_text`: `text` BYTES [B, 1] (UTF-8) → `embedding` FP32 [B, D], unit rows.
+
+It runs the text encoder itself, or asks `text_encoder` if its configuration says so.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
+from kdx.core.encoder import FloatArray
 from kdx.core.errors import UsageError
+from kdx.core.tokenizer import Tokenizer
+from kdx.runtime.onnx import TEXT_FEATURES, TOKENS
 from kdx.runtime.triton_requests import MAX_TEXT_BYTES
 
-from .requests import answer_embeddings, open_encoder, read_bytes, read_each
+from .requests import answer_embeddings, ask, asked_models, open_encoder, open_model, read_bytes, read_each
 
 
 class TritonPythonModel:
     """What Triton calls."""
 
     def initialize(self, args: dict[str, Any]) -> None:
-        self._encoder = open_encoder(args)
-        self._encoder.embed_texts(["warm"])
+        self._own = None if asked_models(args) else open_encoder(args)
+        if self._own:
+            self._own.embed_texts(["warm"])
+            return
+        model = open_model(args)
+        self._context_length = model.spec.context_length
+        self._tokenizer = Tokenizer.from_file(model.tokenizer)
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        return answer_embeddings(requests, _read, self._encoder.embed_texts)
+        return answer_embeddings(requests, _read, self._encode)
 
     def finalize(self) -> None:
-        self._encoder.close()
+        if self._own:
+            self._own.close()
+
+    def _encode(self, texts: list[str]) -> FloatArray:
+        """Returns [B, D]."""
+        if self._own:
+            return self._own.embed_texts(texts)
+        tokens = Tokenizer.pad(
+            [self._tokenizer.encode(text, self._context_length) for text in texts]
+        )  # [B, L]
+        return ask("text_encoder", TOKENS, tokens, TEXT_FEATURES)
 
 
 def _read(request: Any) -> list[str]:

@@ -10,20 +10,22 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import json
+import os
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import triton_python_backend_utils as pb_utils  # pyright: ignore[reportMissingImports]
 
 from kdx.core.encoder import Encoder, FloatArray
 from kdx.core.errors import DataError, KdxError, SetupError, UsageError
 from kdx.core.provenance import cpu_count
 from kdx.core.requests import at_item
-from kdx.runtime.exported_model import open_exported_model
-from kdx.runtime.triton_requests import from_message, to_bytes_column, to_message
+from kdx.runtime.exported_model import ExportedModel, open_exported_model
+from kdx.runtime.triton_requests import from_message, to_message
 
 T = TypeVar("T")
 
@@ -39,20 +41,34 @@ class CancelledError(Exception):
     """Nobody waits for the answer any more."""
 
 
+def open_model(args: dict[str, Any]) -> ExportedModel:
+    """The exported model inside the repository that Triton was started with."""
+    repository = Path(args["model_repository"]).resolve().parent.parent
+    return open_exported_model(repository / "exported-model")
+
+
 def open_encoder(args: dict[str, Any]) -> Encoder:
-    """The exported model inside the repository that Triton was started with.
+    """What runs the exported model in this process, on the device that Triton gave to this instance.
 
     The instances of a model share the cores of the machine on which the server starts: with more threads than cores the
     same work took 5 to 18 % more time of the processor.
     """
-    repository = Path(args["model_repository"]).resolve().parent.parent
+    if args["model_instance_kind"] == "GPU":
+        os.environ["CUDA_VISIBLE_DEVICES"] = args["model_instance_device_id"]
     instances = sum(group["count"] for group in json.loads(args["model_config"])["instance_group"])
-    model = open_exported_model(repository / "exported-model")
-    return model.open(num_threads=max(1, cpu_count() // instances))
+    return open_model(args).open(num_threads=max(1, cpu_count() // instances))
+
+
+def asked_models(args: dict[str, Any]) -> list[str]:
+    """The models that this one asks, by its configuration."""
+    return json.loads(args["model_config"])["parameters"]["asks"]["string_value"].split()
 
 
 def answer_embeddings(
-    requests: Sequence[Any], read: Callable[[Any], list[T]], encode: Callable[[list[T]], FloatArray]
+    requests: Sequence[Any],
+    read: Callable[[Any], list[T]],
+    encode: Callable[[list[T]], FloatArray],
+    output: str = "embedding",
 ) -> list[Any]:
     """Encodes what all requests hold in one batch and answers each; a bad request fails alone.
 
@@ -72,6 +88,8 @@ def answer_embeddings(
         failure: Any = None
         try:
             embeddings = encode(items) if items else None
+        except OverloadError as error:
+            embeddings, failure = None, error
         except Exception as error:
             embeddings, failure = None, _log(error)
     return [
@@ -79,7 +97,7 @@ def answer_embeddings(
         if isinstance(part, Exception)
         else error_response(failure)
         if embeddings is None
-        else response({"embedding": np.ascontiguousarray(embeddings[part])})
+        else response({output: np.ascontiguousarray(embeddings[part])})
         for part in parts
     ]
 
@@ -106,6 +124,16 @@ def read_bytes(request: Any, name: str) -> list[bytes]:
     if not values:
         raise UsageError(f"the input {name} is empty", remedy="send at least one value")
     return values
+
+
+def read_rows(request: Any, name: str, check: Callable[[npt.NDArray[Any]], None]) -> list[npt.NDArray[Any]]:
+    """The rows of a numeric tensor, copied out of the request. check: raises UsageError for what it may not hold."""
+    tensor = pb_utils.get_input_tensor_by_name(request, name)
+    if tensor is None:
+        raise UsageError(f"the input {name} is missing")
+    array = tensor.as_numpy().copy()
+    check(array)
+    return list(array)
 
 
 def read_each(read: Callable[[bytes], T], field: str, values: Sequence[bytes]) -> list[T]:
@@ -138,16 +166,18 @@ def error_response(error: Exception) -> Any:
     return _error(to_message(told), codes.INTERNAL)
 
 
-def ask(model: str, name: str, values: Sequence[bytes]) -> FloatArray:
-    """The embeddings [B, D] of one batch, from another model of this server.
+def ask(model: str, name: str, values: npt.NDArray[Any], output: str = "embedding") -> FloatArray:
+    """The embeddings [B, D] of one batch, from another model of this server. values: its input of that name.
 
     Raises what the other model said: DataError, UsageError, SetupError; OverloadError if it takes no more; or
     RuntimeError. Triton hands on the text of an error, but not its code.
     """
     request = pb_utils.InferenceRequest(
         model_name=model,
-        requested_output_names=["embedding"],
-        inputs=[pb_utils.Tensor(name, to_bytes_column(values))],
+        requested_output_names=[output],
+        inputs=[pb_utils.Tensor(name, values)],
+        # where this process can read it, wherever the other model ran
+        preferred_memory=pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU, 0),
     )
     answer = request.exec()
     if answer.has_error():
@@ -163,7 +193,7 @@ def ask(model: str, name: str, values: Sequence[bytes]) -> FloatArray:
                 "/dev/shm is full", where=model, remedy="give the server more of it, or send less at a time"
             )
         raise RuntimeError(f"{model}: {message}")
-    return pb_utils.get_output_tensor_by_name(answer, "embedding").as_numpy().copy()
+    return pb_utils.get_output_tensor_by_name(answer, output).as_numpy().copy()
 
 
 def _log(error: Exception) -> SetupError:

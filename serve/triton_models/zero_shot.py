@@ -19,7 +19,7 @@ from kdx.core.encoder import FloatArray
 from kdx.core.errors import UsageError
 from kdx.core.prompts import best_labels, class_vectors, label_probabilities, prompt_texts
 from kdx.core.requests import check_count, check_labels, check_templates
-from kdx.runtime.triton_requests import MAX_JSON_BYTES, MAX_PROMPTS, check_size
+from kdx.runtime.triton_requests import MAX_JSON_BYTES, MAX_PROMPTS, check_size, to_bytes_column
 
 from .requests import CancelledError, ask, error_response, read_bytes, response
 
@@ -52,7 +52,7 @@ class TritonPythonModel:
         check_size(images)
         prompts = _read_prompts(request)
         top_k = _read_top_k(request)
-        embeddings = ask("embed_image", "image", images)  # [B, D]
+        embeddings = ask("embed_image", "image", to_bytes_column(images))  # [B, D]
         vectors = self._vectors_of(prompts, request)  # [C, D]
         scores = label_probabilities(embeddings, vectors, self._logit_scale)  # [B, C]
         best = best_labels(scores, top_k)  # [B, K]
@@ -79,7 +79,7 @@ class TritonPythonModel:
 def _ask_unless_cancelled(texts: list[bytes], request: Any) -> FloatArray:
     if request.is_cancelled():
         raise CancelledError
-    return ask("embed_text", "text", texts)
+    return ask("embed_text", "text", to_bytes_column(texts))
 
 
 def _read_prompts(request: Any) -> Prompts:

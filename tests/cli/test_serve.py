@@ -24,7 +24,7 @@ def test_build_writes_a_repository_and_names_the_next_step(
     assert _run("build", exported_model, "--out", out) == 0
     shown = capsys.readouterr()
     assert shown.out == f"{out}\n" and f"next: kdx serve up {out}" in shown.err
-    assert open_repository(out).is_dir()
+    assert open_repository(out).fields == {"backend": "python", "device": "cpu", "format": "onnx"}
     assert _run("build", exported_model, "--out", out) == 2
     assert f"error: {out}: " in capsys.readouterr().err
     assert _run("build", exported_model, "--out", out, "--overwrite") == 0

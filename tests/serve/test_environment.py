@@ -74,7 +74,8 @@ def test_an_installation_is_made_once_and_found(cache: Path, monkeypatch: pytest
     folder, made = install_triton()
     assert made and folder.parent == cache
     assert [command[0] for command in commands] == ["/opt/python3.11", str(folder / "bin/python")]
-    assert commands[1][-2:] == ["-r", str(REQUIREMENTS)] and "--no-deps" in commands[1]
+    pinned = {line for line in REQUIREMENTS.read_text().splitlines() if "==" in line}
+    assert pinned <= set(commands[1]) and "--no-deps" in commands[1]
     assert install_triton() == (folder, False) and len(commands) == 2
     triton = find_triton()
     assert triton.server == folder / "lib/python3.11/site-packages/pytriton/tritonserver/bin/tritonserver"
@@ -96,7 +97,7 @@ def test_an_interrupted_installation_is_not_taken_for_a_whole_one(
         install_triton()
     with pytest.raises(SetupError) as caught:
         find_triton()
-    assert caught.value.remedy == INSTALL
+    assert caught.value.remedy == INSTALL.format(options="")
     _commands(monkeypatch)
     assert install_triton()[1] and find_triton()
 
@@ -109,16 +110,37 @@ def test_a_wheel_without_the_stub_is_refused(monkeypatch: pytest.MonkeyPatch) ->
     assert "python_backend_stubs/3.12/triton_python_backend_stub" in str(caught.value.where)
     with pytest.raises(SetupError) as caught:
         find_triton()
-    assert caught.value.remedy == INSTALL
+    assert caught.value.remedy == INSTALL.format(options="")
 
 
 def test_other_requirements_and_pythons_have_their_own_environment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folders = {environment._environment_folder(version) for version in ("3.11", "3.12", "3.11")}
+    folders = {environment._environment_folder(version, []) for version in ("3.11", "3.12", "3.11")}
     (tmp_path / "requirements.txt").write_text("nvidia-pytriton==0.0\n")
     monkeypatch.setattr(environment, "REQUIREMENTS", tmp_path / "requirements.txt")
-    assert len({*folders, environment._environment_folder("3.11")}) == 3
+    assert len({*folders, environment._environment_folder("3.11", [])}) == 3
+
+
+def test_a_runner_that_needs_other_packages_has_its_own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    commands = _commands(monkeypatch)
+    install_triton()
+    with pytest.raises(SetupError) as caught:
+        find_triton("openvino")
+    assert caught.value.remedy == "run `kdx serve install --format openvino`"
+    assert install_triton("openvino")[1] and find_triton("openvino") != find_triton()
+    added = set(commands[-1][1:]) - set(commands[1])
+    assert len(added) == 1 and added.pop().startswith("openvino") and "--no-deps" not in commands[-1]
+
+
+def test_on_a_gpu_onnx_runtime_is_that_for_gpus_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    commands = _commands(monkeypatch)
+    install_triton("onnx", "gpu")
+    packages = [each for each in commands[-1] if each.startswith("onnxruntime")]
+    assert len(packages) == 1 and packages[0].startswith("onnxruntime-gpu[cuda,cudnn]")
+    with pytest.raises(SetupError) as caught:
+        find_triton()
+    assert caught.value.remedy == "run `kdx serve install`"
 
 
 def test_the_first_interpreter_that_the_stub_can_use_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:

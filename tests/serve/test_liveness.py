@@ -10,6 +10,7 @@ from kdx.core.errors import SetupError
 from kdx.runtime.triton import BusyError
 from kdx.serve import liveness
 from kdx.serve.liveness import STALLED, Watch
+from kdx.serve.served_model import ServedModel
 
 
 class _Stub:
@@ -39,10 +40,18 @@ class _Server:
         monkeypatch.setattr(liveness, "time", SimpleNamespace(monotonic=lambda: self.now))
         monkeypatch.setattr(liveness, "probe", self._probe)
         connection = SimpleNamespace(url="grpc://127.0.0.1:1", count_answered=lambda: dict(self.answered))
-        self.watch = Watch(cast(Any, connection), self.stubs)
+        models = [
+            ServedModel(name, "python", 0, (), (), 2, asks=asks)
+            for name, asks in {
+                "embed_image": (),
+                "embed_text": (),
+                "zero_shot": ("embed_image", "embed_text"),
+            }.items()
+        ]
+        self.watch = Watch(cast(Any, connection), models, self.stubs)
 
-    def _probe(self, connection: object, models: list[str], *, timeout: float) -> None:
-        self.asked += models
+    def _probe(self, connection: object, models: list[ServedModel], *, timeout: float) -> None:
+        self.asked += [model.name for model in models]
         self.now += 10
         if self.answer:
             raise self.answer

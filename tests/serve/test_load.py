@@ -43,7 +43,7 @@ def watched(triton_server: TritonServer, monkeypatch: pytest.MonkeyPatch) -> Ite
 
     def watch() -> None:
         with contextlib.closing(TritonConnection(triton_server.url)) as connection:
-            looking = Watch(connection, triton_server.stubs)
+            looking = Watch(connection, triton_server.models, triton_server.stubs)
             while not ended.wait(0.05):
                 try:
                     looking.look()
@@ -136,9 +136,9 @@ def test_what_fails_in_the_encoder_is_the_servers_fault_and_tells_no_path(
     with sealed_folder(tmp_path / "broken", KIND) as folder:
         shutil.copytree(triton_server.repository, folder, dirs_exist_ok=True)
         (folder / "manifest.json").unlink()
-        code = folder / "python/kdx/serve/triton_models/embed_image.py"
+        code = folder / "python/kdx/serve/triton_models/image_encoder.py"
         text = code.read_text()
-        code.write_text(text.replace("pieces = batched(images, AT_ONCE)", _FAILING))
+        code.write_text(text.replace("pieces = batched(images, self._at_once or len(images))", _FAILING))
         assert _FAILING in code.read_text()
     with (
         TritonServer(tmp_path / "broken", tmp_path / "log") as server,
@@ -163,7 +163,7 @@ _FAILING = """if images[0].std(axis=(1, 2)).max() > 0.1:
             from kdx.core.errors import DataError
 
             raise DataError("does not run", where="/secret/path/image_encoder.onnx")
-        pieces = batched(images, AT_ONCE)"""
+        pieces = batched(images, self._at_once or len(images))"""
 
 
 def _classification(images: list[bytes], labels: list[str]) -> dict[str, np.ndarray]:

@@ -28,7 +28,7 @@ def repository(exported_model: Path, tmp_path_factory: pytest.TempPathFactory) -
 def test_it_is_sealed_with_the_digest_of_its_model(repository: Path, exported_model: Path) -> None:
     manifest = open_sealed(repository, KIND)
     assert manifest.provenance["inputs"] == {"exported-model": file_digest(exported_model / "manifest.json")}
-    assert open_repository(repository) == repository / "models"
+    assert open_repository(repository) == manifest
 
 
 def test_the_exported_model_lies_in_it_whole(repository: Path, exported_model: Path) -> None:

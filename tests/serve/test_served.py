@@ -18,7 +18,7 @@ from kdx.core.encoder import Embedder
 from kdx.core.errors import DataError, KdxError, SetupError, UsageError
 from kdx.runtime.triton import TritonConnection, TritonEmbedder
 from kdx.runtime.triton_requests import MAX_PROMPTS, to_bytes_column
-from kdx.serve.probe import probe
+from kdx.serve.probe import find_models, probe
 from kdx.serve.search import ExactSearch
 from kdx.serve.supervisor import TritonServer
 
@@ -230,7 +230,7 @@ def test_search_finds_what_the_cosines_say_and_leaves_out_bad_images(
 
 def test_the_probe_asks_each_model(triton_server: TritonServer) -> None:
     connection = TritonConnection(triton_server.url)
-    assert list(probe(connection)) == ["embed_image", "embed_text", "zero_shot"]
+    assert list(probe(connection, find_models(connection))) == ["embed_image", "embed_text", "zero_shot"]
     assert connection.server_version() == "2.51.0"
     connection.close()
 

@@ -21,17 +21,12 @@ from kdx.core.errors import DataError, GateError, SetupError
 from kdx.core.folders import sealed_folder
 from kdx.runtime.triton import TritonConnection
 from kdx.serve.environment import find_triton
+from kdx.serve.layout import INSTANCES, ZERO_SHOT_INSTANCES
 from kdx.serve.probe import probe
-from kdx.serve.repository import (
-    BATCHED_INSTANCES,
-    KIND,
-    ZERO_SHOT_INSTANCES,
-    open_repository,
-    write_repository,
-)
+from kdx.serve.repository import KIND, open_repository, write_repository
 from kdx.serve.supervisor import TritonServer
 
-STUBS = 2 * BATCHED_INSTANCES + ZERO_SHOT_INSTANCES
+STUBS = 2 * INSTANCES + ZERO_SHOT_INSTANCES
 
 
 @pytest.fixture(scope="module")
@@ -211,7 +206,7 @@ def test_serve_up_ends_its_server_however_it_ends(
 
 def _probe(server: TritonServer) -> None:
     connection = TritonConnection(server.url)
-    probe(connection)
+    probe(connection, server.models)
     connection.close()
 
 

@@ -48,7 +48,8 @@ def test_the_instances_of_a_model_share_the_cores(
     monkeypatch.setattr(requests, "cpu_count", lambda: cores)
     repository = write_repository(exported_model, tmp_path / "repository")
     config = json.dumps({"instance_group": [{"count": instances, "kind": "KIND_CPU"}]})
+    args = {"model_instance_kind": "CPU", "model_config": config}
     with requests.open_encoder(
-        {"model_repository": str(repository / "models/embed_image"), "model_config": config}
+        {**args, "model_repository": str(repository / "models/embed_image")}
     ) as encoder:
         assert vars(encoder)["_num_threads"] == threads
