@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
-from pathlib import Path
 
 from kdx.core.errors import SetupError
+from kdx.evaluate.speed import peak_of_this_process
 
 
 def peak_memory(model: str, images: Sequence[bytes], texts: Sequence[str]) -> float:
@@ -34,10 +34,4 @@ def _embed(model: str, images: list[bytes], texts: list[str]) -> float:
             embedder.embed_images(images)
             if texts:
                 embedder.embed_texts(texts)
-    return _peak_of_this_process()
-
-
-def _peak_of_this_process() -> float:
-    """MiB. Not getrusage: its maximum survives exec, so a child would begin with its parent's."""
-    status = Path("/proc/self/status").read_text()
-    return int(next(line for line in status.splitlines() if line.startswith("VmHWM:")).split()[1]) / 1024
+    return peak_of_this_process()

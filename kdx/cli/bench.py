@@ -127,6 +127,44 @@ def _texts(samples: list[Sample]) -> list[str]:
 
 
 @command.command()
+@click.argument("models", nargs=-1, required=True, metavar="MODEL...", type=click.Path(path_type=Path))
+@click.option(
+    "--seconds",
+    type=click.FloatRange(min=0, min_open=True),
+    default=60.0,
+    show_default=True,
+    help="How long to measure each student; a few rounds are made in any case.",
+)
+@click.option("--out", type=click.Path(path_type=Path), help="Write OUT.json and OUT.md too.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def runtimes(models: tuple[Path, ...], seconds: float, out: Path | None, as_json: bool) -> None:
+    """Compare exported models with the checkpoints they were made from: time of the encoders alone, on one thread.
+
+    Each MODEL, a checkpoint, a run or an exported model, runs in a process of its own; they take turns. Exported models
+    are put beside the checkpoint that they were made from, which must be among the MODELs.
+
+    Example: kdx bench runtimes student student-onnx student-openvino
+    """
+    import json
+
+    from kdx.bench.runtimes import compare_runtimes, runtimes_table
+    from kdx.cli.progress import show_progress
+    from kdx.core.folders import check_place, write_atomic
+
+    if out is not None:
+        check_place(out)
+    with show_progress("runtimes") as progress:
+        document = compare_runtimes(models, seconds=seconds, progress=progress)
+    if out is not None:
+        write_atomic(out.with_name(out.name + ".json"), json.dumps(document, indent=2) + "\n")
+        write_atomic(out.with_name(out.name + ".md"), runtimes_table(document))
+    if as_json:
+        print_json(document)
+    else:
+        click.echo(runtimes_table(document))
+
+
+@command.command()
 @click.argument("folder", type=click.Path(path_type=Path))
 def report(folder: Path) -> None:
     """Write report.html in FOLDER again, from the report.json and report-data.json that lie there.

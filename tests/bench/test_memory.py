@@ -15,7 +15,7 @@ def test_the_peak_is_that_of_a_process_of_its_own(
     ballast = bytes(800 * 2**20)  # of this process, which a child must not begin with
     ballast = ballast.replace(b"\0", b"\1")
     peak = peak_memory(str(exported_model), [make_photo(0)] * 2, ["a", "b"])
-    assert 30 < peak < 700 < memory._peak_of_this_process()
+    assert 30 < peak < 700 < memory.peak_of_this_process()
     del ballast
 
 
