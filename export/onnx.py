@@ -30,7 +30,7 @@ from kdx.core.provenance import package_versions
 from kdx.models.architectures import Architecture, build_model
 from kdx.models.checkpoint import Checkpoint
 from kdx.models.clip import ClipModel
-from kdx.runtime.onnx import IMAGE_FEATURES, PIXELS, TEXT_FEATURES, TOKENS
+from kdx.runtime.exported_encoder import IMAGE_FEATURES, PIXELS, TEXT_FEATURES, TOKENS
 
 from .half_precision import DTYPES, cast_towers, keep_softmax_in_fp32
 from .job import BuildJob

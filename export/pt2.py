@@ -16,7 +16,7 @@ from torch.export import Dim
 from kdx.core.encoder import MIN_LENGTH, EncoderSpec
 from kdx.core.errors import SetupError, UsageError
 from kdx.models.clip import ClipModel
-from kdx.runtime.onnx import PIXELS, TOKENS
+from kdx.runtime.exported_encoder import PIXELS, TOKENS
 from kdx.runtime.pt2 import kind_of_machine
 
 from .half_precision import DTYPES, cast_towers

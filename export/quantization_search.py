@@ -21,11 +21,8 @@ import numpy.typing as npt
 from kdx.core.encoder import FloatArray
 from kdx.core.prompts import class_vectors
 from kdx.core.provenance import cpu_count
+from kdx.runtime.exported_encoder import IMAGE_FEATURES, PIXELS, TEXT_FEATURES, TOKENS
 from kdx.runtime.onnx import (
-    IMAGE_FEATURES,
-    PIXELS,
-    TEXT_FEATURES,
-    TOKENS,
     Session,
     import_onnxruntime,
     open_session,

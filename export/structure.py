@@ -8,7 +8,7 @@ from pathlib import Path
 import onnx
 
 from kdx.core.encoder import EncoderSpec
-from kdx.runtime.onnx import IMAGE_FEATURES, PIXELS, TEXT_FEATURES, TOKENS
+from kdx.runtime.exported_encoder import IMAGE_FEATURES, PIXELS, TEXT_FEATURES, TOKENS
 
 from .onnx import BATCH, DATA_SUFFIX, LENGTH, OPSET, parts
 from .report import Check

@@ -8,7 +8,7 @@ from typing import Any
 
 from kdx.core.encoder import MIN_LENGTH, EncoderSpec
 from kdx.core.errors import DataError
-from kdx.runtime.onnx import PIXELS, TOKENS
+from kdx.runtime.exported_encoder import PIXELS, TOKENS
 
 Shape = tuple[int, ...]
 

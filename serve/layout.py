@@ -15,8 +15,9 @@ import json
 from typing import Any
 
 from kdx.core.errors import UsageError
+from kdx.runtime.exported_encoder import IMAGE_FEATURES, PIXELS, TEXT_FEATURES, TOKENS
 from kdx.runtime.exported_model import ExportedModel
-from kdx.runtime.onnx import CUDA_OPTIONS, IMAGE_FEATURES, PIXELS, TEXT_FEATURES, TOKENS
+from kdx.runtime.onnx import CUDA_OPTIONS
 from kdx.runtime.triton_requests import IMAGE_BATCH, TEXT_BATCH
 
 from .served_model import ServedModel, Tensor

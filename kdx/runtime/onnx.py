@@ -6,24 +6,19 @@ import importlib
 import re
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from kdx.core.encoder import Encoder, FloatArray, IntArray, check_pixels, check_tokens
-from kdx.core.errors import DataError, KdxError, SetupError, UsageError
+from kdx.core.encoder import FloatArray
+from kdx.core.errors import DataError, KdxError, SetupError, UsageError, beginning
 from kdx.core.provenance import cpu_count, gpu_names
-from kdx.core.tokenizer import Tokenizer
 
+from .exported_encoder import AGAIN, SHOWN_REASON, ExportedEncoder, Graph, runtime_fault
 from .exported_model import ExportedModel
 
-PIXELS, IMAGE_FEATURES = "pixels", "image_features"
-TOKENS, TEXT_FEATURES = "tokens", "text_features"
-
-AGAIN = "export the model again"
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 # Exact fp32: TF32 alone moves embeddings by up to 1e-3. An fp16 graph multiplies halves and sums them in fp32, which is
 # ONNX Runtime's default (the environment's ORT_CUDA_GEMM_OPTIONS can change it); its fp32 part is exact as well.
@@ -46,16 +41,7 @@ class Session(Protocol):
     def get_outputs(self) -> list[Any]: ...
 
 
-@dataclass(frozen=True)
-class Graph:
-    """One tower: its file and the names of its tensors."""
-
-    path: Path
-    input: str
-    output: str
-
-
-class OnnxEncoder(Encoder):
+class OnnxEncoder(ExportedEncoder):
     """Runs an exported model on the GPU if onnxruntime-gpu and a GPU are there, else on the CPU.
 
     num_threads: threads of one call, by default one for each core that this process may use. A tower's
@@ -66,34 +52,17 @@ class OnnxEncoder(Encoder):
     """
 
     def __init__(self, model: ExportedModel, *, num_threads: int | None = None) -> None:
-        if num_threads is not None and num_threads < 1:
-            raise UsageError(f"num_threads = {num_threads} is not positive", remedy="leave it out, or give 1")
+        super().__init__(model, num_threads)
         if model.target != "cpu":
             raise UsageError(
                 f"is made for TensorRT ({model.precision}, target {model.target}), which ONNX Runtime would run slowly",
                 where=model.path,
                 remedy="build an engine of it with --format trt, or export with --target cpu",
             )
-        self.spec = model.spec
-        self.preprocess = model.spec.preprocess()
-        self.tokenizer = Tokenizer.from_file(model.tokenizer)
-        self.spec.check_tokenizer(self.tokenizer, model.tokenizer)
-        self._image = Graph(model.image_encoder, PIXELS, IMAGE_FEATURES)
-        self._text = Graph(model.text_encoder, TOKENS, TEXT_FEATURES)
         self._disabled: dict[str, list[str]] = model.options.get("disabled_optimizers", {})
         self._num_threads = num_threads or cpu_count()
         self._sessions: dict[str, Session] = {}
         self._lock = threading.Lock()
-
-    def encode_image(self, pixels: FloatArray) -> FloatArray:
-        """pixels: float32 [B, 3, S, S], preprocessed. Returns float32 [B, D], unit rows."""
-        check_pixels(self.spec, pixels)
-        return self._run(self._image, pixels)
-
-    def encode_text(self, tokens: IntArray) -> FloatArray:
-        """tokens: int [B, 2 ≤ L ≤ context_length], padded with 0. Returns float32 [B, D], unit rows."""
-        check_tokens(self.spec, tokens)
-        return self._run(self._text, tokens.astype(np.int32, copy=False))
 
     def provider(self) -> str:
         """ONNX Runtime's name of what runs both towers, such as CPUExecutionProvider. Opens them."""
@@ -106,24 +75,11 @@ class OnnxEncoder(Encoder):
             self._sessions.clear()
 
     def _run(self, graph: Graph, batch: npt.NDArray[Any]) -> FloatArray:
-        expected = (len(batch), self.spec.embed_dim)
-        if not len(batch):
-            return np.empty(expected, dtype=np.float32)
         session = self._session(graph)
         try:
-            features = run_session(session, graph, batch)
+            return run_session(session, graph, batch)
         except Exception as error:  # onnxruntime's exceptions share no base class
             raise _fault(f"does not run on {graph.input} {list(batch.shape)}", graph.path, error) from None
-        if features.shape != expected or features.dtype != np.float32:
-            got = f"{features.dtype} {list(features.shape)}"
-            raise DataError(
-                f"gave {graph.output} {got} instead of float32 {list(expected)}",
-                where=graph.path,
-                remedy=AGAIN,
-            )
-        if not np.isfinite(features).all():
-            raise DataError(f"gave NaN or infinity as {graph.output}", where=graph.path, remedy=AGAIN)
-        return features
 
     def _session(self, graph: Graph) -> Session:
         with self._lock:
@@ -152,7 +108,7 @@ def import_onnxruntime() -> Any:
         return importlib.import_module("onnxruntime")
     except ImportError as error:
         raise SetupError(
-            f"onnxruntime does not import: {_one_line(error)}",
+            f"onnxruntime does not import: {beginning(str(error), SHOWN_REASON)}",
             remedy="pip install 'kdx[cpu]', or 'kdx[gpu]' on a machine with an NVIDIA GPU",
         ) from None
 
@@ -244,17 +200,4 @@ def _check_names(graph: Graph, session: Session) -> None:
 
 
 def _fault(what: str, path: Path, error: Exception) -> KdxError:
-    """What ONNX Runtime raises, by its owner: a machine without memory or with a failing GPU, or else the file."""
-    reason = _one_line(error)
-    if isinstance(error, MemoryError | OSError) or MACHINE.search(f"{type(error).__name__}: {reason}"):
-        return SetupError(
-            f"{what}: {reason}",
-            where=path,
-            remedy="free memory, or give smaller batches; `kdx doctor` says what this machine has",
-        )
-    return DataError(f"{what}: {reason}", where=path, remedy=AGAIN)
-
-
-def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return text if len(text) <= 200 else text[:199] + "…"
+    return runtime_fault(what, path, error, MACHINE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 import sys
 import threading
 from dataclasses import dataclass
@@ -13,18 +14,18 @@ import numpy as np
 import numpy.typing as npt
 
 from kdx.core.cpu import lacks_bf16
-from kdx.core.encoder import Encoder, FloatArray, IntArray, check_pixels, check_tokens
-from kdx.core.errors import DataError, KdxError, SetupError, UsageError
+from kdx.core.encoder import FloatArray
+from kdx.core.errors import DataError, KdxError, SetupError, beginning
 from kdx.core.provenance import cpu_count
-from kdx.core.tokenizer import Tokenizer
 
+from .exported_encoder import AGAIN, SHOWN_REASON, ExportedEncoder, Graph, runtime_fault
 from .exported_model import ExportedModel
-from .onnx import AGAIN, IMAGE_FEATURES, PIXELS, TEXT_FEATURES, TOKENS, Graph
 
 INSTALL = "pip install 'kdx[openvino]'"
 TELEMETRY = "openvino_telemetry"
 # what each precision of an exported model means as OpenVINO's INFERENCE_PRECISION_HINT
 INFERENCE_PRECISION = {"fp32": "f32", "bf16": "bf16"}
+MACHINE = re.compile("alloc")  # OpenVINO's word for what the machine lacks
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Tower:
     lock: threading.Lock
 
 
-class OpenVinoEncoder(Encoder):
+class OpenVinoEncoder(ExportedEncoder):
     """Runs an exported model on the CPU in the arithmetic that it was exported for, and in no other.
 
     num_threads: threads of one call, by default one for each core that this process may use. A tower is compiled on
@@ -47,54 +48,24 @@ class OpenVinoEncoder(Encoder):
     """
 
     def __init__(self, model: ExportedModel, *, num_threads: int | None = None) -> None:
-        if num_threads is not None and num_threads < 1:
-            raise UsageError(f"num_threads = {num_threads} is not positive", remedy="leave it out, or give 1")
-        self.spec = model.spec
-        self.preprocess = model.spec.preprocess()
-        self.tokenizer = Tokenizer.from_file(model.tokenizer)
-        self.spec.check_tokenizer(self.tokenizer, model.tokenizer)
-        self._image = Graph(model.image_encoder, PIXELS, IMAGE_FEATURES)
-        self._text = Graph(model.text_encoder, TOKENS, TEXT_FEATURES)
+        super().__init__(model, num_threads)
         self._precision = _inference_precision(model)
         self._num_threads = num_threads or cpu_count()
         self._towers: dict[str, Tower] = {}
         self._lock = threading.Lock()
-
-    def encode_image(self, pixels: FloatArray) -> FloatArray:
-        """pixels: float32 [B, 3, S, S], preprocessed. Returns float32 [B, D], unit rows."""
-        check_pixels(self.spec, pixels)
-        return self._run(self._image, pixels)
-
-    def encode_text(self, tokens: IntArray) -> FloatArray:
-        """tokens: int [B, 2 ≤ L ≤ context_length], padded with 0. Returns float32 [B, D], unit rows."""
-        check_tokens(self.spec, tokens)
-        return self._run(self._text, tokens.astype(np.int32, copy=False))
 
     def close(self) -> None:
         with self._lock:
             self._towers.clear()
 
     def _run(self, graph: Graph, batch: npt.NDArray[Any]) -> FloatArray:
-        expected = (len(batch), self.spec.embed_dim)
-        if not len(batch):
-            return np.empty(expected, dtype=np.float32)
         tower = self._tower(graph)
         try:
             with tower.lock:
                 # copied on the way out, since the request writes its next answer to the same place
-                features = tower.request.infer([np.ascontiguousarray(batch)], share_inputs=True)[0]
+                return tower.request.infer([np.ascontiguousarray(batch)], share_inputs=True)[0]
         except Exception as error:  # OpenVINO raises RuntimeError for everything
             raise _fault(f"does not run on {graph.input} {list(batch.shape)}", graph.path, error) from None
-        if features.shape != expected or features.dtype != np.float32:
-            got = f"{features.dtype} {list(features.shape)}"
-            raise DataError(
-                f"gave {graph.output} {got} instead of float32 {list(expected)}",
-                where=graph.path,
-                remedy=AGAIN,
-            )
-        if not np.isfinite(features).all():
-            raise DataError(f"gave NaN or infinity as {graph.output}", where=graph.path, remedy=AGAIN)
-        return features
 
     def _tower(self, graph: Graph) -> Tower:
         with self._lock:
@@ -128,7 +99,9 @@ def import_openvino() -> Any:
     try:
         return importlib.import_module("openvino")
     except ImportError as error:
-        raise SetupError(f"openvino does not import: {_one_line(error)}", remedy=INSTALL) from None
+        raise SetupError(
+            f"openvino does not import: {beginning(str(error), SHOWN_REASON)}", remedy=INSTALL
+        ) from None
     finally:
         if silenced:
             del sys.modules[TELEMETRY]
@@ -181,13 +154,4 @@ def _compile(graph: Graph, precision: str, num_threads: int) -> Any:
 
 
 def _fault(what: str, path: Path, error: Exception) -> KdxError:
-    """What OpenVINO raises, by its owner: a machine without memory, or else the file."""
-    reason = _one_line(error)
-    if isinstance(error, MemoryError | OSError) or "alloc" in reason:
-        return SetupError(f"{what}: {reason}", where=path, remedy="free memory, or give smaller batches")
-    return DataError(f"{what}: {reason}", where=path, remedy=AGAIN)
-
-
-def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return text if len(text) <= 200 else text[:199] + "…"
+    return runtime_fault(what, path, error, MACHINE)

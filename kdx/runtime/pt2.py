@@ -19,14 +19,13 @@ import numpy as np
 import numpy.typing as npt
 
 from kdx.core.cpu import instruction_sets, lacks_bf16
-from kdx.core.encoder import Encoder, FloatArray, IntArray, check_pixels, check_tokens
-from kdx.core.errors import DataError, KdxError, SetupError, UsageError
+from kdx.core.encoder import FloatArray
+from kdx.core.errors import DataError, KdxError, SetupError
 from kdx.core.extras import naming_the_extra
-from kdx.core.tokenizer import Tokenizer
 
+from .exported_encoder import AGAIN, ExportedEncoder, Graph, runtime_fault
 from .exported_model import ExportedModel
 
-AGAIN = "export the model again"
 # what compilers use of a CPU, of all that it has
 GENERATED = re.compile(
     r"(sse|ssse|avx|amx|fma|bmi|f16c|gfni|vaes|vpclmul|popcnt|abm|movbe|adx|sve|asimd|i8mm|bf16)"
@@ -35,7 +34,7 @@ GENERATED = re.compile(
 MACHINE = re.compile(r"alloc|out of memory|CUDA|cuda|dlopen|No space", re.IGNORECASE)
 
 
-class Pt2Encoder(Encoder):
+class Pt2Encoder(ExportedEncoder):
     """Runs an exported model on the kind of CPU or GPU that it was compiled for.
 
     num_threads: threads of one call, by default PyTorch's own choice. It is set for the calling thread at each call,
@@ -48,14 +47,8 @@ class Pt2Encoder(Encoder):
     """
 
     def __init__(self, model: ExportedModel, *, num_threads: int | None = None) -> None:
-        if num_threads is not None and num_threads < 1:
-            raise UsageError(f"num_threads = {num_threads} is not positive", remedy="leave it out, or give 1")
-        self.spec = model.spec
-        self.preprocess = model.spec.preprocess()
-        self.tokenizer = Tokenizer.from_file(model.tokenizer)
-        self.spec.check_tokenizer(self.tokenizer, model.tokenizer)
+        super().__init__(model, num_threads)
         check_kind_of_machine(model.options, model.path)
-        self._image, self._text = model.image_encoder, model.text_encoder
         self._device: str = model.options["device"]
         self._max_batch: int = model.options["max_batch"]
         self._num_threads = num_threads
@@ -63,31 +56,18 @@ class Pt2Encoder(Encoder):
         self._opened: dict[Path, Any] = {}
         self._lock = threading.Lock()
 
-    def encode_image(self, pixels: FloatArray) -> FloatArray:
-        """pixels: float32 [B, 3, S, S], preprocessed. Returns float32 [B, D], unit rows."""
-        check_pixels(self.spec, pixels)
-        return self._run(self._image, pixels)
-
-    def encode_text(self, tokens: IntArray) -> FloatArray:
-        """tokens: int [B, 2 ≤ L ≤ context_length], padded with 0. Returns float32 [B, D], unit rows."""
-        check_tokens(self.spec, tokens)
-        return self._run(self._text, tokens.astype(np.int32, copy=False))
-
     def close(self) -> None:
         with self._lock:
             self._opened.clear()
 
-    def _run(self, path: Path, batch: npt.NDArray[Any]) -> FloatArray:
+    def _run(self, graph: Graph, batch: npt.NDArray[Any]) -> FloatArray:
         from .torch_process import check_process
 
         check_process(self._pid)
-        features = np.empty((len(batch), self.spec.embed_dim), dtype=np.float32)
-        for start in range(0, len(batch), self._max_batch):
-            part = batch[start : start + self._max_batch]
-            features[start : start + len(part)] = self._run_part(path, part)
-        if not np.isfinite(features).all():
-            raise DataError("gave NaN or infinity", where=path, remedy=AGAIN)
-        return features
+        parts = range(0, len(batch), self._max_batch)
+        return np.concatenate(
+            [self._run_part(graph.path, batch[start : start + self._max_batch]) for start in parts]
+        )
 
     def _run_part(self, path: Path, batch: npt.NDArray[Any]) -> FloatArray:
         """batch: at most max_batch rows."""
@@ -95,19 +75,14 @@ class Pt2Encoder(Encoder):
         from .torch_process import true_fp32
 
         package = self._open(path)
-        expected = (len(batch), self.spec.embed_dim)
         if self._num_threads:
             torch.set_num_threads(self._num_threads)
         try:
             with torch.inference_mode(), true_fp32():
                 inputs = torch.from_numpy(np.array(batch, order="C")).to(self._device)
-                features = package(inputs).cpu().numpy()
+                return package(inputs).cpu().numpy()
         except Exception as error:  # all that compiled code raises is RuntimeError
             raise _fault(f"does not run on {list(batch.shape)}", path, error) from None
-        if features.shape != expected or features.dtype != np.float32:
-            got = f"{features.dtype} {list(features.shape)}"
-            raise DataError(f"gave {got} instead of float32 {list(expected)}", where=path, remedy=AGAIN)
-        return features
 
     def _open(self, path: Path) -> Any:
         with self._lock:
@@ -193,13 +168,4 @@ def check_machine(precision: str, target: str) -> None:
 
 
 def _fault(what: str, path: Path, error: Exception) -> KdxError:
-    """What PyTorch raises, by its owner: a machine without memory or with a failing GPU, or else the file."""
-    reason = " ".join(str(error).split())
-    reason = reason if len(reason) <= 200 else reason[:199] + "…"
-    if isinstance(error, MemoryError | OSError) or MACHINE.search(reason):
-        return SetupError(
-            f"{what}: {reason}",
-            where=path,
-            remedy="free memory, or give smaller batches; `kdx doctor` says what this machine has",
-        )
-    return DataError(f"{what}: {reason}", where=path, remedy=AGAIN)
+    return runtime_fault(what, path, error, MACHINE)

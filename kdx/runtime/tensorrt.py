@@ -19,13 +19,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kdx.core.encoder import Encoder, FloatArray, IntArray, check_pixels, check_tokens
+from kdx.core.encoder import FloatArray
 from kdx.core.errors import DataError, KdxError, SetupError, UsageError
-from kdx.core.tokenizer import Tokenizer
 
 from .cuda import DeviceMemory, Gpu, PinnedMemory, Stream, checked, find_gpu, import_cuda
+from .exported_encoder import (
+    IMAGE_FEATURES,
+    PIXELS,
+    TEXT_FEATURES,
+    TOKENS,
+    ExportedEncoder,
+    Graph,
+)
 from .exported_model import ExportedModel
-from .onnx import IMAGE_FEATURES, PIXELS, TEXT_FEATURES, TOKENS
 from .trusted_plans import check_trusted
 
 log = logging.getLogger(__name__)
@@ -143,7 +149,7 @@ def make_logger(trt: Any, messages: Messages) -> Any:
     return Collector()
 
 
-class TensorRTEncoder(Encoder):
+class TensorRTEncoder(ExportedEncoder):
     """Runs an exported model of format `trt` or `trt-rtx`. A tower's engine is loaded on its first use.
 
     num_threads is the other formats'; a call on a GPU takes none. Several threads may share the encoder; calls of one
@@ -155,26 +161,12 @@ class TensorRTEncoder(Encoder):
     """
 
     def __init__(self, model: ExportedModel, *, num_threads: int | None = None) -> None:
-        self.spec = model.spec
-        self.preprocess = model.spec.preprocess()
-        self.tokenizer = Tokenizer.from_file(model.tokenizer)
-        self.spec.check_tokenizer(self.tokenizer, model.tokenizer)
+        super().__init__(model, num_threads)
         self._trt = import_tensorrt(model.format.name)
         self._cudart = import_cuda()
         _check_built_here(self._trt, find_gpu(self._cudart), model)
-        self._paths = {IMAGE: model.image_encoder, TEXT: model.text_encoder}
-        self._towers: dict[Tensors, Tower] = {}
+        self._towers: dict[Graph, Tower] = {}
         self._lock = threading.Lock()
-
-    def encode_image(self, pixels: FloatArray) -> FloatArray:
-        """pixels: float32 [B, 3, S, S], preprocessed. Returns float32 [B, D], unit rows."""
-        check_pixels(self.spec, pixels)
-        return self._run(IMAGE, pixels)
-
-    def encode_text(self, tokens: IntArray) -> FloatArray:
-        """tokens: int [B, 2 ≤ L ≤ context_length], padded with 0. Returns float32 [B, D], unit rows."""
-        check_tokens(self.spec, tokens)
-        return self._run(TEXT, tokens)
 
     def close(self) -> None:
         with self._lock:
@@ -182,15 +174,13 @@ class TensorRTEncoder(Encoder):
                 tower.close()
             self._towers.clear()
 
-    def _run(self, tensors: Tensors, batch: npt.NDArray[Any]) -> FloatArray:
-        if not len(batch):
-            return np.empty((0, self.spec.embed_dim), dtype=np.float32)
+    def _run(self, graph: Graph, batch: npt.NDArray[Any]) -> FloatArray:
         with self._lock:
-            tower = self._towers.get(tensors)
+            tower = self._towers.get(graph)
             if tower is None:
-                path = self._paths[tensors]
-                tower = Tower(self._trt, self._cudart, path, tensors, self.spec.embed_dim)
-                self._towers[tensors] = tower
+                tensors = IMAGE if graph == self._image else TEXT
+                tower = Tower(self._trt, self._cudart, graph.path, tensors, self.spec.embed_dim)
+                self._towers[graph] = tower
         return tower.run(batch)
 
 
@@ -260,10 +250,7 @@ class Tower:
                 self._run_piece(profile, width, batch[start : start + most])
                 for start in range(0, len(batch), most)
             ]
-        features = np.concatenate(pieces)
-        if not np.isfinite(features).all():
-            raise DataError(f"gave NaN or infinity as {self._tensors.output}", where=self._path, remedy=AGAIN)
-        return features
+        return np.concatenate(pieces)
 
     def close(self) -> None:
         with self._lock:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from kdx.core.encoder import FloatArray
-from kdx.runtime.onnx import IMAGE_FEATURES, PIXELS
+from kdx.runtime.exported_encoder import IMAGE_FEATURES, PIXELS
 from kdx.runtime.triton_requests import check_size
 
 from .image_encoder import ImageEncoder

@@ -10,7 +10,7 @@ from typing import Any
 from kdx.core.encoder import FloatArray
 from kdx.core.errors import UsageError
 from kdx.core.tokenizer import Tokenizer
-from kdx.runtime.onnx import TEXT_FEATURES, TOKENS
+from kdx.runtime.exported_encoder import TEXT_FEATURES, TOKENS
 from kdx.runtime.triton_requests import MAX_TEXT_BYTES
 
 from .requests import answer_embeddings, ask, asked_models, open_encoder, open_model, read_bytes, read_each

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from kdx.core.encoder import Encoder, FloatArray, batched, check_pixels
-from kdx.runtime.onnx import IMAGE_FEATURES, PIXELS
+from kdx.runtime.exported_encoder import IMAGE_FEATURES, PIXELS
 
 from .requests import answer_embeddings, open_encoder, read_rows
 

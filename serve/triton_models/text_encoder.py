@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from kdx.core.encoder import FloatArray, IntArray, check_tokens
-from kdx.runtime.onnx import TEXT_FEATURES, TOKENS
+from kdx.runtime.exported_encoder import TEXT_FEATURES, TOKENS
 
 from .requests import answer_embeddings, open_encoder, read_rows
 

@@ -16,6 +16,7 @@ import pytest
 
 from kdx.core.errors import DataError, KdxError, SetupError, UsageError
 from kdx.runtime import onnx
+from kdx.runtime.exported_encoder import IMAGE_FEATURES, PIXELS, TEXT_FEATURES, TOKENS
 from kdx.runtime.exported_model import ExportedModel, open_exported_model
 from kdx.runtime.onnx import OnnxEncoder, import_onnxruntime, open_session, run_bound
 
@@ -183,7 +184,7 @@ def test_what_a_graph_does_wrong_is_the_files_fault_or_the_machines(
     model: ExportedModel, answer: np.ndarray | Exception, kind: type[KdxError]
 ) -> None:
     encoder = OnnxEncoder(model)
-    encoder._sessions[onnx.IMAGE_FEATURES] = _Session(answer)  # type: ignore[assignment]
+    encoder._sessions[IMAGE_FEATURES] = _Session(answer)  # type: ignore[assignment]
     with pytest.raises(kind) as caught:
         encoder.encode_image(_pixels(encoder))
     assert caught.value.where == str(model.image_encoder) and "\n" not in caught.value.what
@@ -231,10 +232,10 @@ class _CudaSession:
         return {self.runtime.runs: {"device_id": "0", "use_tf32": self.runtime.tf32}}
 
     def get_inputs(self) -> list[Any]:
-        return [SimpleNamespace(name=onnx.PIXELS if self.image else onnx.TOKENS)]
+        return [SimpleNamespace(name=PIXELS if self.image else TOKENS)]
 
     def get_outputs(self) -> list[Any]:
-        return [SimpleNamespace(name=onnx.IMAGE_FEATURES if self.image else onnx.TEXT_FEATURES)]
+        return [SimpleNamespace(name=IMAGE_FEATURES if self.image else TEXT_FEATURES)]
 
     def io_binding(self) -> _Binding:
         return _Binding()
@@ -323,7 +324,7 @@ def test_on_a_gpu_both_towers_are_asserted_and_bind_input_and_output_to_its_memo
     for session, answer, names, kind in zip(
         runtime.sessions,
         embeddings,
-        [(onnx.PIXELS, onnx.IMAGE_FEATURES), (onnx.TOKENS, onnx.TEXT_FEATURES)],
+        [(PIXELS, IMAGE_FEATURES), (TOKENS, TEXT_FEATURES)],
         [np.float32, np.int32],
         strict=True,
     ):
@@ -339,7 +340,7 @@ def test_a_bound_run_gives_the_bytes_of_a_plain_one(model: ExportedModel) -> Non
     with OnnxEncoder(model, num_threads=1) as encoder:
         pixels, tokens = _pixels(encoder, 3), np.full((3, 5), 320, np.int32)
         plain = encoder.encode_image(pixels), encoder.encode_text(tokens)
-        image, text = encoder._sessions[onnx.IMAGE_FEATURES], encoder._sessions[onnx.TEXT_FEATURES]
+        image, text = encoder._sessions[IMAGE_FEATURES], encoder._sessions[TEXT_FEATURES]
         assert np.array_equal(run_bound(image, encoder._image, pixels, "cpu"), plain[0])
         assert np.array_equal(run_bound(text, encoder._text, tokens, "cpu"), plain[1])
 
