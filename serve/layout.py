@@ -106,7 +106,7 @@ def _embedders(exported: ExportedModel, instances: int, *, apart: bool) -> tuple
             (embedding,),
             instances,
             asks=("image_encoder",) if apart else (),
-            parameters={"spec": json.dumps(spec.to_dict())},
+            parameters={"spec": json.dumps(spec.to_dict()), "parity": exported.parity()["verdict"]},
         ),
         ServedModel(
             "embed_text",

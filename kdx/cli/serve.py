@@ -143,7 +143,10 @@ def up(ctx: click.Context, exported: Path, port: int, log: Path | None, device: 
 
     Example: kdx serve up exported --port 8001
     """
+    from contextlib import closing
+
     from kdx.core.cache import cache_folder
+    from kdx.runtime.triton import TritonConnection
     from kdx.serve.environment import shared_memory_shortage
     from kdx.serve.repository import SHARED_MEMORY_NEEDED
     from kdx.serve.supervisor import TritonServer, free_port
@@ -165,6 +168,8 @@ def up(ctx: click.Context, exported: Path, port: int, log: Path | None, device: 
                 f'next: kdx query text {server.url} "a photo of a dog."   (Ctrl-C stops the server)',
                 err=True,
             )
+            with closing(TritonConnection(server.url)) as connection:
+                _say_if_unsure(connection.read_verdict())
             server.watch()
 
 
@@ -183,11 +188,20 @@ def check(url: str, as_json: bool) -> None:
 
     with closing(TritonConnection(url)) as connection:
         milliseconds = probe(connection, find_models(connection))
-        version = connection.server_version()
+        version, verdict = connection.server_version(), connection.read_verdict()
     if as_json:
-        print_json({"url": url, "triton": version, "milliseconds": milliseconds})
+        print_json({"url": url, "triton": version, "parity": verdict, "milliseconds": milliseconds})
         return
     click.echo(f"Triton {version} answers: " + ", ".join(f"{m} {t:.1f} ms" for m, t in milliseconds.items()))
+    _say_if_unsure(verdict)
+
+
+def _say_if_unsure(verdict: str | None) -> None:
+    if verdict == "INCONCLUSIVE":
+        click.echo(
+            "INCONCLUSIVE: too few images showed that this model is the trained one; its maker allowed that",
+            err=True,
+        )
 
 
 @contextmanager

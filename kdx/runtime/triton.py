@@ -197,6 +197,16 @@ class TritonConnection:
                 "serves no model of kdx", where=self.url, remedy="serve an exported model with `kdx serve up`"
             ) from None
 
+    def read_verdict(self) -> str | None:
+        """The parity gate's answer to the model that is served: PASS, or INCONCLUSIVE where its maker allowed that.
+
+        None from a repository that an older kdx wrote.
+        """
+        config = self._call(
+            lambda: self._client.get_model_config("embed_image", client_timeout=TIMEOUT), "embed_image"
+        ).config
+        return config.parameters["parity"].string_value or None
+
     def read_configs(self) -> list[Any]:
         """The configuration of each model that the server has, as Triton's ModelConfig messages."""
         return [

@@ -11,9 +11,9 @@ from tritonclient.grpc import model_config_pb2  # pyright: ignore[reportMissingT
 import kdx
 from kdx.core.digests import file_digest
 from kdx.core.encoder import EncoderSpec
-from kdx.core.errors import DataError, UsageError
-from kdx.core.folders import open_sealed
-from kdx.runtime.exported_model import open_exported_model
+from kdx.core.errors import DataError, GateError, UsageError
+from kdx.core.folders import open_sealed, read_json, sealed_folder
+from kdx.runtime.exported_model import KIND as EXPORTED, open_exported_model
 from kdx.runtime.triton_requests import IMAGE_BATCH, TEXT_BATCH
 from kdx.serve.repository import KIND, open_repository, write_repository
 
@@ -109,3 +109,29 @@ def test_an_old_repository_is_replaced_only_when_asked(
         write_repository(exported_model, exported_model, overwrite=True)
     assert KIND in caught.value.what
     open_exported_model(exported_model)
+
+
+@pytest.mark.parametrize(
+    ("verdict", "allowed", "served"),
+    [
+        ("PASS", False, True),
+        ("INCONCLUSIVE", True, True),
+        ("INCONCLUSIVE", False, False),
+        ("FAIL", False, False),
+        ("FAIL", True, False),
+    ],
+)
+def test_a_model_that_the_gate_left_open_is_served_by_its_makers_word_alone(
+    exported_model: Path, tmp_path: Path, verdict: str, allowed: bool, served: bool
+) -> None:
+    model = tmp_path / "model"
+    with sealed_folder(model, EXPORTED, fields={"inconclusive_allowed": allowed}) as folder:
+        shutil.copytree(exported_model, folder, dirs_exist_ok=True, ignore=lambda *_: ["manifest.json"])
+        report = read_json(folder / "parity.json") | {"verdict": verdict}
+        (folder / "parity.json").write_text(json.dumps(report))
+    if not served:
+        with pytest.raises(GateError):
+            write_repository(model, tmp_path / "repository")
+        return
+    repository = write_repository(model, tmp_path / "repository")
+    assert f'"{verdict}"' in (repository / "models/embed_image/config.pbtxt").read_text()
