@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment
 
 from .charts import DotChart, dot_chart, line_chart
 from .pictures import data_uri
 from .schema import ClassifyExample, Percentiles, Report, ReportData, Run, SearchExample
+from .templates import template_environment
 
 RUNS: dict[Run, str] = {"baseline": "Student alone", "distilled": "Student, distilled", "teacher": "Teacher"}
 METRICS = {
@@ -129,13 +130,7 @@ def render_page(report: Report, data: ReportData) -> str:
 
 
 def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("kdx.bench", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = template_environment()
     environment.filters |= {
         "percent": lambda fraction: f"{100 * fraction:.1f}{THIN}%",
         "sentence": lambda text: text[:1].upper() + text[1:],

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from .charts import FOOT, LEFT, RIGHT, TOP, WIDTH, Tick, ticks
+from .templates import template_environment
 
 FloatArray = npt.NDArray[np.floating[Any]]
 
@@ -65,28 +65,25 @@ def render_parity_page(
     report: parity.json's keys, with `reference` and `candidate` as the names of the models. reference, candidate:
     their embeddings of the same images [N, D] and texts [M, D], unit rows.
     """
-    environment = Environment(
-        loader=PackageLoader("kdx.bench", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     checks = [(name, check) for name, tier in report["tiers"].items() for check in tier["checks"]]
-    return environment.get_template("parity.html").render(
-        report=report,
-        checks=checks,
-        width=WIDTH,
-        height=BOTTOM + FOOT,
-        bottom=BOTTOM,
-        left=LEFT,
-        right=RIGHT,
-        top=TOP,
-        histograms=[
-            histogram(f"1 − cosine of {name}", cosine_distances(first, second))
-            for name, first, second in zip(("images", "texts"), reference, candidate, strict=True)
-        ],
-        scatter=scatter(reference[0] @ reference[1].T, candidate[0] @ candidate[1].T),
+    return (
+        template_environment()
+        .get_template("parity.html")
+        .render(
+            report=report,
+            checks=checks,
+            width=WIDTH,
+            height=BOTTOM + FOOT,
+            bottom=BOTTOM,
+            left=LEFT,
+            right=RIGHT,
+            top=TOP,
+            histograms=[
+                histogram(f"1 − cosine of {name}", cosine_distances(first, second))
+                for name, first, second in zip(("images", "texts"), reference, candidate, strict=True)
+            ],
+            scatter=scatter(reference[0] @ reference[1].T, candidate[0] @ candidate[1].T),
+        )
     )
 
 

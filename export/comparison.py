@@ -96,18 +96,18 @@ def distances(reference: FloatArray, candidate: FloatArray) -> dict[str, float]:
 
 def check_distances(tower: str, numbers: dict[str, float], limits: Limits) -> list[Check]:
     """fp32 is judged on the largest difference of a component; others, which round, on angles."""
-    if limits.max_abs is not None:
-        checks = [Check.at_most(f"{tower} max_abs", numbers["max_abs"], limits.max_abs)]
-    else:
-        checks = [
-            Check.at_most(
-                f"{tower} centred_cosine_distance_p50",
-                numbers["centred_cosine_distance_p50"],
-                limits.centred_cosine_distance,
-            )
-        ]
-    distance = 1 - numbers["min_cosine"]
-    return [*checks, Check.at_most(f"{tower} cosine_distance", distance, limits.cosine_distance)]
+    asked = (
+        ("max_abs", numbers["max_abs"], limits.max_abs),
+        (
+            "centred_cosine_distance_p50",
+            numbers["centred_cosine_distance_p50"],
+            limits.centred_cosine_distance,
+        ),
+        ("cosine_distance", 1 - numbers["min_cosine"], limits.cosine_distance),
+    )
+    return [
+        Check.at_most(f"{tower} {name}", value, limit) for name, value, limit in asked if limit is not None
+    ]
 
 
 def check_direction(tower: str, reference: FloatArray, candidate: FloatArray) -> Check:

@@ -6,14 +6,13 @@ That a real crash is survived and recorded is shown in test_onnx.py.
 from __future__ import annotations
 
 import signal
-import subprocess
 from pathlib import Path
 
 import onnx
 import pytest
 
 from kdx.core.errors import GateError, SetupError
-from kdx.export import session_trial
+from kdx.export import child
 from kdx.export.session_trial import CANDIDATES, find_disabled_optimizers
 
 
@@ -37,16 +36,14 @@ def test_a_file_without_kernels_fails_the_gate_with_onnx_runtimes_reason(tmp_pat
 
 @pytest.mark.parametrize(("number", "kind"), [(signal.SIGSEGV, GateError), (signal.SIGKILL, SetupError)])
 def test_a_crash_tries_all_candidates_and_an_end_from_outside_none(
-    monkeypatch: pytest.MonkeyPatch, number: signal.Signals, kind: type[Exception]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, kind: type[Exception]
 ) -> None:
-    tried: list[tuple[str, ...]] = []
-
-    def run(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
-        tried.append(tuple(command[4:]))
-        return subprocess.CompletedProcess(command, -number, "", "")
-
-    monkeypatch.setattr(session_trial.subprocess, "run", run)
+    interpreter, tried = tmp_path / "python", tmp_path / "tried"
+    interpreter.write_text(f'#!/bin/sh\necho "$@" >> {tried}\nkill -{number.value} $$\n')
+    interpreter.chmod(0o755)
+    monkeypatch.setattr(child.sys, "executable", str(interpreter))
     with pytest.raises(kind) as caught:
         find_disabled_optimizers(Path("text_encoder.onnx"))
-    assert number.name in str(caught.value)
-    assert tried == list(CANDIDATES if kind is GateError else CANDIDATES[:1])
+    assert "text_encoder.onnx" in str(caught.value)
+    optimizers = [tuple(line.split()[3:-1]) for line in tried.read_text().splitlines()]
+    assert optimizers == list(CANDIDATES if kind is GateError else CANDIDATES[:1])
