@@ -8,6 +8,7 @@ import pytest
 
 from kdx.cli import main
 from kdx.serve.repository import open_repository
+from kdx.serve.served_model import read_models
 
 
 def _run(*args: object) -> int:
@@ -58,6 +59,64 @@ def test_a_damaged_repository_is_not_served(
     assert _run("up", tmp_path / "repository", "--log", tmp_path / "log", "--port", 0) == 4
     assert f"error: {tmp_path}/repository/models/zero_shot/1/model.py: " in capsys.readouterr().err
     assert not (tmp_path / "log").exists()
+
+
+def test_build_writes_for_a_backend_of_the_container_and_names_where_it_runs(
+    exported_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ("--backend", "onnxruntime", "--device", "gpu", "--instances", 5, "--out", tmp_path / "out")
+    assert _run("build", exported_model, *options) == 0
+    assert "docs/serving.md" in capsys.readouterr().err
+    counts = {model.name: model.instances for model in read_models(tmp_path / "out/models")}
+    assert (counts["embed_image"], counts["image_encoder"]) == (5, 2)
+    assert _run("up", tmp_path / "out", "--log", tmp_path / "log", "--port", 0) == 2
+    assert "docs/serving.md" in capsys.readouterr().err and not (tmp_path / "log").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (("--backend", "tensorrt", "--device", "gpu"), "--format trt"),
+        (("--backend", "tensorrt"), "--format trt"),
+    ],
+)
+def test_a_backend_that_cannot_run_the_format_writes_nothing(
+    exported_model: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    options: tuple[str, ...],
+    named: str,
+) -> None:
+    assert _run("build", exported_model, *options, "--out", tmp_path / "out") == 2
+    assert named in capsys.readouterr().err and list(tmp_path.iterdir()) == []
+
+
+def test_a_gpu_that_is_not_there_is_said_before_anything_is_made(
+    exported_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("kdx.serve.supervisor.gpu_names", list)
+    log = tmp_path / "log"
+    assert _run("up", exported_model, "--device", "gpu", "--log", log, "--port", 0) == 5
+    assert "--device cpu" in capsys.readouterr().err
+    assert _run("build", exported_model, "--device", "gpu", "--out", tmp_path / "out") == 0  # for elsewhere
+    assert _run("up", tmp_path / "out", "--log", log, "--port", 0) == 5
+    assert "shows none" in capsys.readouterr().err and not log.exists()
+
+
+@pytest.mark.parametrize("option", [("--device", "cpu"), ("--instances", "3")])
+def test_a_repository_has_its_layout_already(
+    exported_model: Path, tmp_path: Path, option: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _run("build", exported_model, "--out", tmp_path / "out") == 0
+    assert _run("up", tmp_path / "out", *option, "--log", tmp_path / "log", "--port", 0) == 2
+    assert option[0] in capsys.readouterr().err
+
+
+def test_installing_for_a_format_that_there_is_not_is_a_usage_error(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert _run("install", "--format", "onxx") == 2
+    assert "onnx" in capsys.readouterr().err
 
 
 def test_a_host_is_refused_with_the_way_to_a_network(capsys: pytest.CaptureFixture[str]) -> None:
