@@ -145,10 +145,16 @@ def _model(folder: Path, fields: Mapping[str, Any]) -> Facts:
 def _exported(folder: Path, fields: Mapping[str, Any]) -> Facts:
     from kdx.core.folders import read_json
 
-    parity, towers = read_json(folder / "parity.json"), ("image", "text")
+    config, parity, towers = (
+        read_json(folder / "config.json"),
+        read_json(folder / "parity.json"),
+        ("image", "text"),
+    )
     return {
         **_model(folder, {}),
-        "format": read_json(folder / "config.json").get("format"),
+        "format": config.get("format"),
+        "precision": config.get("precision", "fp32"),  # of a folder from before there were others
+        "target": config.get("target"),
         "parity": {
             "verdict": parity.get("verdict"),
             "samples": parity.get("num_samples"),

@@ -51,6 +51,7 @@ def test_an_exported_model_and_its_repository(
 
     code, told = _info(exported_model, capsys)
     assert code == 0 and told["kind"] == "exported-model"
+    assert (told["format"], told["precision"], told["target"]) == ("onnx", "fp32", "cpu")
     assert (
         told["parity"]["verdict"] in ("PASS", "INCONCLUSIVE") and told["parity"]["largest difference"] < 1e-3
     )
