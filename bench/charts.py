@@ -85,8 +85,8 @@ def line_chart(curves: Mapping[str, Sequence[tuple[int, float]]]) -> LineChart:
     values = [value for curve in curves.values() for _, value in curve]
     if not curves:
         return LineChart(LINES_BOTTOM, [], [], [])
-    x, x_ticks = _axis(0, max(steps), LEFT, RIGHT, _count)
-    y, y_ticks = _axis(min(0, *values), max(values), LINES_BOTTOM, TOP, _short)
+    x, x_ticks = axis(0, max(steps), LEFT, RIGHT, _count)
+    y, y_ticks = axis(min(0, *values), max(values), LINES_BOTTOM, TOP, _short)
     lines = [
         Line(name, " ".join(f"{x(step):.1f},{y(value):.1f}" for step, value in curve), *curve[-1])
         for name, curve in curves.items()
@@ -102,11 +102,11 @@ def dot_chart(
     """One dot for each (name, x, y, interval of y, text). The x axis starts at 0, the y axis near the lowest."""
     heights = [bound for _, _, y, interval, _ in dots for bound in (y, *(interval or ()))]
     spread = max(heights) - min(heights) or 0.1
-    x, x_ticks = _axis(0, max(dot[1] for dot in dots), LEFT, RIGHT, x_text)
-    y, y_ticks = _axis(
+    x, x_ticks = axis(0, max(dot[1] for dot in dots), LEFT, RIGHT, x_text)
+    y, y_ticks = axis(
         max(0, min(heights) - spread / 4), min(1, max(heights) + spread / 4), DOTS_BOTTOM, TOP, y_text
     )
-    texts = _apart([y(height) for _, _, height, _, _ in dots])
+    texts = apart([y(height) for _, _, height, _, _ in dots])
     middle = (LEFT + RIGHT) / 2
     placed = [
         Dot(
@@ -136,7 +136,7 @@ def ticks(low: float, high: float) -> list[float]:
     return [i * step for i in range(first, last + 1)]
 
 
-def _axis(
+def axis(
     low: float, high: float, start: float, end: float, text: Callable[[float], str]
 ) -> tuple[Callable[[float], float], list[Tick]]:
     """A linear scale from the first tick at `start` to the last at `end`, and its ticks."""
@@ -149,7 +149,7 @@ def _axis(
     return place, [Tick(place(value), text(value)) for value in values]
 
 
-def _apart(heights: Sequence[float]) -> list[float]:
+def apart(heights: Sequence[float]) -> list[float]:
     """The heights moved down, where they must be, so that no two texts overlap."""
     placed = list(heights)
     order = sorted(range(len(placed)), key=lambda i: placed[i])

@@ -1,17 +1,15 @@
 """Runtimes side by side: each model in a process of its own, one thread each, in turn.
 
-Only one process computes at a time, and each round asks all of them in a new order, so that a busy moment of the
-machine falls on all. What is timed is the encoder alone, from pixels or tokens to embeddings.
+Only one process computes at a time, and all get the same time, so that a busy moment of the machine falls on all. What
+is timed is the encoder alone, from pixels or tokens to embeddings.
 """
 
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from random import Random
 from typing import Any
 
 import numpy as np
@@ -22,11 +20,11 @@ from kdx.core.errors import UsageError
 from kdx.core.folders import read_json, read_manifest
 from kdx.core.progress import Progress, silent
 from kdx.core.provenance import collect_provenance
-from kdx.evaluate.speed import Case, SpeedProcess
+from kdx.evaluate.speed import Case, SpeedProcess, take_turns
 from kdx.runtime.exported_model import KIND, open_exported_model
 
 CASES = (Case(1), Case(8), Case(1, 12), Case(1, 77), Case(8, 12))
-MIN_ROUNDS = 5
+MIN_SAMPLES = 5
 TOLD = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "avx512_fp16", "amx_bf16", "amx_int8")
 
 
@@ -37,10 +35,10 @@ def compare_runtimes(
     seconds: float = 60.0,
     progress: Progress = silent,
 ) -> dict[str, Any]:
-    """The models of one student after another, for about `seconds` and at least MIN_ROUNDS rounds each.
+    """The models of one student after another, for about `seconds` and at least MIN_SAMPLES calls of each case.
 
     models: checkpoints or runs, and exported models made from them. Returns, as JSON, `students`: for each its name and
-    `models`, the first of which is the checkpoint; of each `runtime`, `ms` (`min`, `p50` by case), `ratio` (the
+    `models`, the first of which is the checkpoint; of each `runtime`, `ms` (by case, as Timing.summary), `ratio` (the
     checkpoint's minimum by its own), `max_abs` and `cosine_distance` to the checkpoint's answers, `parity`, `bytes`,
     `peak_mib`; the load average over each student's run; `provenance`.
 
@@ -124,41 +122,37 @@ def _compare(
     students: tuple[int, int],
 ) -> dict[str, Any]:
     """members: the checkpoint, then its exported models. students: how many are done, of how many."""
-    done, total = students
+    past, of = students
+
+    def told(done: int, total: int, note: str = "") -> None:
+        progress(past * total + done, of * total, name)
+
     with ExitStack() as stack:
         processes = [stack.enter_context(SpeedProcess(path)) for path in members]
         answers = [[process.embeddings(case) for case in cases] for process in processes]
-        turns = [(row, case) for row in range(len(members)) for case in cases]
-        times: dict[tuple[int, Case], list[float]] = {turn: [] for turn in turns}
-        loads: list[float] = []
-        started, random, share = time.monotonic(), Random(0), 0.0
-        while share < 1:
-            random.shuffle(turns)  # so that none always runs after the same neighbour
-            for row, case in turns:
-                times[row, case].append(processes[row].milliseconds(case))
-            loads.append(os.getloadavg()[0])
-            share = min((time.monotonic() - started) / seconds, len(loads) / MIN_ROUNDS, 1.0)
-            progress(round(100 * (done + share)), 100 * total, f"{name}, {len(loads)} rounds")
+        before = os.getloadavg()[0]
+        timings = take_turns(
+            processes,
+            cases,
+            seconds=seconds / len(members),
+            min_samples=MIN_SAMPLES,
+            progress=told,
+        )
+        load = (before + os.getloadavg()[0]) / 2
         peaks = [process.peak_mib() for process in processes]
     rows = [
         {
             **_told(path),
-            "ms": {
-                case.name: {"min": min(times[row, case]), "p50": float(np.median(times[row, case]))}
-                for case in cases
+            "ms": {case.name: timings[row][case].summary() for case in cases},
+            "ratio": {
+                case.name: min(timings[0][case].samples) / min(timings[row][case].samples) for case in cases
             },
-            "ratio": {case.name: min(times[0, case]) / min(times[row, case]) for case in cases},
             **_difference(answers[0], answers[row]),
             "peak_mib": peaks[row],
         }
         for row, path in enumerate(members)
     ]
-    return {
-        "name": name,
-        "rounds": len(loads),
-        "load_average": sum(loads) / len(loads),
-        "models": rows,
-    }
+    return {"name": name, "load_average": load, "models": rows}
 
 
 def _told(path: Path) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from .gate_inputs import prepare
 from .job import BuildJob
 from .report import Verdict
 from .samples import ParitySamples
+from .sizes import model_sizes
 from .tensorrt import TOWERS, build_engine, parse_alone, typed_graphs
 from .tensorrt_plan import BuildPlan, default_plan
 
@@ -65,6 +66,7 @@ def defer_export(
     with sealed_folder(out, KIND, overwrite=overwrite, inputs=inputs, fields=fields, shipped=True) as folder:
         progress(0, 3, "writing the graphs")
         made = typed_graphs(BuildJob(checkpoint, folder, precision, target, calibration, progress), folder)
+        sizes = model_sizes(checkpoint, folder)
         plan = default_plan(spec)
         for check in find_format("onnx").check_structure(folder, spec, precision):
             if check.verdict is Verdict.FAIL:
@@ -88,11 +90,7 @@ def defer_export(
         progress(2, 3, "reference")
         with TorchEncoder(checkpoint) as reference:
             prepare(reference, samples).save(folder / GATE_INPUTS)
-        fields["tools"] = package_versions()
-        fields["sizes"] = {
-            "bytes": {file.name: file.stat().st_size for file in sorted(folder.iterdir())},
-            "parameters": sum(parameter.numel() for parameter in checkpoint.model.parameters()),
-        }
+        fields |= {"tools": package_versions(), "sizes": sizes}
     return open_deferred(out)
 
 

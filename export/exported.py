@@ -10,6 +10,7 @@ from kdx.core.folders import sealed_folder
 from kdx.core.progress import Progress, silent
 from kdx.core.provenance import package_versions
 from kdx.core.tokenizer import VOCABULARY
+from kdx.evaluate.speed import measure_speed
 from kdx.models.checkpoint import Checkpoint
 from kdx.runtime.exported_model import KIND, ExportedModel, open_exported_model
 from kdx.runtime.formats import Limits, choose
@@ -19,6 +20,7 @@ from .gate import Serve, check_enough, pass_gate
 from .job import BuildJob
 from .report import Verdict
 from .samples import ParitySamples
+from .sizes import model_sizes
 
 
 def export_checkpoint(
@@ -33,6 +35,7 @@ def export_checkpoint(
     limits: Limits | None = None,
     allow_inconclusive: bool = False,
     serve: Serve | None = None,
+    measure: bool = False,
     overwrite: bool = False,
     progress: Progress = silent,
 ) -> ExportedModel:
@@ -42,6 +45,8 @@ def export_checkpoint(
     for a precision that needs it. limits: by default those of the format and precision.
     allow_inconclusive: keep a model that the samples are too few to judge; the manifest then says that it was allowed.
     serve: serves the exported model at a path, for the end-to-end tier; without it that tier is SKIPPED.
+    measure: note in the manifest how fast it is here and what memory it takes, as kdx/evaluate/speed.py does in a few
+    seconds.
 
     Raises UsageError for a format, precision or target that there is not; SetupError if this machine cannot build or
     run it; GateError when parity fails, InconclusiveError when the samples cannot decide, if that is known before any
@@ -58,7 +63,7 @@ def export_checkpoint(
     with sealed_folder(out, KIND, overwrite=overwrite, inputs=inputs, fields=fields, shipped=True) as folder:
         progress(0, 3, f"building {format}")
         options = format_.build(BuildJob(checkpoint, folder, precision, target, calibration, progress))
-        files = {file.name: file.stat().st_size for file in sorted(folder.iterdir())}
+        sizes = model_sizes(checkpoint, folder)
         checkpoint.tokenizer.save(folder / VOCABULARY)
         config = {**fields, "spec": checkpoint.spec.to_dict(), "options": options}
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
@@ -74,9 +79,8 @@ def export_checkpoint(
         )
         fields["inconclusive_allowed"] = report.verdict is Verdict.INCONCLUSIVE
         (folder / "parity.json").write_text(json.dumps(report.to_dict(), indent=2) + "\n", encoding="utf-8")
-        fields["tools"] = package_versions()
-        fields["sizes"] = {
-            "bytes": files,
-            "parameters": sum(parameter.numel() for parameter in checkpoint.model.parameters()),
-        }
+        fields |= {"tools": package_versions(), "sizes": sizes}
+        if measure:
+            progress(2, 3, "measuring its speed")
+            fields["speed"] = measure_speed(folder)
     return open_exported_model(out)

@@ -18,6 +18,7 @@ from kdx.core.folders import sealed_folder
 from kdx.core.progress import Progress, silent
 from kdx.core.provenance import package_versions
 from kdx.core.tokenizer import VOCABULARY
+from kdx.evaluate.speed import measure_speed
 from kdx.runtime.cuda import find_gpu, import_cuda
 from kdx.runtime.deferred import DeferredExport, open_deferred
 from kdx.runtime.exported_model import KIND, ExportedModel, open_exported_model
@@ -82,8 +83,8 @@ def _finish(
         fields["inconclusive_allowed"] = report.verdict is Verdict.INCONCLUSIVE
         (folder / "parity.json").write_text(json.dumps(report.to_dict(), indent=2) + "\n", encoding="utf-8")
         fields["tools"] = package_versions()
-        parameters = source.manifest.fields["sizes"]["parameters"]
-        fields["sizes"] = {"bytes": files, "parameters": parameters}
+        fields["sizes"] = {**source.manifest.fields["sizes"], "bytes": files}
+        fields["speed"] = measure_speed(folder)
     return open_exported_model(out)
 
 

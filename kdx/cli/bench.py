@@ -133,7 +133,7 @@ def _texts(samples: list[Sample]) -> list[str]:
     type=click.FloatRange(min=0, min_open=True),
     default=60.0,
     show_default=True,
-    help="How long to measure each student; a few rounds are made in any case.",
+    help="How long to measure each student; five calls each are timed in any case.",
 )
 @click.option("--out", type=click.Path(path_type=Path), help="Write OUT.json and OUT.md too.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")

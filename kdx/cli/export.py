@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -19,13 +19,11 @@ if TYPE_CHECKING:
 
 
 @click.command(name="export")
-@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.argument("models", nargs=-1, required=True, metavar="CHECKPOINT...", type=click.Path(path_type=Path))
 @click.option("--format", "format_", default="onnx", show_default=True, help="What to export to.")
 @click.option("--precision", help="Of weights and arithmetic.  [default: the format's first, mostly fp32]")
 @click.option("--target", help="What the files are made to run on.  [default: the format's first]")
-@click.option(
-    "--out", type=click.Path(path_type=Path), required=True, help="Where the exported model is written."
-)
+@click.option("--out", type=click.Path(path_type=Path), help="Where the exported model is written.")
 @click.option(
     "--data",
     type=click.Path(path_type=Path),
@@ -36,7 +34,7 @@ if TYPE_CHECKING:
     type=click.IntRange(1),
     default=1000,
     show_default=True,
-    help="How many images the gate compares.",
+    help="How many images the gate compares, or --table scores.",
 )
 @click.option(
     "--defer", is_flag=True, help="Seal what the machine with the GPU needs to build it (trt, trt-rtx)."
@@ -54,20 +52,28 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Also serve it with Triton, and compare what comes back for the images' bytes and the texts.",
 )
+@click.option(
+    "--table",
+    is_flag=True,
+    help="Compare exported models, given as CHECKPOINT...: accuracy, size, latency, parity; a picture in --out.",
+)
+@click.option("--budget", help='The same, and name the most accurate that meets it: "p95<=20ms@batch=1".')
 @click.option("--overwrite", is_flag=True, help="Replace an exported model that lies at OUT.")
 @click.option("--json", "as_json", is_flag=True, help="Print the parity report as one JSON document.")
 def command(
-    checkpoint: Path,
+    models: tuple[Path, ...],
     format_: str,
     precision: str | None,
     target: str | None,
-    out: Path,
+    out: Path | None,
     data: Path | None,
     samples: int,
     defer: bool,
     finish: bool,
     allow_inconclusive: bool,
     end_to_end: bool,
+    table: bool,
+    budget: str | None,
     overwrite: bool,
     as_json: bool,
 ) -> None:
@@ -80,10 +86,25 @@ def command(
     TensorRT builds for the GPU of the machine that it runs on. On another machine, --defer seals the graphs with
     PyTorch's answers for the gate; there `kdx export --finish DEFERRED --out DIR` builds and checks, without PyTorch.
 
+    With --table several exported models are measured here, in turn. With --budget the path of the most accurate that
+    meets it is all that stands on stdout; where none does, the exit code is 3.
+
     Example: kdx export student-run --data shards --out student-onnx
     """
     from kdx.cli.progress import show_progress
 
+    if table or budget:
+        from .export_table import show_table
+
+        if precision or target or defer or finish or end_to_end or allow_inconclusive or overwrite:
+            raise click.UsageError(
+                "--table and --budget compare what is exported already: they export nothing"
+            )
+        show_table(models, _needed(data, "--data"), samples, budget, out, as_json)
+        return
+    if len(models) > 1:
+        raise click.UsageError("one CHECKPOINT is exported at a time; several exported models need --table")
+    checkpoint, out = next(iter(models)), _needed(out, "--out")
     if finish:
         from kdx.export.finishing import finish_export
 
@@ -92,8 +113,7 @@ def command(
         return
     if defer and end_to_end:
         raise click.UsageError("--end-to-end serves what is built here, and --defer builds nothing")
-    if data is None:
-        raise click.MissingParameter(param_hint="'--data'", param_type="option")
+    data = _needed(data, "--data")
 
     from kdx.core.folders import check_free
     from kdx.export.calibration import read_calibration_samples
@@ -121,7 +141,7 @@ def command(
     opened = open_checkpoint(checkpoint)
     with show_progress("export") as progress:
         serve = _served if end_to_end else None
-        export = defer_export if defer else partial(export_checkpoint, serve=serve)
+        export = defer_export if defer else partial(export_checkpoint, serve=serve, measure=True)
         made = export(
             opened,
             out,
@@ -140,6 +160,12 @@ def command(
         _print(made, as_json, slower_towers(made.options))
 
 
+def _needed(value: Path | None, option: str) -> Path:
+    if value is None:
+        raise click.MissingParameter(param_hint=f"'{option}'", param_type="option")
+    return value
+
+
 def _print(exported: ExportedModel, as_json: bool, notes: Sequence[str] = ()) -> None:
     report = exported.parity()
     if as_json:
@@ -147,6 +173,8 @@ def _print(exported: ExportedModel, as_json: bool, notes: Sequence[str] = ()) ->
         return
     click.echo(exported.path)
     click.echo(parity_table(report), err=True)
+    if speed := exported.manifest.fields.get("speed"):
+        click.echo(speed_text(speed), err=True)
     for sentence in notes:
         click.echo(f"note: {sentence}", err=True)
     click.echo(f"next: kdx serve up {exported.path}", err=True)
@@ -197,6 +225,16 @@ def parity_table(report: dict[str, object]) -> str:
     if any(report[tower]["mean_pairwise_cosine"] > 0.999 for tower in ("image", "text")):  # pyright: ignore[reportIndexIssue]
         lines.append("  note: all embeddings lie in one direction, so that any two models would look alike")
     return "\n".join(lines)
+
+
+def speed_text(speed: dict[str, Any]) -> str:
+    """One line of the manifest's speed."""
+    one, many = speed["image"].values()
+    text = speed["text"]["1"]
+    return (
+        f"speed here, one thread: an image {one['p50']:.3g} ms, 32 images {many['p50']:.3g} ms, a text of "
+        f"{speed['text_length']} tokens {text['p50']:.3g} ms; {speed['peak_mib']:.0f} MiB"
+    )
 
 
 @contextmanager

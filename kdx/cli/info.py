@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .export import speed_text
 from .output import print_json, print_table
 
 if TYPE_CHECKING:
@@ -161,6 +162,7 @@ def _exported(folder: Path, fields: Mapping[str, Any]) -> Facts:
             "largest difference": max(parity.get(tower, {}).get("max_abs", math.nan) for tower in towers),
             "top-1 choices that differ": parity.get("top1_disagreements"),
         },
+        **({"speed": speed_text(fields["speed"])} if "speed" in fields else {}),
     }
 
 

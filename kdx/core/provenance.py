@@ -52,7 +52,7 @@ def collect_provenance(
         "python": platform.python_version(),
         "packages": package_versions(),
         "system": platform.platform(),
-        "cpu": _cpu_name(),
+        "cpu": cpu_name(),
         "cpu_count": cpu_count(),
         "gpu": gpu_names(),
         "seeds": seeds or {},
@@ -118,7 +118,8 @@ def _commit() -> str | None:
     return head.stdout.strip() + ("+changes" if changes else "")
 
 
-def _cpu_name() -> str:
+def cpu_name() -> str:
+    """As the system calls it, such as AMD EPYC."""
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
         for line in cpuinfo.read_text().splitlines():

@@ -10,7 +10,7 @@ import multiprocessing
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Self
@@ -21,12 +21,16 @@ import numpy.typing as npt
 from kdx.core.encoder import Encoder, EncoderSpec, FloatArray
 from kdx.core.errors import KdxError, SetupError
 from kdx.core.folders import MANIFEST, Manifest, read_manifest
+from kdx.core.progress import Progress, silent
+from kdx.core.provenance import cpu_name
 from kdx.runtime.exported_model import KIND, open_exported_model, read_exported_model
 
 # read when a library that computes is loaded
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
-TURNS = 15  # calls that are timed, where one call takes no longer than a second
-BRIEF = 3.0  # seconds a case in which no more are begun
+BATCHES = (1, 32)
+TEXT_LENGTH = 12  # tokens, of a short caption
+SECONDS, MAX_SAMPLES = 2.0, 100  # of a brief measurement: in all, and of a case
+LONG = 1000.0  # ms of a call beside which a cold cache counts for nothing
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,9 @@ class SpeedProcess:
         theirs.close()
 
     def milliseconds(self, case: Case) -> float:
-        """Of the second of two calls: the first takes the caches back that other processes have filled."""
+        """Of the second of two calls: the first takes the caches back that other processes have filled. Of a call that
+        takes longer than a second, the first.
+        """
         return self._ask("milliseconds", case)
 
     def embeddings(self, case: Case) -> FloatArray:
@@ -113,18 +119,76 @@ class SpeedProcess:
         return answer
 
 
-def measure_speed(path: Path, cases: Sequence[Case]) -> dict[str, Any]:
-    """A brief measurement: by the case's name `p50` and `min` in ms for the whole batch, `peak_mib`, `load_average`."""
-    measured: dict[str, Any] = {}
+@dataclass
+class Timing:
+    """What one process took for one case: the milliseconds of each call, and the seconds spent on all of it."""
+
+    samples: list[float] = field(default_factory=list)
+    spent: float = 0.0
+
+    def summary(self) -> dict[str, float]:
+        """Milliseconds of the whole batch. p50, p95: nearest rank, values that were measured."""
+        p50, p95 = (float(np.percentile(self.samples, rank, method="inverted_cdf")) for rank in (50, 95))
+        return {"p50": p50, "p95": p95, "min": min(self.samples), "num_samples": len(self.samples)}
+
+
+def take_turns(
+    processes: Sequence[SpeedProcess],
+    cases: Sequence[Case],
+    *,
+    seconds: float,
+    min_samples: int = 1,
+    max_samples: int = 1_000_000,
+    progress: Progress = silent,
+) -> list[dict[Case, Timing]]:
+    """Each process's times of each case. Only one computes at a time; next is always the one that has had least.
+
+    So all get the same time, a busy moment of the machine falls on all, and small batches get the more samples.
+    seconds: of each process. min_samples, max_samples: of each case; the former are taken however long it takes.
+    """
+    share = seconds / len(cases)
+    timings = [{case: Timing() for case in cases} for _ in processes]
+    waiting = [(process, case, timings[row][case]) for row, process in enumerate(processes) for case in cases]
+    for process, case, _ in waiting:
+        process.embeddings(case)  # compiles what is compiled for a new shape
+    total, started = len(waiting), time.monotonic()
+    while waiting:
+        process, case, timing = min(waiting, key=lambda turn: turn[2].spent)
+        before = time.monotonic()
+        timing.samples.append(process.milliseconds(case))
+        timing.spent += time.monotonic() - before
+        waiting = [turn for turn in waiting if not _enough(turn[2], share, min_samples, max_samples)]
+        done = min((time.monotonic() - started) / (share * total), 1.0) if waiting else 1.0
+        progress(round(100 * done), 100)
+    return timings
+
+
+def _enough(timing: Timing, share: float, min_samples: int, max_samples: int) -> bool:
+    count = len(timing.samples)
+    return count >= max_samples or (timing.spent >= share and count >= min_samples)
+
+
+def measure_speed(path: Path) -> dict[str, Any]:
+    """A brief measurement for an exported model's manifest: milliseconds of a whole batch on one thread.
+
+    Returns, as JSON, `image` and `text` (of TEXT_LENGTH tokens): batch size → Timing.summary; `peak_mib` of the
+    process, `threads`, `cpu`, `load_average`.
+    """
+    cases = {
+        "image": [Case(batch) for batch in BATCHES],
+        "text": [Case(batch, TEXT_LENGTH) for batch in BATCHES],
+    }
     with SpeedProcess(path) as process:
-        for case in cases:
-            process.embeddings(case)  # compiles what is compiled for a new shape
-            started, times = time.monotonic(), [process.milliseconds(case)]
-            while len(times) < TURNS and time.monotonic() - started < BRIEF:
-                times.append(process.milliseconds(case))
-            measured[case.name] = {"p50": float(np.median(times)), "min": min(times)}
+        (timings,) = take_turns(
+            [process], [*cases["image"], *cases["text"]], seconds=SECONDS, max_samples=MAX_SAMPLES
+        )
         peak = process.peak_mib()
-    return {"threads": 1, "ms": measured, "peak_mib": peak, "load_average": os.getloadavg()[0]}
+    measured = {
+        tower: {str(case.batch): timings[case].summary() for case in of_tower}
+        for tower, of_tower in cases.items()
+    }
+    about = {"peak_mib": peak, "threads": 1, "cpu": cpu_name(), "load_average": os.getloadavg()[0]}
+    return {**measured, "text_length": TEXT_LENGTH, **about}
 
 
 def _serve(path: str, connection: Connection) -> None:
@@ -147,9 +211,13 @@ def _answer(encoder: Encoder, what: str, case: Case | None) -> Any:
         return peak_of_this_process()
     inputs = case.inputs(encoder.spec)
     encode: Callable[[Any], FloatArray] = encoder.encode_image if case.length is None else encoder.encode_text
-    embeddings = encode(inputs)
     if what == "embeddings":
-        return embeddings
+        return encode(inputs)
+    first = _time(encode, inputs)
+    return first if first > LONG else _time(encode, inputs)
+
+
+def _time(encode: Callable[[Any], FloatArray], inputs: npt.NDArray[Any]) -> float:
     started = time.perf_counter()
     encode(inputs)
     return (time.perf_counter() - started) * 1000

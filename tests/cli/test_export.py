@@ -4,11 +4,13 @@ import json
 import platform
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 import kdx
+from kdx.bench.choice import compare_exports
 from kdx.cli import main
 from kdx.data.shards import Sample, write_shards
 
@@ -121,3 +123,46 @@ def test_int8_without_a_train_split_is_refused_before_any_work(
     assert _run("export", no_checkpoint, *args) == 4
     error = capsys.readouterr().err
     assert "no train shards" in error and str(no_checkpoint) not in error
+
+
+def test_an_export_tells_its_speed(
+    tmp_path: Path, mini_checkpoint: Path, make_samples: MakeSamples, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_shards(tmp_path / "data", "val", make_samples(6))
+    out = tmp_path / "out"
+    asked = ["export", mini_checkpoint, "--data", tmp_path / "data", "--out", out, "--allow-inconclusive"]
+    assert _run(*asked) == 0
+    assert "speed here, one thread: an image" in capsys.readouterr().err
+    fields = json.loads((out / "manifest.json").read_text())["fields"]
+    assert fields["speed"]["image"]["32"]["p50"] > 0 and fields["sizes"]["flops"]["text"] > 0
+    assert _run("info", out) == 0
+    assert "an image" in capsys.readouterr().out
+
+
+def test_the_path_of_what_meets_the_budget_stands_alone_on_stdout(
+    tmp_path: Path,
+    exported_model: Path,
+    make_samples: MakeSamples,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("kdx.bench.choice.compare_exports", partial(compare_exports, seconds=0.01))
+    write_shards(tmp_path / "data", "val", make_samples(6))
+    asked = ["export", exported_model, "--data", tmp_path / "data", "--out", tmp_path / "table", "--budget"]
+    assert _run(*asked, "p95<=10000ms@batch=1") == 0
+    assert capsys.readouterr().out == f"{exported_model}\n"
+    document = json.loads((tmp_path / "table/exports.json").read_text())
+    assert document["chosen"] == str(exported_model)
+    assert "onnx fp32" in (tmp_path / "table/exports.md").read_text()
+    assert "<svg" in (tmp_path / "table/exports.html").read_text()
+    assert _run(*asked, "p50<=0.0001ms@batch=1") == 3
+    shown = capsys.readouterr()
+    assert shown.out == "" and str(exported_model) in shown.err.splitlines()[-2]
+    assert _run(*asked, "fast") == 2
+
+
+def test_a_table_exports_nothing_and_an_export_takes_one_checkpoint(tmp_path: Path) -> None:
+    assert _run("export", "a", "b", "--data", "d", "--out", tmp_path / "out") == 2
+    assert _run("export", "a", "b", "--data", "d", "--table", "--precision", "int8") == 2
+    assert _run("export", "a", "--data", "d") == 2  # no --out
+    assert _run("export", "a", "--table") == 2  # no --data
