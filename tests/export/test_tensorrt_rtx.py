@@ -20,7 +20,7 @@ from kdx.export.job import BuildJob
 from kdx.export.samples import ParitySamples
 from kdx.export.tensorrt import TOWERS, build_engine, parse_alone, typed_graphs
 from kdx.export.tensorrt_plan import BuildPlan, Profile, default_plan
-from kdx.models.architectures import Architecture, build_model, read_architecture, shipped_names
+from kdx.models.architectures import Architecture, build_model, read_architecture
 from kdx.models.checkpoint import Checkpoint, open_checkpoint, save_checkpoint
 from kdx.models.clip_vocabulary import clip_tokenizer
 from kdx.runtime.deferred import open_deferred
@@ -28,19 +28,15 @@ from kdx.runtime.formats import find_format
 
 trt: Any = pytest.importorskip("tensorrt_rtx")
 
-FULL_SIZE = [name for name in shipped_names() if not name.startswith("kdx-mini")]
-PRECISIONS = tuple(find_format("trt-rtx").precisions)
 # a trunk of each family, with few layers or small images. MobileViT and Swin take long to trace, however small: they
-# are in the slow tier, as int8 is, but for that of the deferred export
+# are in the slow tier (test_full_size.py), as int8 is, but for that of the deferred export
 SMALL: dict[str, dict[str, Any]] = {
     "ViT-T-16": {"image_size": 64, "layers": 2},
     "RN50": {"image_size": 64, "layers": (1, 1, 1, 1)},
     "ResNet-18": {"image_size": 64},
     "MobileNetV3-S": {"image_size": 64},
 }
-CASES = [(name, PRECISIONS[0]) for name in SMALL] + [
-    ("ViT-T-16", precision) for precision in ("fp16", "bf16")
-]
+CASES = [(name, "fp32") for name in SMALL] + [("ViT-T-16", precision) for precision in ("fp16", "bf16")]
 
 
 def _small(name: str) -> Architecture:
@@ -54,31 +50,14 @@ def _checkpoint(architecture: Architecture, folder: Path) -> Checkpoint:
     return open_checkpoint(folder)
 
 
-def _build(checkpoint: Checkpoint, folder: Path, precision: str, calibration: ParitySamples) -> None:
-    """Builds both engines as `--format trt-rtx` does, but for the GPU that it would be gated on."""
-    folder.mkdir()
-    typed_graphs(BuildJob(checkpoint, folder, precision, "trt", calibration), folder)
+@pytest.mark.parametrize(("name", "precision"), CASES)
+def test_small_graphs_parse_and_build(name: str, precision: str, tmp_path: Path) -> None:
+    """As `--format trt-rtx` does it, but for the GPU on which the engines would be gated."""
+    checkpoint = _checkpoint(_small(name), tmp_path / "checkpoint")
+    typed_graphs(BuildJob(checkpoint, tmp_path, precision, "trt"), tmp_path)
     plan = default_plan(checkpoint.spec)
     for tower, profiles in zip(TOWERS, (plan.image, plan.text), strict=True):
-        assert len(build_engine(trt, folder / f"{tower}.onnx", profiles, plan, None).content) > 10_000
-
-
-@pytest.mark.parametrize(("name", "precision"), CASES)
-def test_small_graphs_parse_and_build(
-    name: str, precision: str, parity_samples: ParitySamples, tmp_path: Path
-) -> None:
-    checkpoint = _checkpoint(_small(name), tmp_path / "checkpoint")
-    _build(checkpoint, tmp_path / "graphs", precision, parity_samples)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("name", FULL_SIZE)
-def test_full_graphs_parse_and_build(
-    name: str, precision: str, parity_samples: ParitySamples, tmp_path: Path
-) -> None:
-    checkpoint = _checkpoint(read_architecture(name), tmp_path / "checkpoint")
-    _build(checkpoint, tmp_path / "graphs", precision, parity_samples)
+        assert len(build_engine(trt, tmp_path / f"{tower}.onnx", profiles, plan, None).content) > 10_000
 
 
 def test_a_deferred_rtx_export_says_that_nvidia_built_it(
