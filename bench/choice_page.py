@@ -11,6 +11,7 @@ from typing import Any
 
 from .charts import FOOT, LEFT, RIGHT, TOP, WIDTH, Tick, apart, axis
 from .choice import about, score_text
+from .page import METRICS
 from .templates import template_environment
 
 BOTTOM = 320.0  # of the plot
@@ -49,6 +50,7 @@ def render_choice_page(document: Mapping[str, Any]) -> str:
             document=document,
             about=about(document),
             score_text=score_text,
+            metric=METRICS.get(metric := document["models"][0]["metric"], metric),
             chart=choice_chart(document),
             width=WIDTH,
             height=BOTTOM + FOOT,

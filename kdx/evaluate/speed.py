@@ -126,6 +126,11 @@ class Timing:
     samples: list[float] = field(default_factory=list)
     spent: float = 0.0
 
+    def part_done(self, seconds: float, min_samples: int, max_samples: int) -> float:
+        """0 … 1: of so many seconds and samples; max_samples are enough in any case."""
+        count = len(self.samples)
+        return min(1.0, max(count / max_samples, min(self.spent / seconds, count / min_samples)))
+
     def summary(self) -> dict[str, float]:
         """Milliseconds of the whole batch. p50, p95: nearest rank, values that were measured."""
         p50, p95 = (float(np.percentile(self.samples, rank, method="inverted_cdf")) for rank in (50, 95))
@@ -151,21 +156,16 @@ def take_turns(
     waiting = [(process, case, timings[row][case]) for row, process in enumerate(processes) for case in cases]
     for process, case, _ in waiting:
         process.embeddings(case)  # compiles what is compiled for a new shape
-    total, started = len(waiting), time.monotonic()
+    total = len(waiting)
     while waiting:
         process, case, timing = min(waiting, key=lambda turn: turn[2].spent)
         before = time.monotonic()
         timing.samples.append(process.milliseconds(case))
         timing.spent += time.monotonic() - before
-        waiting = [turn for turn in waiting if not _enough(turn[2], share, min_samples, max_samples)]
-        done = min((time.monotonic() - started) / (share * total), 1.0) if waiting else 1.0
-        progress(round(100 * done), 100)
+        parts = [timing.part_done(share, min_samples, max_samples) for _, _, timing in waiting]
+        progress(round(100 * (total - len(waiting) + sum(parts)) / total), 100)
+        waiting = [turn for turn, part in zip(waiting, parts, strict=True) if part < 1]
     return timings
-
-
-def _enough(timing: Timing, share: float, min_samples: int, max_samples: int) -> bool:
-    count = len(timing.samples)
-    return count >= max_samples or (timing.spent >= share and count >= min_samples)
 
 
 def measure_speed(path: Path) -> dict[str, Any]:
