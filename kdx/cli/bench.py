@@ -145,23 +145,91 @@ def runtimes(models: tuple[Path, ...], seconds: float, out: Path | None, as_json
 
     Example: kdx bench runtimes student student-onnx student-openvino
     """
-    import json
-
     from kdx.bench.runtimes import compare_runtimes, runtimes_table
     from kdx.cli.progress import show_progress
-    from kdx.core.folders import check_place, write_atomic
+    from kdx.core.folders import check_place
 
     if out is not None:
         check_place(out)
     with show_progress("runtimes") as progress:
         document = compare_runtimes(models, seconds=seconds, progress=progress)
+    _tell(document, runtimes_table(document), out, as_json)
+
+
+@command.command()
+@click.argument("exported_model", type=click.Path(path_type=Path))
+@click.option("--data", type=click.Path(path_type=Path), required=True, help="Folder with shards.")
+@click.option("--split", default="val", show_default=True, help="Which shards: val or train.")
+@click.option(
+    "--clients", type=click.IntRange(1, 256), default=8, show_default=True, help="Who ask at a time."
+)
+@click.option(
+    "--instances",
+    type=click.IntRange(1, 256),
+    help="Of the server's models, and processes.  [default: cores]",
+)
+@click.option(
+    "--seconds",
+    type=click.FloatRange(min=0, min_open=True),
+    default=10.0,
+    show_default=True,
+    help="Of each, in each round.",
+)
+@click.option("--rounds", type=click.IntRange(1, 1000), default=3, show_default=True, help="Turns of each.")
+@click.option("--out", type=click.Path(path_type=Path), help="Write OUT.json and OUT.md too.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def serving(
+    exported_model: Path,
+    data: Path,
+    split: str,
+    clients: int,
+    instances: int | None,
+    seconds: float,
+    rounds: int,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Images a second through a Triton that is started for it, beside processes that run the same model without one.
+
+    Clients on this machine send one encoded image after another. Then as many processes as the server has instances
+    embed the same images, on one thread each: the most that its cores could do. The two take turns.
+
+    Example: kdx bench serving exported --data shards
+    """
+    from kdx.bench.serving import measure_serving, serving_table
+    from kdx.cli.progress import show_progress
+    from kdx.core.folders import check_place
+    from kdx.data.sampling import readable_samples
+    from kdx.data.shards import open_split
+
+    if out is not None:
+        check_place(out)
+    samples = readable_samples(open_split(data, split, need_captions=False), NUM_IMAGES)
+    with show_progress("serving") as progress:
+        document = measure_serving(
+            exported_model,
+            _images(samples),
+            clients=clients,
+            instances=instances,
+            seconds=seconds,
+            rounds=rounds,
+            progress=progress,
+        )
+    _tell(document, serving_table(document), out, as_json)
+
+
+def _tell(document: dict[str, Any], table: str, out: Path | None, as_json: bool) -> None:
+    import json
+
+    from kdx.core.folders import write_atomic
+
     if out is not None:
         write_atomic(out.with_name(out.name + ".json"), json.dumps(document, indent=2) + "\n")
-        write_atomic(out.with_name(out.name + ".md"), runtimes_table(document))
+        write_atomic(out.with_name(out.name + ".md"), table.rstrip() + "\n")
     if as_json:
         print_json(document)
     else:
-        click.echo(runtimes_table(document))
+        click.echo(table.rstrip())
 
 
 @command.command()
