@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import sys
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Self
@@ -21,6 +20,7 @@ import numpy.typing as npt
 from kdx.core.errors import DataError
 from kdx.core.folders import Manifest
 from kdx.core.provenance import cpu_count
+from kdx.core.scratch import scratch_folder
 from kdx.runtime.exported_model import KIND, read_exported_model
 
 from .child import Child, ChildCrash, answer_parent
@@ -42,7 +42,7 @@ class Candidate:
 
     def __init__(self, model: Path, requests: Arrays, *, num_threads: int | None = None) -> None:
         with contextlib.ExitStack() as stack:
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kdx-parity-")))
+            folder = stack.enter_context(scratch_folder())
             asked, self._answered = folder / "asked.npz", folder / "answered.npz"
             np.savez(asked, **requests)  # pyright: ignore[reportArgumentType]
             arguments = (model, asked, self._answered, num_threads or cpu_count())

@@ -5,19 +5,22 @@ The child's module ends in `sys.exit(answer_parent(work, fault, …))`; `fault` 
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import re
 import resource
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Self
 
+from kdx.core.bound_process import start_bound
 from kdx.core.errors import KdxError, SetupError
+from kdx.core.scratch import scratch_folder
 
 # signals by which a library that cannot bear its input ends the process; others come from outside
 CRASHES = {signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL}
@@ -31,7 +34,7 @@ class ChildCrash(Exception):
 
 
 class Child:
-    """`python -m module ARGUMENTS FAULT`, from now until it is left, which ends it.
+    """`python -m module ARGUMENTS FAULT`, from now until it is left, which ends it, or until this process ends.
 
     doing: what it does, as in "run the exported model". lighter: what makes it need less time and memory.
     """
@@ -39,11 +42,16 @@ class Child:
     def __init__(self, module: str, arguments: Sequence[object], *, doing: str, lighter: str) -> None:
         self._started = time.monotonic()
         self._doing, self._lighter = doing, lighter
-        self._folder = tempfile.TemporaryDirectory(prefix="kdx-child-")
-        self._fault, self._stderr = (Path(self._folder.name) / name for name in ("fault.json", "stderr"))
-        command = [sys.executable, "-m", module, *map(str, (*arguments, self._fault))]
-        with self._stderr.open("wb") as stderr:  # a pipe would fill, and nobody reads it meanwhile
-            self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=stderr)
+        with contextlib.ExitStack() as stack:
+            folder = stack.enter_context(scratch_folder())
+            self._fault, self._stderr = folder / "fault.json", folder / "stderr"
+            command = [sys.executable, "-m", module, *map(str, (*arguments, self._fault))]
+            variables = {**os.environ, "TMPDIR": str(folder)}  # what a killed child leaves there goes too
+            with self._stderr.open("wb") as stderr:  # a pipe would fill, and nobody reads it meanwhile
+                self._process = start_bound(
+                    command, signal.SIGKILL, stdout=subprocess.DEVNULL, stderr=stderr, env=variables
+                )
+            self._stack = stack.pop_all()
 
     def __enter__(self) -> Self:
         return self
@@ -52,7 +60,7 @@ class Child:
         if self._process.poll() is None:
             self._process.kill()
         self._process.wait()
-        self._folder.cleanup()
+        self._stack.close()
 
     def wait(self, timeout: float) -> None:
         """Until its end, which must come within `timeout` seconds of its start.

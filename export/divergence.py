@@ -3,17 +3,16 @@
 The tower is traced once more, as it was before kdx took the layers' names out, and both graphs run on the worst input
 with every value as an output, unoptimized. Values keep their names where a graph was cast or quantized, so that they
 can be compared; the trace says which module each belongs to.
-Called as `python -m kdx.export.divergence TRACED.onnx EXPORTED.onnx INPUT.npy ERRORS.json`, in a process of its own, as
-every file that may be damaged.
+Called as `python -m kdx.export.divergence TRACED.onnx EXPORTED.onnx INPUT.npy ERRORS.json FAULT`, in a process
+of its own, as every file that may be damaged.
 """
 
 from __future__ import annotations
 
 import ast
+import contextlib
 import json
-import subprocess
 import sys
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -23,11 +22,16 @@ import numpy.typing as npt
 import onnx
 import onnx_ir
 
+from kdx.core.errors import KdxError
+from kdx.core.scratch import scratch_folder
 from kdx.models.checkpoint import Checkpoint
+
+from .child import Child, ChildCrash, answer_parent
 
 ROUNDING = 1e-4  # relative; fp32 graphs of one model stay below 1e-5 in every layer that was looked at
 SCOPES = "pkg.torch.onnx.name_scopes"  # of a node: the modules around it, outermost first, and its own name
 TIMEOUT = 300.0  # seconds
+DOING = "find the layer that differs"
 BROKEN = 1e9  # stands for an infinite error, which JSON has no number for
 
 Errors = list[tuple[str, float]]
@@ -47,23 +51,18 @@ def first_divergence(
         return None
     traced = trace_tower(checkpoint, tower).model
     layers = {output.name: _module(node) for node in traced.graph for output in node.outputs if output.name}
-    with tempfile.TemporaryDirectory(prefix="kdx-divergence-") as folder:
-        reference, asked, found = (
-            Path(folder) / name for name in ("traced.onnx", "asked.npy", "errors.json")
-        )
+    with scratch_folder() as folder:
+        reference, asked, found = (folder / name for name in ("traced.onnx", "asked.npy", "errors.json"))
         reference.write_bytes(onnx_ir.to_proto(traced).SerializeToString())
         np.save(asked, batch)
-        command = [
-            sys.executable,
-            "-m",
-            "kdx.export.divergence",
-            *map(str, (reference, encoder, asked, found)),
-        ]
-        try:
-            subprocess.run(command, capture_output=True, timeout=TIMEOUT, check=False)
-        except subprocess.TimeoutExpired:
-            return None
-        if not found.exists():  # what the gate found stands, also if nobody can say where it begins
+        arguments = (reference, encoder, asked, found)
+        with (
+            # what the gate found stands, also if nobody can say where it begins
+            contextlib.suppress(ChildCrash, KdxError, RuntimeError),
+            Child("kdx.export.divergence", arguments, doing=DOING, lighter="export a smaller model") as child,
+        ):
+            child.wait(TIMEOUT)
+        if not found.exists():
             return None
         errors: Errors = json.loads(found.read_text(encoding="utf-8"))
     return largest_jump([(layers.get(name, ""), error) for name, error in errors])
@@ -141,10 +140,11 @@ def _run(model: onnx.ModelProto, names: list[str], batch: npt.NDArray[Any]) -> l
     return values
 
 
-def _main(reference: Path, exported: Path, asked: Path, found: Path) -> None:
+def _find(reference: Path, exported: Path, asked: Path, found: Path) -> None:
     errors = _relative_errors(reference, exported, np.load(asked))
     found.write_text(json.dumps(errors), encoding="utf-8")
 
 
 if __name__ == "__main__":
-    _main(*map(Path, sys.argv[1:5]))
+    *PATHS, FAULT = map(Path, sys.argv[1:6])
+    sys.exit(answer_parent(lambda: _find(*PATHS), FAULT, doing=DOING))

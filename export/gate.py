@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-import tempfile
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -17,6 +16,7 @@ from kdx.core.encoder import Embedder
 from kdx.core.errors import InconclusiveError
 from kdx.core.folders import sealed_folder
 from kdx.core.progress import Progress, silent
+from kdx.core.scratch import scratch_folder
 from kdx.models.checkpoint import Checkpoint
 from kdx.runtime.exported_model import KIND
 from kdx.runtime.formats import Limits
@@ -82,8 +82,8 @@ def _with_end_to_end(
     serve: Serve,
 ) -> ParityReport:
     """The report with its last tier: the model is sealed at a place of its own and served from there."""
-    with tempfile.TemporaryDirectory(prefix="kdx-end-to-end-") as temporary:
-        copy = Path(temporary) / "exported"
+    with scratch_folder() as temporary:
+        copy = temporary / "exported"
         fields = {"inconclusive_allowed": True}  # nobody but this test is served
         with sealed_folder(copy, KIND, fields=fields, shipped=True) as inside:
             shutil.copytree(folder, inside, dirs_exist_ok=True)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,6 +26,7 @@ import kdx
 from kdx.core.encoder import MIN_LENGTH, EncoderSpec
 from kdx.core.errors import UsageError
 from kdx.core.provenance import package_versions
+from kdx.core.scratch import scratch_folder
 from kdx.models.architectures import Architecture, build_model
 from kdx.models.checkpoint import Checkpoint
 from kdx.models.clip import ClipModel
@@ -89,10 +89,10 @@ def build_int8(job: BuildJob) -> dict[str, Any]:
     """The towers in fp32, and from these the quantised ones. The options tell what was chosen and measured."""
     if job.calibration is None:
         raise UsageError("int8 needs calibration samples", remedy="give some of the train split")
-    with tempfile.TemporaryDirectory(prefix="kdx-fp32-") as folder:
-        export_towers(job.checkpoint, Path(folder))
+    with scratch_folder() as folder:
+        export_towers(job.checkpoint, folder)
         record = quantize_towers(
-            Path(folder),
+            folder,
             job.folder,
             spec=job.checkpoint.spec,
             tokenizer=job.checkpoint.tokenizer,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import tempfile
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from torch.export import Dim
 
 from kdx.core.encoder import MIN_LENGTH, EncoderSpec
 from kdx.core.errors import SetupError, UsageError
+from kdx.core.scratch import scratch_folder
 from kdx.models.clip import ClipModel
 from kdx.runtime.exported_encoder import PIXELS, TOKENS
 from kdx.runtime.pt2 import kind_of_machine
@@ -89,7 +89,7 @@ def _compile(
         "aot_inductor.metadata": {DIGEST: spec.model_digest, "kdx.name": spec.name},
     }
     # Inductor keeps what it compiles, weights too, in a cache for ever; this one goes
-    with tempfile.TemporaryDirectory(prefix="kdx-pt2-") as folder, quiet(), torch.no_grad():
+    with scratch_folder() as folder, quiet(), torch.no_grad():
         try:
             with plain_attention(tower):
                 program = torch.export.export(tower, (example,), dynamic_shapes=axes)
@@ -101,7 +101,7 @@ def _compile(
                 remedy="choose another architecture",
             ) from error
         try:
-            with fresh_cache(dir=folder):
+            with fresh_cache(dir=str(folder)):
                 aoti_compile_and_package(program, package_path=str(path), inductor_configs=settings)
         except CppCompileError as error:
             reason = next((line for line in str(error).splitlines() if "error" in line.lower()), "")

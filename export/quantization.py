@@ -7,7 +7,6 @@ neighbours. What calibrating does stands in quantization_search.py, its child pr
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ import onnx
 from kdx.core.encoder import EncoderSpec
 from kdx.core.errors import DataError, UsageError
 from kdx.core.prompts import prompt_texts
+from kdx.core.scratch import scratch_folder
 from kdx.core.tokenizer import Tokenizer
 
 from .calibration import check_enough
@@ -60,8 +60,7 @@ def quantize_towers(
     files = [source / f"{tower}_encoder.onnx" for tower in ("image", "text")]
     for file in files:
         _check_one_file(file)
-    with tempfile.TemporaryDirectory(prefix="kdx-int8-") as scratch:
-        folder = Path(scratch)
+    with scratch_folder() as folder:
         pixels_bytes = _write_pixels(folder, spec, calibration)
         choices, templates = _write_texts(folder, spec, tokenizer, calibration)
         weights = max(file.stat().st_size for file in files)

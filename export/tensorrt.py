@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +17,7 @@ from kdx.core.encoder import EncoderSpec
 from kdx.core.errors import KdxError, SetupError, UsageError
 from kdx.core.folders import write_atomic
 from kdx.core.progress import Progress, silent
+from kdx.core.scratch import scratch_folder
 from kdx.runtime.cuda import Gpu, find_gpu, import_cuda
 from kdx.runtime.tensorrt import RTX, TRT, Messages, import_tensorrt, make_logger
 from kdx.runtime.trusted_plans import check_trusted, trust_plan
@@ -52,10 +52,10 @@ def build_trt_rtx(job: BuildJob) -> dict[str, Any]:
 
 
 def _build(job: BuildJob, format_name: str) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory(prefix="kdx-trt-") as graphs:
-        made = typed_graphs(job, Path(graphs))
+    with scratch_folder() as graphs:
+        made = typed_graphs(job, graphs)
         plan = default_plan(job.checkpoint.spec)
-        return {**build_engines(format_name, Path(graphs), job.folder, plan, job.progress), "graphs": made}
+        return {**build_engines(format_name, graphs, job.folder, plan, job.progress), "graphs": made}
 
 
 def typed_graphs(job: BuildJob, folder: Path) -> dict[str, Any]:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
-import queue
 import re
 import secrets
 import signal
 import socket
 import subprocess
-import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +17,7 @@ from typing import NoReturn, Self
 
 import psutil
 
+from kdx.core.bound_process import start_bound
 from kdx.core.cache import cache_folder
 from kdx.core.errors import SetupError, UsageError
 from kdx.core.provenance import gpu_names
@@ -37,11 +35,6 @@ EXIT_TIMEOUT = 10  # seconds that Triton gives running requests; less can crash 
 WATCH_INTERVAL = 2.0  # seconds between two looks at a running server
 REGION = "triton_python_backend_shm_region_"
 RESTRICTED = "shared-memory,model-repository,trace,logging"  # nothing a client of kdx needs
-PR_SET_PDEATHSIG = 1
-
-_prctl = ctypes.CDLL(
-    None
-).prctl  # looked up here: between fork and exec another thread may hold the linker's lock
 
 
 class TritonServer:
@@ -62,7 +55,6 @@ class TritonServer:
         self.port = port
         self._start_timeout = start_timeout
         self._process: subprocess.Popen[bytes] | None = None
-        self._ended = threading.Event()
         self.stubs: dict[
             str, list[psutil.Process]
         ] = {}  # the processes that run the models' Python, by model
@@ -85,8 +77,7 @@ class TritonServer:
         triton = find_triton(manifest.fields.get("format", "onnx"), manifest.fields.get("device", "cpu"))
         self.source = triton.source
         self.port = free_port(self.port)
-        self._ended = threading.Event()
-        self._process = _start(_command(triton, models, self.port), _variables(triton), self.log, self._ended)
+        self._process = _start(_command(triton, models, self.port), _variables(triton), self.log)
         try:
             self._wait_until_ready()
         except BaseException:
@@ -126,7 +117,6 @@ class TritonServer:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        self._ended.set()
         for region in self._shared_memory:
             region.unlink(missing_ok=True)
         self._process = None
@@ -245,51 +235,26 @@ def _variables(triton: Triton) -> dict[str, str]:
     return variables
 
 
-def _start(
-    command: list[str], variables: dict[str, str], log: Path, ended: threading.Event
-) -> subprocess.Popen[bytes]:
-    """Starts a child that gets SIGTERM when this process ends, however it ends. Raises SetupError.
-
-    Linux sends that signal when the *thread* that started the child ends. So a thread of its own starts it, and stays
-    until `ended` is set.
-    """
-    outcome: queue.SimpleQueue[subprocess.Popen[bytes] | Exception] = queue.SimpleQueue()
-    kdx = os.getpid()
-
-    def end_with_parent() -> None:
-        _prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != kdx:  # it ended before the call
-            os._exit(1)
-
-    def start_and_stay() -> None:
-        try:
-            log.parent.mkdir(parents=True, exist_ok=True)
-            with log.open("wb") as output:
-                process = subprocess.Popen(
-                    command,
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=output,
-                    env=variables,
-                    start_new_session=True,  # Ctrl-C reaches kdx alone, which then stops the server in order
-                    preexec_fn=end_with_parent,
-                )
-        except Exception as error:
-            outcome.put(error)
-            return
-        outcome.put(process)
-        ended.wait()
-
-    threading.Thread(target=start_and_stay, name="kdx keeps Triton", daemon=True).start()
-    started = outcome.get()
-    if isinstance(started, subprocess.Popen):
-        return started
-    if isinstance(started, OSError):
-        where = started.filename or command[0]
+def _start(command: list[str], variables: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
+    """Raises SetupError."""
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("wb") as output:
+            return start_bound(
+                command,
+                signal.SIGTERM,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env=variables,
+                start_new_session=True,  # Ctrl-C reaches kdx alone, which then stops the server in order
+            )
+    except OSError as error:
         raise SetupError(
-            f"Triton cannot start: {started.strerror}", where=where, remedy="choose another file with --log"
+            f"Triton cannot start: {error.strerror}",
+            where=error.filename or command[0],
+            remedy="choose another file with --log",
         ) from None
-    raise started
 
 
 def free_port(port: int) -> int:

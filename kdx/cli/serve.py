@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -209,6 +208,7 @@ def _repository(exported: Path, device: str, instances: int, given: list[str]) -
     """The repository at `exported`, or one made from the exported model there for as long as the server runs."""
     from kdx.core.errors import UsageError
     from kdx.core.folders import read_manifest
+    from kdx.core.scratch import scratch_folder
     from kdx.serve.environment import find_triton
     from kdx.serve.repository import KIND, open_to_serve, write_repository
     from kdx.serve.supervisor import check_gpu
@@ -224,9 +224,9 @@ def _repository(exported: Path, device: str, instances: int, given: list[str]) -
         return
     if device == "gpu":
         check_gpu(exported)
-    with tempfile.TemporaryDirectory(prefix="kdx-serve-") as folder:
+    with scratch_folder() as folder:
         find_triton(open_to_serve(exported).format.name, device)  # before long work
-        yield write_repository(exported, Path(folder) / "repository", device=device, instances=instances)
+        yield write_repository(exported, folder / "repository", device=device, instances=instances)
 
 
 @contextmanager

@@ -45,7 +45,7 @@ def workspace(path: Path) -> Generator[Path]:
             remedy="choose another path",
         ) from None
     try:
-        with full_disk_said(path), _kept_locked(folder):
+        with full_disk_said(path), kept_locked(folder):
             yield folder / "new"
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -96,7 +96,7 @@ def full_disk_said(path: Path) -> Generator[None]:
 
 
 @contextlib.contextmanager
-def _kept_locked(folder: Path) -> Generator[None]:
+def kept_locked(folder: Path) -> Generator[None]:
     """The file `lock` in `folder` is locked from the moment that it is there."""
     unnamed = folder / "locking"
     with unnamed.open("wb") as file:
@@ -110,7 +110,7 @@ def _kept_locked(folder: Path) -> Generator[None]:
 
 def _name_abandoned(path: Path) -> None:
     for folder in sorted(path.parent.glob(f".{glob.escape(path.name)}.building-*")):
-        if not _is_abandoned(folder):
+        if not is_abandoned(folder):
             continue
         if (folder / "old").exists() and not path.exists():
             log.warning(
@@ -122,7 +122,7 @@ def _name_abandoned(path: Path) -> None:
         log.warning("a run that was killed left %s; to remove it: rm -r %s", folder, shlex.quote(str(folder)))
 
 
-def _is_abandoned(folder: Path) -> bool:
+def is_abandoned(folder: Path) -> bool:
     """Whether this can be said for sure."""
     try:
         with (folder / "lock").open("rb+") as file:

@@ -1,11 +1,16 @@
 """Facts of export/child.py: what the end of a child process means to its parent."""
 
 import os
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
+import psutil
 import pytest
 
 from kdx.core.errors import DataError, SetupError
+from kdx.core.scratch import scratch_folder
 from kdx.export.child import Child, ChildCrash
 
 WORK = {
@@ -61,3 +66,29 @@ def test_whose_fault_it_is_crosses_the_process(run) -> None:
 def test_what_the_machine_lacks_is_its_fault(run, work: str, timeout: float) -> None:
     with pytest.raises(SetupError):
         run(work, timeout)
+
+
+def test_a_killed_parent_takes_its_child_along_and_the_next_one_tidies_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)  # what it found before
+    (tmp_path / "child_that_sleeps.py").write_text("import time\ntime.sleep(60)\n")
+    script = (
+        "from kdx.export.child import Child\n"
+        "with Child('child_that_sleeps', [], doing='work', lighter='do less') as child:\n"
+        "    print(child._process.pid, flush=True)\n"
+        "    child.wait(60)\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script], cwd=tmp_path, stdout=subprocess.PIPE, text=True
+    ) as parent:
+        assert parent.stdout is not None
+        child = psutil.Process(int(parent.stdout.readline()))
+        parent.kill()
+    _, alive = psutil.wait_procs([child], timeout=20)
+    assert not alive
+    assert list(tmp_path.glob("kdx-*"))
+    with scratch_folder():
+        pass
+    assert not list(tmp_path.glob("kdx-*"))

@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import psutil
@@ -88,20 +87,6 @@ def test_a_server_stops_without_leaving_processes_or_shared_memory(repository: P
         _probe(server)
     assert not any(stub.is_running() for stub in stubs)
     assert not any(region.exists() for region in regions)
-
-
-def test_a_server_outlives_the_thread_that_started_it(repository: Path, tmp_path: Path) -> None:
-    server = TritonServer(repository, tmp_path / "log")
-    starter = threading.Thread(target=server.__enter__)
-    starter.start()
-    starter.join()
-    try:
-        assert server.pid
-        with pytest.raises(psutil.TimeoutExpired):  # Triton needs less than three seconds for an orderly stop
-            psutil.Process(server.pid).wait(4)
-        _probe(server)
-    finally:
-        server.stop()
 
 
 def test_a_log_that_cannot_be_written_is_the_machines_fault(repository: Path, tmp_path: Path) -> None:
