@@ -114,12 +114,12 @@ def export_towers(checkpoint: Checkpoint, folder: Path, dtype: torch.dtype = tor
     _write(_trace_text_tower(model, spec), text, spec)
 
 
-def trace_tower(checkpoint: Checkpoint, tower: str) -> torch.onnx.ONNXProgram:
-    """The fp32 graph of a tower, "image" or "text", with the exporter's notes on which module each node is from.
+def trace_tower(checkpoint: Checkpoint, tower: str, dtype: torch.dtype) -> torch.onnx.ONNXProgram:
+    """The graph of a tower, "image" or "text", with the exporter's notes on which module each node is from.
 
     Raises UsageError when it does not export.
     """
-    model, spec = cast_towers(checkpoint, torch.float32), checkpoint.spec
+    model, spec = cast_towers(checkpoint, dtype), checkpoint.spec
     if tower == "image":
         return _trace_image_tower(model, spec.image_size, spec.name)
     return _trace_text_tower(model, spec)

@@ -12,7 +12,6 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from kdx.export.divergence import first_divergence, largest_jump
 from kdx.export.gate_inputs import GateInputs, prepare
 from kdx.export.onnx import export_towers
 from kdx.export.pair import embed_samples, judge_pair
@@ -168,30 +167,6 @@ def test_a_wrong_mean_and_swapped_channels_are_seen_where_bytes_go_in(
             assert "numbers" in _failing(report)
             names = [check.name for _, check in report.findings(Verdict.FAIL)]
             assert all(name.startswith(("image", "class", "text of an image")) for name in names)
-
-
-def test_the_layer_that_differs_first_is_named(
-    checkpoint: Checkpoint, exported_model: Path, copy: Path, inputs: GateInputs
-) -> None:
-    batch = inputs.sample("text", 3)
-    assert first_divergence(checkpoint, exported_model / TEXT, "text", batch) is None
-
-    def change(model: onnx.ModelProto) -> None:
-        bias = _weights(model, "resblocks.1.mlp.c_fc.bias")
-        _set(bias, numpy_helper.to_array(bias) + np.float32(0.1))
-
-    _edit(copy / TEXT, change)
-    found = first_divergence(checkpoint, copy / TEXT, "text", batch)
-    assert found is not None
-    layer, after, before = found
-    assert layer == "transformer.resblocks.1.mlp.c_fc" and after > 1e-3 > before
-
-
-def test_the_largest_jump_counts_from_rounding() -> None:
-    errors = [("a", 1e-9), ("b", 1e-7), ("c", 0.02), ("d", 0.03), ("e", 0.01)]
-    assert largest_jump(errors) == ("c", 0.02, 1e-7)
-    assert largest_jump([("a", 1e-7), ("b", 2e-5)]) is None
-    assert largest_jump([]) is None
 
 
 def _failing(report: ParityReport) -> set[str]:
