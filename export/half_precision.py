@@ -1,9 +1,10 @@
 """fp16 and bf16: the towers cast in PyTorch before they are exported, and what stays in fp32.
 
 What half precision is known to break, a sum over many values or an exponential, is computed in fp32 through casts in
-the graph: LayerNorm and its relatives (as open_clip's LayerNormFp32 does), softmax, and the final normalization.
-PyTorch's own kernels compute these in fp32 inside, whatever the type of their tensors; other runtimes do what the graph
-says. BatchNorm is folded into the convolution before it while all is fp32: its variances leave the range of fp16.
+the graph: LayerNorm and its relatives (as open_clip's LayerNormFp32 does), softmax, and the final normalization; also
+what a runtime has in fp32 alone. PyTorch's own kernels compute these in fp32 inside, whatever the type of their
+tensors; other runtimes do what the graph says. BatchNorm is folded into the convolution before it while all is fp32:
+its variances leave the range of fp16.
 """
 
 from __future__ import annotations
@@ -26,6 +27,12 @@ from .batch_norm_folding import BATCH_NORMS, fold_batch_norms
 DTYPES: Mapping[str, torch.dtype] = MappingProxyType(
     {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 )
+# Nodes that are computed in fp32 instead of these: attention has no module for its softmax that could be given hooks,
+# and NVIDIA's parser (TensorRT-RTX 1.7.1) takes HardSwish in fp16 and not in bf16
+IN_FP32 = {
+    "Softmax": (ir.DataType.FLOAT16, ir.DataType.BFLOAT16),
+    "HardSwish": (ir.DataType.BFLOAT16,),
+}
 NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, *BATCH_NORMS)
 
 
@@ -78,22 +85,22 @@ def _check_range(model: nn.Module, dtype: torch.dtype, name: str) -> None:
             )
 
 
-def keep_softmax_in_fp32(model: ir.Model) -> None:
-    """Puts casts round each softmax of half precision: attention has no module for it that could be given hooks."""
+def keep_in_fp32(model: ir.Model) -> None:
+    """Puts casts round each node of IN_FP32 whose input is of that half precision."""
     for node in list(model.graph):
-        scores = node.inputs[0] if node.op_type == "Softmax" else None
-        if scores is None or scores.dtype in (None, ir.DataType.FLOAT):
+        value = node.inputs[0] if node.op_type in IN_FP32 else None
+        if value is None or value.dtype is None or value.dtype not in IN_FP32[node.op_type]:
             continue
-        half, weights = scores.dtype, node.outputs[0]
-        entry = ir.node("Cast", [scores], {"to": ir.DataType.FLOAT}, name=f"{node.name}_in")
-        entry.outputs[0].name, entry.outputs[0].shape = f"{weights.name}_scores", scores.shape
-        leave = ir.node("Cast", [weights], {"to": half}, name=f"{node.name}_out")
-        leave.outputs[0].name, leave.outputs[0].shape = f"{weights.name}_half", weights.shape
+        half, result = value.dtype, node.outputs[0]
+        entry = ir.node("Cast", [value], {"to": ir.DataType.FLOAT}, name=f"{node.name}_in")
+        entry.outputs[0].name, entry.outputs[0].shape = f"{result.name}_before", value.shape
+        leave = ir.node("Cast", [result], {"to": half}, name=f"{node.name}_out")
+        leave.outputs[0].name, leave.outputs[0].shape = f"{result.name}_half", result.shape
         for cast, dtype in ((entry, ir.DataType.FLOAT), (leave, half)):
             cast.outputs[0].dtype = dtype
-        weights.dtype = ir.DataType.FLOAT
-        weights.replace_all_uses_with(leave.outputs[0])
-        leave.replace_input_with(0, weights)
+        result.dtype = ir.DataType.FLOAT
+        result.replace_all_uses_with(leave.outputs[0])
+        leave.replace_input_with(0, result)
         node.replace_input_with(0, entry.outputs[0])
         model.graph.insert_before(node, entry)
         model.graph.insert_after(node, leave)

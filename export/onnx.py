@@ -32,7 +32,7 @@ from kdx.models.checkpoint import Checkpoint
 from kdx.models.clip import ClipModel
 from kdx.runtime.exported_encoder import IMAGE_FEATURES, PIXELS, TEXT_FEATURES, TOKENS
 
-from .half_precision import DTYPES, cast_towers, keep_softmax_in_fp32
+from .half_precision import DTYPES, cast_towers, keep_in_fp32
 from .job import BuildJob
 from .quantization import quantize_towers
 from .session_trial import find_disabled_optimizers
@@ -248,7 +248,7 @@ def quiet() -> Iterator[None]:
 def _write(program: torch.onnx.ONNXProgram, path: Path, spec: EncoderSpec) -> None:
     """Weights above FILE_LIMIT go to the data file tensor by tensor, so that no second copy of them is in memory."""
     model = program.model
-    keep_softmax_in_fp32(model)
+    keep_in_fp32(model)
     weights = sum(
         value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value
     )
