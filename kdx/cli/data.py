@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from .data_convert import command as convert
 from .output import print_json
 
 SKIPPED_SHOWN = 5
@@ -27,8 +28,11 @@ _overwrite = click.option("--overwrite", is_flag=True, help="Replace a set that 
 def command() -> None:
     """Make and inspect image–text sets in WebDataset tar shards.
 
-    Example: kdx data synthetic shapes
+    Example: kdx data convert photos --captions captions.csv --val 0.2 --out shards
     """
+
+
+command.add_command(convert, "convert")
 
 
 @command.command()
@@ -131,6 +135,33 @@ def info(folder: Path, as_json: bool) -> None:
         if classes
         else "classes: not named"
     )
+
+
+@command.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+def verify(folder: Path) -> None:
+    """Compare the shards of FOLDER with the digests in its SHA256SUMS.
+
+    `kdx data convert` writes them, and `sha256sum -c SHA256SUMS` reads them too. Exit 4 if a shard changed, is missing
+    or is not named there.
+
+    Example: kdx data verify shards
+    """
+    from kdx.cli.progress import show_progress
+    from kdx.core.errors import DataError
+    from kdx.data.checksums import verify_set
+
+    with show_progress("reading") as progress:
+        verified = verify_set(folder, progress=progress)
+    if not verified.whole:
+        kinds = (
+            ("changed", verified.changed),
+            ("missing", verified.missing),
+            ("not in SHA256SUMS", verified.unnamed),
+        )
+        said = "; ".join(f"{what}: {', '.join(names[:SKIPPED_SHOWN])}" for what, names in kinds if names)
+        raise DataError(said, where=folder, remedy="copy these again, or convert the set again")
+    click.echo(f"{folder}: {len(verified.same)} files are as they were written")
 
 
 def _split_lines(name: str, split: dict[str, Any]) -> list[str]:

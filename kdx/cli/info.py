@@ -67,6 +67,7 @@ def _identify(folder: Path) -> tuple[str, Manifest | None]:
     from kdx.core.errors import DataError
     from kdx.core.folders import MANIFEST, read_manifest
     from kdx.data.shards import SPLITS, shard_paths
+    from kdx.data.unpacked import convert_command
 
     if not folder.is_dir():
         raise DataError("there is no such folder", where=folder, remedy="check the path")
@@ -81,10 +82,13 @@ def _identify(folder: Path) -> tuple[str, Manifest | None]:
         return "demo", None
     if any(shard_paths(folder, split) for split in SPLITS):
         return "set", None
+    command = convert_command(folder)
     raise DataError(
         "is no folder of kdx: it has neither a manifest.json nor shards (train-*.tar or val-*.tar)",
         where=folder,
-        remedy="check the path; an interrupted run must be started again",
+        remedy=f"pack the pictures into shards: {command}"
+        if command
+        else "check the path; an interrupted run must be started again",
     )
 
 

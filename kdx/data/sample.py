@@ -83,9 +83,11 @@ def encode_members(sample: Sample) -> Iterator[tuple[str, bytes]]:
             where=sample.key,
             remedy=remedy,
         )
+    if not sample.captions and sample.label is None:
+        raise DataError("has neither a caption nor a class", where=sample.key, remedy=remedy)
     # a byte order mark is no text: it is taken away when the caption is read
-    if not sample.captions or not all(text.removeprefix("\ufeff").strip() for text in sample.captions):
-        raise DataError("has an empty caption or none", where=sample.key, remedy=remedy)
+    if not all(text.removeprefix("\ufeff").strip() for text in sample.captions):
+        raise DataError("has an empty caption", where=sample.key, remedy=remedy)
     if sample.label is not None and not is_index(str(sample.label)):
         raise DataError(f"has the label {sample.label}", where=sample.key, remedy="labels count from 0")
     try:
@@ -93,7 +95,8 @@ def encode_members(sample: Sample) -> Iterator[tuple[str, bytes]]:
     except UnicodeEncodeError:
         raise DataError("has a caption that is not Unicode text", where=sample.key, remedy=remedy) from None
     yield _image_extension(sample), sample.image
-    yield "txt", captions[0]
+    if captions:
+        yield "txt", captions[0]
     if sample.label is not None:
         yield "cls", str(sample.label).encode()
     if len(captions) > 1:
@@ -107,20 +110,26 @@ def _is_name(key: str) -> bool:
         return False
 
 
-def _image_extension(sample: Sample) -> str:
-    if sample.image.startswith(b"\xff\xd8\xff"):
+def image_extension(image: bytes) -> str | None:
+    """That of an encoded image which a shard can hold, by its first bytes; None for any other."""
+    if image.startswith(b"\xff\xd8\xff"):
         return "jpg"
-    if sample.image.startswith(b"\x89PNG\r\n\x1a\n"):
+    if image.startswith(b"\x89PNG\r\n\x1a\n"):
         return "png"
-    if sample.image.startswith(b"RIFF") and sample.image[8:12] == b"WEBP":
+    if image.startswith(b"RIFF") and image[8:12] == b"WEBP":
         return "webp"
-    if sample.image[4:12] in (b"ftypavif", b"ftypavis"):
-        return "avif"
-    raise DataError(
-        "its image is neither JPEG, PNG, WebP nor AVIF",
-        where=sample.key,
-        remedy="convert it, or leave the sample out",
-    )
+    return "avif" if image[4:12] in (b"ftypavif", b"ftypavis") else None
+
+
+def _image_extension(sample: Sample) -> str:
+    extension = image_extension(sample.image)
+    if extension is None:
+        raise DataError(
+            "its image is neither JPEG, PNG, WebP nor AVIF",
+            where=sample.key,
+            remedy="convert it, or leave the sample out",
+        )
+    return extension
 
 
 def _json_captions(content: bytes) -> tuple[str, ...] | None:

@@ -14,6 +14,8 @@ from .shards import SPLITS
 
 CLASSES = "classes.txt"
 TEMPLATES = "templates.txt"
+CHECKSUMS = "SHA256SUMS"
+SKIPPED = "skipped.jsonl"  # what `kdx data convert` left out
 
 
 @contextlib.contextmanager
@@ -44,7 +46,7 @@ def check_set_free(folder: Path, *, overwrite: bool = False) -> None:
     check_place(folder)
     if folder.exists() and not folder.is_dir():
         raise UsageError("is not a folder", where=folder, remedy="choose another path")
-    if set_files(folder) and not overwrite:
+    if _is_set(folder) and not overwrite:
         raise UsageError(
             "holds a set already", where=folder, remedy="choose another path, or pass --overwrite"
         )
@@ -52,7 +54,15 @@ def check_set_free(folder: Path, *, overwrite: bool = False) -> None:
 
 def set_files(folder: Path) -> list[Path]:
     """What belongs to a set: classes.txt first, so that a set that lost a part has lost it too."""
-    texts = [folder / name for name in (CLASSES, TEMPLATES)]
+    texts = [folder / name for name in (CLASSES, TEMPLATES, CHECKSUMS, SKIPPED)]
+    return [path for path in texts if path.exists()] + shard_files(folder)
+
+
+def shard_files(folder: Path) -> list[Path]:
+    """The shards of all splits under the names that kdx writes."""
     prefixes = [prefix for names in SPLITS.values() for prefix in names]
-    shards = [path for prefix in prefixes for path in sorted(folder.glob(f"{prefix}-*.tar"))]
-    return [path for path in texts if path.exists()] + shards
+    return [path for prefix in prefixes for path in sorted(folder.glob(f"{prefix}-*.tar"))]
+
+
+def _is_set(folder: Path) -> bool:
+    return bool(shard_files(folder)) or any((folder / name).exists() for name in (CLASSES, TEMPLATES))

@@ -8,11 +8,8 @@ captions KEY.json = {"captions": [...]}, whose first one is KEY.txt. For evaluat
 from __future__ import annotations
 
 import hashlib
-import io
 import itertools
 import json
-import os
-import tarfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,7 +18,6 @@ from typing import Any, overload
 
 from kdx.core.digests import file_digest, value_digest
 from kdx.core.errors import DataError, UsageError
-from kdx.core.images import SUFFIXES
 from kdx.core.requests import check_templates
 from kdx.core.workspace import locked, move_all, workspace
 
@@ -37,6 +33,8 @@ from .sample import (
     parse_class,
 )
 from .tar_index import Member, TarFile
+from .tar_writer import TarWriter
+from .unpacked import convert_command
 
 __all__ = [
     "Sample",
@@ -276,12 +274,12 @@ def _check_share(folder: Path, split: str, good: int, drafts: Drafts, min_good_s
 
 
 def _names_to_give(folder: Path, split: str) -> str:
+    if (command := convert_command(folder)) is not None and not any(folder.glob("*.tar*")):
+        return f"pack the pictures into shards first: {command}"
     if not folder.is_dir():
         return "check the path: there is no such folder"
     wanted = " or ".join(f"{prefix}-00000.tar, {prefix}-00001.tar …" for prefix in SPLITS[split])
     packed = next(iter(sorted(folder.glob("*.tar.*"))), None)
-    if packed is None and any(file.suffix.lower() in SUFFIXES for file in folder.iterdir()):
-        return "these are pictures: pack them into shards first, as docs/tutorial.md shows"
     return f"name the shards {wanted}" + (f", and unpack {packed.name} and its like" if packed else "")
 
 
@@ -337,21 +335,23 @@ def _groups(samples: Iterable[Sample], size: int) -> Iterator[Iterable[Sample]]:
 def _write_tar(path: Path, samples: Iterable[Sample]) -> int:
     count = 0
     keys: set[str] = set()
-    with path.open("wb") as file:
-        with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as archive:
-            for sample in samples:
-                if sample.key in keys:
-                    raise DataError(
-                        "the key occurs twice", where=sample.key, remedy="give each sample its own key"
-                    )
-                keys.add(sample.key)
-                for extension, content in encode_members(sample):
-                    _check_size(sample.key, extension, len(content))
-                    _add(archive, f"{sample.key}.{extension}", content)
-                count += 1
-        file.flush()
-        os.fsync(file.fileno())
+    with TarWriter(path) as tar:
+        for sample in samples:
+            if sample.key in keys:
+                raise DataError(
+                    "the key occurs twice", where=sample.key, remedy="give each sample its own key"
+                )
+            keys.add(sample.key)
+            add_sample(tar, sample)
+            count += 1
     return count
+
+
+def add_sample(tar: TarWriter, sample: Sample) -> None:
+    """Raises DataError for a sample that could not be read back."""
+    for extension, content in encode_members(sample):
+        _check_size(sample.key, extension, len(content))
+        tar.add(f"{sample.key}.{extension}", content)
 
 
 def _check_size(key: str, extension: str, size: int) -> None:
@@ -362,12 +362,3 @@ def _check_size(key: str, extension: str, size: int) -> None:
             where=key,
             remedy="correct the sample, or leave it out",
         )
-
-
-def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
-    header = tarfile.TarInfo(name)  # owner 0, mtime 0: equal samples give equal bytes
-    header.size = len(content)
-    try:
-        archive.addfile(header, io.BytesIO(content))
-    except ValueError as error:
-        raise DataError(f"does not fit a tar header: {error}", where=name, remedy="shorten the key") from None

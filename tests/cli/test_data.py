@@ -122,3 +122,46 @@ def test_a_damaged_shard_is_bad_data_by_name(
     shard.write_bytes(shard.read_bytes()[:3000])
     assert _run("info", tmp_path) == 4
     assert f"error: {shard}: " in capsys.readouterr().err
+
+
+def test_a_folder_of_photos_becomes_a_set_by_the_command_that_its_refusal_names(
+    tmp_path: Path,
+    make_photo: Callable[..., bytes],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("photos").mkdir()
+    for number in range(20):
+        (Path("photos") / f"{number}.jpg").write_bytes(make_photo(number))
+    lines = ["file,caption", *(f"{number}.jpg,a photo" for number in range(20)), "20.jpg,one too many"]
+    Path("captions.csv").write_text("\n".join(lines))
+    assert _run("info", "photos") == 4
+    command = "kdx data convert photos --captions captions.csv --val 0.2 --out shards"
+    assert f"remedy: pack the pictures into shards first: {command}" in capsys.readouterr().err
+    assert _run(*command.split()[2:]) == 0
+    shown = capsys.readouterr()
+    assert shown.out == "shards\n" and "next: kdx data info shards" in shown.err
+    assert "1 left out; all are named in shards/skipped.jsonl\n  20.jpg: there is no such file" in shown.err
+    held_out = len(open_split(Path("shards"), "val"))
+    assert 0 < held_out < 10 and len(open_split(Path("shards"), "train")) == 20 - held_out
+    assert _run("verify", "shards") == 0
+
+
+def test_verify_names_what_changed(
+    tmp_path: Path, make_photo: Callable[..., bytes], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("cat/1", "dog/2"):
+        (tmp_path / "photos" / name).parent.mkdir(parents=True)
+        (tmp_path / "photos" / f"{name}.jpg").write_bytes(make_photo(1))
+    out = tmp_path / "shards"
+    assert _run("convert", tmp_path / "photos", "--out", out) == 0
+    assert (out / "classes.txt").read_text() == "cat\ndog\n"
+    assert "nothing is held out" in capsys.readouterr().err
+    with (out / "train-00000.tar").open("r+b") as shard:
+        shard.seek(700)
+        shard.write(b"!")
+    (out / "val-00000.tar").write_bytes(b"")
+    assert _run("verify", out) == 4
+    said = capsys.readouterr().err
+    assert "changed: train-00000.tar" in said and "not in SHA256SUMS: val-00000.tar" in said

@@ -88,7 +88,7 @@ def test_any_sample_reads_back_or_is_refused_when_it_is_written(data: st.DataObj
         except DataError:
             assert _names(Path(folder)) == []
             return
-        (read,) = open_split(Path(folder), "train")
+        (read,) = open_split(Path(folder), "train", need_captions=False)
     assert (read.key, read.image, read.label) == (sample.key, sample.image, sample.label)
     assert [text.strip("\ufeff \n") for text in read.captions] == [
         text.strip().strip("\ufeff \n") for text in captions
@@ -110,6 +110,13 @@ def test_threads_read_the_same_samples(tmp_path: Path, make_samples: MakeSamples
     opened = open_split(tmp_path, "train")
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(opened.__getitem__, range(40))) == samples
+
+
+def test_a_set_with_classes_alone_or_captions_alone_is_written_and_opened(tmp_path: Path) -> None:
+    write_shards(tmp_path, "train", [Sample("a", JPEG, ("x",), None)])
+    write_shards(tmp_path, "val", [Sample("a", JPEG, (), 3)])
+    assert list(open_split(tmp_path, "train")) == [Sample("a", JPEG, ("x",), None)]
+    assert list(open_split(tmp_path, "val", need_captions=False)) == [Sample("a", JPEG, (), 3)]
 
 
 # Refused when written
@@ -457,7 +464,10 @@ def test_a_folder_of_pictures_is_told_how_to_become_a_set(tmp_path: Path) -> Non
     (tmp_path / "cat.JPG").write_bytes(b"")
     with pytest.raises(DataError) as caught:
         open_split(tmp_path, "train")
-    assert caught.value.where == str(tmp_path) and "docs/tutorial.md" in str(caught.value.remedy)
+    assert caught.value.where == str(tmp_path)
+    assert f"kdx data convert {tmp_path} --captions captions.csv --val 0.2 --out shards" in str(
+        caught.value.remedy
+    )
     with pytest.raises(DataError) as caught:
         open_split(tmp_path / "nowhere", "train")
     assert "no such folder" in str(caught.value.remedy)

@@ -1,0 +1,132 @@
+"""A table with a line for each caption: OpenCLIP's tab-separated `title` and `filepath`, or any CSV."""
+
+from __future__ import annotations
+
+import csv
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+from kdx.core.errors import DataError, beginning
+
+from ..drafts import MAX_TEXT
+from .columns import PREPARE, Columns, Wanted, find_columns, has_images, is_url
+from .files import ImageFiles
+from .keys import key_of
+from .source import LeaveOut, Row
+
+DELIMITERS = "\t,;|"
+UTF16 = (b"\xff\xfe", b"\xfe\xff")
+GUESSED = "WINDOWS-1252"  # what spreadsheets write where it is not UTF-8
+
+
+class Table:
+    """Rows of a CSV or TSV with a header; images lie in the first of `folders` that has them.
+
+    Several rows of one image are its captions, wherever they stand.
+    """
+
+    classes: list[str] | None = None
+
+    def __init__(self, file: Path, folders: list[Path], wanted: Wanted) -> None:
+        self.place = file
+        self._files = ImageFiles(folders)
+        self._wanted = wanted
+        csv.field_size_limit(MAX_TEXT)
+
+    def rows(self, leave_out: LeaveOut) -> Iterator[Row]:
+        try:
+            yield from self._rows(leave_out)
+        except UnicodeDecodeError:
+            raise _not_utf8(self.place) from None
+        except OSError as error:
+            raise DataError(
+                f"cannot be read: {error.strerror}", where=self.place, remedy="check the path"
+            ) from None
+
+    def read(self, image: str) -> bytes:
+        return self._files.read(image)
+
+    def state(self, image: str) -> tuple[int, int] | None:
+        return self._files.state(image)
+
+    def name(self, image: str) -> str:
+        return image
+
+    def _rows(self, leave_out: LeaveOut) -> Iterator[Row]:
+        with self.place.open(encoding="utf-8-sig", newline="") as file:
+            delimiter, names = _read_header(self.place, file.readline(), self._wanted)
+            columns = find_columns(names, self._wanted, self.place)
+            at = {name: index for index, name in enumerate(names)}
+            reader = csv.reader(file, delimiter=delimiter)
+            try:
+                for fields in reader:
+                    line = f"{self.place.name}, line {reader.line_num + 1}"
+                    if not fields:
+                        continue
+                    if len(fields) != len(names):
+                        leave_out(line, _wrong_number(len(fields), len(names), delimiter))
+                        continue
+                    if (row := self._row(fields, at, columns, line, leave_out)) is not None:
+                        yield row
+            except csv.Error as error:
+                raise DataError(
+                    f"line {reader.line_num + 1} cannot be read: {error}",
+                    where=self.place,
+                    remedy="a quote may be missing before it: text with quotes, commas or line breaks stands in"
+                    ' "…", and a quote in it is written twice',
+                ) from None
+
+    def _row(
+        self, fields: list[str], at: dict[str, int], columns: Columns, line: str, leave_out: LeaveOut
+    ) -> Row | None:
+        image = fields[at[columns.image]].strip()
+        if not image:
+            leave_out(line, "names no image")
+            return None
+        if is_url(image):
+            raise DataError(
+                f"its column {columns.image!r} has URLs, such as {beginning(image)}",
+                where=self.place,
+                remedy=PREPARE,
+            )
+        caption, label, split = (
+            None if name is None else fields[at[name]].strip()
+            for name in (columns.caption, columns.label, columns.split)
+        )
+        return Row(
+            image.removeprefix("./"),
+            key_of(self._files.relative(image)),
+            () if caption is None else (caption,),
+            label or None,
+            split or None,
+        )
+
+
+def _read_header(place: Path, line: str, wanted: Wanted) -> tuple[str, list[str]]:
+    """The delimiter and the names: that with which there is a column of images, or else the most columns."""
+    if not line.strip():
+        raise DataError("is empty", where=place, remedy="give a table whose first line names its columns")
+    headers = [
+        (delimiter, [name.strip() for name in next(csv.reader([line], delimiter=delimiter))])
+        for delimiter in DELIMITERS
+    ]
+    return max(headers, key=lambda header: (has_images(header[1], wanted), len(header[1])))
+
+
+def _wrong_number(found: int, expected: int, delimiter: str) -> str:
+    mark = {"\t": "tab", ",": "comma", ";": "semicolon"}.get(delimiter, delimiter)
+    hint = f" (a {mark} in a caption? put the caption in quotes)" if found > expected else ""
+    return f"has {found} fields and not {expected}{hint}"
+
+
+def _not_utf8(place: Path) -> DataError:
+    with place.open("rb") as file:
+        encoding = "UTF-16" if file.read(2) in UTF16 else GUESSED
+    source, target = shlex.quote(place.name), shlex.quote(f"{place.stem}-utf8{place.suffix}")
+    return DataError(
+        "is not UTF-8 text" + (", but UTF-16" if encoding == "UTF-16" else ""),
+        where=place,
+        remedy=f"save it as UTF-8: iconv -f {encoding} -t UTF-8 {source} > {target}"
+        + ("" if encoding == "UTF-16" else " (or what it was written in)"),
+    )
