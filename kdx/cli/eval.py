@@ -41,11 +41,11 @@ def command(model: str, data: Path, split: str, limit: int | None, as_json: bool
 
 
 def _text(evaluation: Evaluation) -> str:
-    lines = [f"{evaluation.model}, split {evaluation.split}, {evaluation.num_images:,} images"]
+    lines = [f"{evaluation.model}, {evaluation.dataset}, {evaluation.num_images:,} images"]
     if evaluation.bad_images:
         lines.append(f"{evaluation.bad_images:,} images that do not decode were left out")
     if evaluation.skipped_samples:
-        lines.append(f"{evaluation.skipped_samples:,} malformed samples of the split were left out")
+        lines.append(f"{evaluation.skipped_samples:,} malformed samples of the set were left out")
     zero_shot, retrieval = evaluation.zero_shot, evaluation.retrieval
     if zero_shot:
         lines += ["", f"zero-shot: {zero_shot.protocol}", f"  top-1           {_percent(zero_shot.top1)}"]

@@ -22,6 +22,7 @@ from kdx.core.requests import check_templates
 from kdx.core.workspace import locked, move_all, workspace
 
 from .drafts import IMAGE_EXTENSIONS, MAX_IMAGE, MAX_TEXT, Draft, Drafts, group_members, read_drafts
+from .image_set import captions_an_image
 from .sample import (
     NO_CAPTION,
     BadSample,
@@ -79,13 +80,15 @@ class _Entry:
 class ShardSet(Sequence[Sample]):
     """The good samples of one split in the order of shards and members; made by `open_split`.
 
-    Images are read when asked for, by any number of threads. skipped: (key, reason) of the bad samples. others: how
-    many members of each kind are no part of any sample. classes: what labels mean, None if the set does not say.
+    It is an ImageSet. Images are read when asked for, by any number of threads. keys: unique; one that an earlier shard
+    has too is preceded by its shard's name. skipped: (key, reason) of the bad samples. others: how many members of each
+    kind are no part of any sample. classes: what labels mean, None if the set does not say.
     """
 
     def __init__(
         self,
         folder: Path,
+        split: str,
         shards: tuple[Shard, ...],
         entries: list[_Entry],
         skipped: list[tuple[str, str]],
@@ -93,11 +96,13 @@ class ShardSet(Sequence[Sample]):
         classes: list[str] | None,
     ) -> None:
         self.folder = folder
+        self.split = split
         self.shards = shards
         self.skipped = skipped
         self.others = others
         self.classes = classes
         self._entries = entries
+        self.keys = [entry.key for entry in entries]
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -112,16 +117,32 @@ class ShardSet(Sequence[Sample]):
             return [self._read(entry) for entry in self._entries[index]]
         return self._read(self._entries[index])
 
-    @cached_property
-    def keys(self) -> list[str]:
-        """Unique; a key that an earlier shard has too is preceded by its shard's name."""
-        return [entry.key for entry in self._entries]
+    @property
+    def name(self) -> str:
+        return f"shards ({self.split})"
+
+    @property
+    def place(self) -> Path:
+        return self.folder
+
+    @property
+    def protocol(self) -> str:
+        return captions_an_image([entry.captions for entry in self._entries])
+
+    @property
+    def templates(self) -> list[str] | None:
+        """Raises DataError if templates.txt is malformed."""
+        return read_templates(self.folder)
 
     def captions(self, index: int) -> tuple[str, ...]:
         return self._entries[index].captions
 
     def label(self, index: int) -> int | None:
         return self._entries[index].label
+
+    def image(self, index: int) -> bytes:
+        """Raises DataError if the shard has changed since it was opened."""
+        return self[index].image
 
     @cached_property
     def pairs_digest(self) -> str:
@@ -170,7 +191,7 @@ def open_split(
     names = _class_names(folder, [draft.cls for draft in drafts.good if draft.cls is not None])
     entries, shards = _number(drafts.good, names, drafts.skipped)
     _check_share(folder, split, len(entries), drafts, min_good_share)
-    return ShardSet(folder, shards, entries, drafts.skipped, dict(drafts.others.most_common()), names)
+    return ShardSet(folder, split, shards, entries, drafts.skipped, dict(drafts.others.most_common()), names)
 
 
 def shard_paths(folder: Path, split: str) -> list[Path]:

@@ -1,9 +1,9 @@
-"""Evaluation of any Embedder on a split of a shard folder, each image embedded once."""
+"""Evaluation of any Embedder on a data set, each image embedded once."""
 
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,9 @@ from kdx.core.progress import Progress, silent
 from kdx.core.prompts import DEFAULT_TEMPLATES
 from kdx.core.requests import check_count
 from kdx.core.tolerance import embed_readable
+from kdx.data.image_set import ImageSet
 from kdx.data.sampling import spread
-from kdx.data.shards import ShardSet, open_split, read_templates
+from kdx.data.shards import open_split
 
 from .retrieval import RetrievalResult, score_retrieval
 from .zero_shot import ZeroShotResult, class_weights, score_zero_shot
@@ -28,20 +29,24 @@ MAX_BAD_SHARE = 0.1  # with more images missing the score would say little about
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a model scores on a split. zero_shot: where the set has classes; retrieval: where it has captions.
+    """What a model scores on a data set. zero_shot: where the set has classes; retrieval: where it has captions.
 
-    bad_images: how many of the images did not decode and were left out; the scores are over num_images.
-    skipped_samples: how many samples of the whole split were malformed in the shards.
+    dataset, protocol: the set's name, and which captions it gives. bad_images: how many of the images did not decode
+    and were left out; the scores are over num_images. skipped_samples: how many samples of the whole set were
+    malformed. labelled_keys, captioned_keys: of the images in the order of zero_shot's and of retrieval's arrays.
     """
 
     model: str
     model_digest: str
-    split: str
+    dataset: str
+    protocol: str
     num_images: int
     bad_images: int
     skipped_samples: int
     zero_shot: ZeroShotResult | None
     retrieval: RetrievalResult | None
+    labelled_keys: list[str] = field(repr=False)
+    captioned_keys: list[str] = field(repr=False)
 
     @property
     def metric(self) -> str:
@@ -60,7 +65,8 @@ class Evaluation:
         return {
             "model": self.model,
             "model_digest": self.model_digest,
-            "split": self.split,
+            "dataset": self.dataset,
+            "protocol": self.protocol,
             "num_images": self.num_images,
             "bad_images": self.bad_images,
             "skipped_samples": self.skipped_samples,
@@ -79,45 +85,57 @@ def evaluate_dataset(
     limit: int | None = None,
     progress: Progress = silent,
 ) -> Evaluation:
-    """Zero-shot accuracy and retrieval recall on a split of a shard folder.
+    """`evaluate_set` of a split of a shard folder."""
+    samples = open_split(folder, split, need_captions=False)
+    return evaluate_set(embedder, samples, limit=limit, progress=progress)
 
-    limit: how many samples to take, evenly spread over the split. An image that does not decode is logged,
-    counted and left out. Raises DataError when more than a tenth do not, or when the split has neither classes
-    nor captions; UsageError for a limit below 1.
+
+def evaluate_set(
+    embedder: Embedder, samples: ImageSet, *, limit: int | None = None, progress: Progress = silent
+) -> Evaluation:
+    """Zero-shot accuracy and retrieval recall on a data set.
+
+    limit: how many samples to take, evenly spread over the set. An image that does not decode is logged, counted and
+    left out. Raises DataError when more than a tenth do not, or when the set has neither classes nor captions;
+    UsageError for a limit below 1.
     """
     if limit is not None:
         check_count(limit, "limit")
-    samples = open_split(folder, split, need_captions=False)
-    _check_task(samples, split)
-    templates = read_templates(folder) or list(DEFAULT_TEMPLATES)
+    _check_task(samples)
+    templates = samples.templates or list(DEFAULT_TEMPLATES)
     chosen = spread(len(samples), limit or len(samples))
     rows, images = _embed(embedder, samples, chosen, progress)
+    labelled = [p for p, row in enumerate(rows) if samples.classes and samples.label(row) is not None]
+    captioned = [p for p, row in enumerate(rows) if samples.captions(row)]
     return Evaluation(
         model=embedder.spec.name,
         model_digest=embedder.spec.model_digest,
-        split=split,
+        dataset=samples.name,
+        protocol=samples.protocol,
         num_images=len(rows),
         bad_images=len(chosen) - len(rows),
         skipped_samples=len(samples.skipped),
-        zero_shot=_zero_shot(embedder, samples, rows, images, templates),
-        retrieval=_retrieval(embedder, samples, rows, images),
+        zero_shot=_zero_shot(embedder, samples, [rows[p] for p in labelled], images[labelled], templates),
+        retrieval=_retrieval(embedder, samples, [rows[p] for p in captioned], images[captioned]),
+        labelled_keys=[samples.keys[rows[p]] for p in labelled],
+        captioned_keys=[samples.keys[rows[p]] for p in captioned],
     )
 
 
-def _check_task(samples: ShardSet, split: str) -> None:
+def _check_task(samples: ImageSet) -> None:
     """Before anything is embedded."""
     rows = range(len(samples))
     labelled = samples.classes is not None and any(samples.label(row) is not None for row in rows)
     if not labelled and not any(samples.captions(row) for row in rows):
         raise DataError(
-            f"the split {split!r} has neither classes with labels nor captions",
-            where=samples.folder,
+            f"{samples.name} has neither classes with labels nor captions",
+            where=samples.place,
             remedy="add KEY.txt to the shards, or KEY.cls and classes.txt",
         )
 
 
 def _embed(
-    embedder: Embedder, samples: ShardSet, rows: list[int], progress: Progress
+    embedder: Embedder, samples: ImageSet, rows: list[int], progress: Progress
 ) -> tuple[list[int], FloatArray]:
     """The rows whose image could be embedded, and their embeddings [N, D]."""
     bad = 0
@@ -129,37 +147,32 @@ def _embed(
         if bad > MAX_BAD_SHARE * len(rows):
             raise DataError(
                 f"more than a tenth of {len(rows)} images do not decode ({bad} so far)",
-                where=samples.folder,
-                remedy="repair the shards; the log names the samples",
+                where=samples.place,
+                remedy="repair the files; the log names the samples",
             )
 
-    images = (samples[row].image for row in rows)
+    images = (samples.image(row) for row in rows)
     readable = embed_readable(embedder, images, len(rows), leave_out, progress=progress)
     return [rows[number] for number in readable.rows], readable.embeddings
 
 
 def _zero_shot(
-    embedder: Embedder, samples: ShardSet, rows: list[int], images: FloatArray, templates: list[str]
+    embedder: Embedder, samples: ImageSet, rows: list[int], images: FloatArray, templates: list[str]
 ) -> ZeroShotResult | None:
-    if samples.classes is None:
+    """rows: those with a label."""
+    if not rows:
         return None
-    labels = {position: samples.label(row) for position, row in enumerate(rows)}
-    labelled = {position: label for position, label in labels.items() if label is not None}
-    if not labelled:
-        return None
+    assert samples.classes is not None
     return score_zero_shot(
-        images[list(labelled)],
-        np.array(list(labelled.values()), dtype=np.int64),
+        images,
+        np.array([samples.label(row) for row in rows], dtype=np.int64),
         class_weights(embedder, samples.classes, templates),
         num_templates=len(templates),
     )
 
 
 def _retrieval(
-    embedder: Embedder, samples: ShardSet, rows: list[int], images: FloatArray
+    embedder: Embedder, samples: ImageSet, rows: list[int], images: FloatArray
 ) -> RetrievalResult | None:
-    captions = {position: samples.captions(row) for position, row in enumerate(rows)}
-    captions = {position: own for position, own in captions.items() if own}
-    if not captions:
-        return None
-    return score_retrieval(embedder, images[list(captions)], list(captions.values()))
+    """rows: those with captions."""
+    return score_retrieval(embedder, images, [samples.captions(row) for row in rows]) if rows else None

@@ -6,6 +6,7 @@ that maps everything to one vector scores what guessing does, never a perfect re
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,8 @@ import numpy.typing as npt
 
 from kdx.core.encoder import FloatArray
 from kdx.core.errors import DataError
+
+MAX_SCORES = 2**24  # scores held at a time: 64 MiB, and about three times that while ranks are counted
 
 
 @dataclass(frozen=True)
@@ -73,3 +76,9 @@ def check_embeddings(embeddings: FloatArray, what: str) -> None:
         raise DataError(
             f"the encoder gives NaN or infinity for {what}", remedy="check the model with kdx export"
         )
+
+
+def blocks(num_queries: int, num_candidates: int) -> Iterator[slice]:
+    """Parts of the queries whose scores are held at a time."""
+    size = max(1, MAX_SCORES // max(1, num_candidates))
+    return (slice(start, start + size) for start in range(0, num_queries, size))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,19 +13,25 @@ from kdx.core.encoder import Embedder, FloatArray
 from kdx.core.errors import DataError
 from kdx.core.preprocess import ImageSource
 
-from .metrics import Proportion, best_ranks, check_embeddings, share_within, target_ranks
+from .metrics import Proportion, best_ranks, blocks, check_embeddings, share_within, target_ranks
 
 CUTOFFS = (1, 5, 10)  # the k of recall@k that papers give
-MAX_SCORES = 2**24  # scores held at a time: 64 MiB, and about three times that while ranks are counted
 
 
 @dataclass(frozen=True)
 class RetrievalResult:
-    """recall@k by k. protocol: how many images and captions were searched; recalls of others do not compare."""
+    """recall@k by k. protocol: how many images and captions were searched; recalls of others do not compare.
+
+    Query by query, int64: caption_ranks [N] of each image's best caption, image_ranks [M] of each caption's image (0 =
+    first), owners [M] the image of each caption.
+    """
 
     image_to_text: dict[int, Proportion]
     text_to_image: dict[int, Proportion]
     protocol: str
+    caption_ranks: npt.NDArray[np.int64] = field(compare=False, repr=False)
+    image_ranks: npt.NDArray[np.int64] = field(compare=False, repr=False)
+    owners: npt.NDArray[np.int64] = field(compare=False, repr=False)
 
     @property
     def mean_recall(self) -> dict[int, float]:
@@ -74,11 +80,14 @@ def score_retrieval(
     columns = np.array([distinct[text] for text in flat])  # [M] caption → row of texts
     check_embeddings(images, "images")
     check_embeddings(texts, "captions")
-    text_ranks, image_ranks = _rank(images, texts, columns, owners)
+    caption_ranks, image_ranks = _rank(images, texts, columns, owners)
     return RetrievalResult(
-        image_to_text={k: share_within(text_ranks, k) for k in CUTOFFS},
+        image_to_text={k: share_within(caption_ranks, k) for k in CUTOFFS},
         text_to_image={k: share_within(image_ranks, k) for k in CUTOFFS},
         protocol=f"{len(images):,} images × {len(flat):,} captions",
+        caption_ranks=caption_ranks,
+        image_ranks=image_ranks,
+        owners=owners,
     )
 
 
@@ -90,16 +99,11 @@ def _rank(
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Rank of each image's best caption [N] and of each caption's image [M], never holding all N × M scores."""
     num_images, num_captions = len(images), len(columns)
-    text_ranks = np.empty(num_images, dtype=np.int64)
-    for rows in _blocks(num_images, num_captions):
+    caption_ranks = np.empty(num_images, dtype=np.int64)
+    for rows in blocks(num_images, num_captions):
         scores = (images[rows] @ texts.T)[:, columns]  # [b, M]
-        text_ranks[rows] = best_ranks(scores, np.arange(num_images)[rows, None] == owners)
+        caption_ranks[rows] = best_ranks(scores, np.arange(num_images)[rows, None] == owners)
     image_ranks = np.empty(num_captions, dtype=np.int64)
-    for rows in _blocks(num_captions, num_images):
+    for rows in blocks(num_captions, num_images):
         image_ranks[rows] = target_ranks(texts[columns[rows]] @ images.T, owners[rows])  # from [b, N]
-    return text_ranks, image_ranks
-
-
-def _blocks(num_queries: int, num_candidates: int) -> Iterable[slice]:
-    size = max(1, MAX_SCORES // num_candidates)
-    return (slice(start, start + size) for start in range(0, num_queries, size))
+    return caption_ranks, image_ranks

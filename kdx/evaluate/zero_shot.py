@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,20 +15,24 @@ from kdx.core.preprocess import ImageSource
 from kdx.core.prompts import class_vectors, prompt_texts
 from kdx.core.requests import check_labels, check_templates
 
-from .metrics import Proportion, check_embeddings, share_within, target_ranks
+from .metrics import Proportion, blocks, check_embeddings, share_within, target_ranks
 
 
 @dataclass(frozen=True)
 class ZeroShotResult:
     """top5 is None where there are no more than five classes. mean_per_class: recall of each class, averaged.
 
-    protocol: what the score was taken on, such as "1,000 images, 60 classes, 4 templates".
+    protocol: what the score was taken on, such as "1,000 images, 60 classes, 4 templates". Image by image, int64 [N]:
+    labels; predictions, the nearest class; ranks of the right class, 0 = first.
     """
 
     top1: Proportion
     top5: Proportion | None
     mean_per_class: float
     protocol: str
+    labels: npt.NDArray[np.int64] = field(compare=False, repr=False)
+    predictions: npt.NDArray[np.int64] = field(compare=False, repr=False)
+    ranks: npt.NDArray[np.int64] = field(compare=False, repr=False)
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -76,7 +80,11 @@ def score_zero_shot(
     """images: float32 [N, D]; labels: int64 [N], 0 … C-1; weights: float32 [C, D]. Raises DataError."""
     num_classes = len(weights)
     _check(images, labels, num_classes)
-    ranks = target_ranks(images @ weights.T, labels)
+    ranks, predictions = np.empty_like(labels), np.empty_like(labels)
+    for rows in blocks(len(images), num_classes):
+        scores = images[rows] @ weights.T  # [b, C]
+        ranks[rows] = target_ranks(scores, labels[rows])
+        predictions[rows] = scores.argmax(axis=1)  # of equal ones the first, as in ranks
     counts = np.bincount(labels, minlength=num_classes)
     hits = np.bincount(labels, weights=ranks == 0, minlength=num_classes)
     present = counts > 0
@@ -85,6 +93,9 @@ def score_zero_shot(
         top5=share_within(ranks, 5) if num_classes > 5 else None,
         mean_per_class=float((hits[present] / counts[present]).mean()),
         protocol=f"{len(images):,} images, {num_classes:,} classes, {num_templates:,} templates",
+        labels=labels,
+        predictions=predictions,
+        ranks=ranks,
     )
 
 

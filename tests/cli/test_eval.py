@@ -47,7 +47,7 @@ def test_json_is_one_document_on_stdout(model: Path, data: Path) -> None:
 
 def test_the_text_names_protocols_and_intervals(model: Path, data: Path) -> None:
     lines = _run(model, "--data", data, "--limit", 6).stdout.splitlines()
-    assert lines[0] == "kdx-mini, split val, 6 images"
+    assert lines[0] == "kdx-mini, shards (val), 6 images"
     assert any(line.startswith("zero-shot: 6 images, 7 classes, ") for line in lines)
     assert "retrieval: 6 images × 6 captions" in lines
     assert sum("recall@" in line and "…" in line for line in lines) == 6

@@ -1,0 +1,71 @@
+"""What is scored: images with labels, captions or both, wherever they come from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+
+class ImageSet(Protocol):
+    """A split of shards, or a data set by name.
+
+    It can be pickled and read by any number of threads and processes at a time.
+    """
+
+    @property
+    def name(self) -> str:
+        """As it is told beside the score: "shards (val)", "imagenet-v2"."""
+        ...
+
+    @property
+    def place(self) -> Path:
+        """Where it lies, for errors."""
+        ...
+
+    @property
+    def protocol(self) -> str:
+        """Which captions there are, such as "first caption" or "5 captions an image"."""
+        ...
+
+    @property
+    def classes(self) -> list[str] | None:
+        """Names in label order, maybe one twice; None where it has no classes."""
+        ...
+
+    @property
+    def templates(self) -> list[str] | None:
+        """Prompts with {} for the class; None where it prescribes none."""
+        ...
+
+    @property
+    def skipped(self) -> list[tuple[str, str]]:
+        """(key, reason) of samples that are malformed and no part of it."""
+        ...
+
+    @property
+    def keys(self) -> list[str]:
+        """Unique, row by row."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def label(self, row: int, /) -> int | None: ...
+
+    def captions(self, row: int, /) -> tuple[str, ...]:
+        """Maybe none."""
+        ...
+
+    def image(self, row: int, /) -> bytes:
+        """The encoded file. Raises DataError where it cannot be read."""
+        ...
+
+
+def captions_an_image(samples: Sequence[tuple[str, ...]]) -> str:
+    """The protocol where all captions count: "5 captions an image", "1 to 5 captions an image"."""
+    counts = [len(captions) for captions in samples if captions]
+    if not counts:
+        return "no captions"
+    low, high = min(counts), max(counts)
+    number = f"{high}" if low == high else f"{low} to {high}"
+    return f"{number} caption{'' if high == 1 else 's'} an image"
