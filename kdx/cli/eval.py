@@ -1,4 +1,4 @@
-"""`kdx eval`: what a model scores on a split of a shard folder."""
+"""`kdx eval`: what models score on a split of a shard folder."""
 
 from __future__ import annotations
 
@@ -14,26 +14,45 @@ if TYPE_CHECKING:
 
 
 @click.command(name="eval")
-@click.argument("model")
+@click.argument("models", nargs=-1, required=True, metavar="MODEL...")
 @click.option("--data", type=click.Path(path_type=Path), required=True, help="Folder with shards.")
 @click.option("--split", default="val", show_default=True, help="Which shards: val or train.")
 @click.option(
     "--limit", type=click.IntRange(min=1), help="Take this many samples, evenly spread over the split."
 )
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="With several models: folder for comparison.json and .md; it is made.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-def command(model: str, data: Path, split: str, limit: int | None, as_json: bool) -> None:
+def command(
+    models: tuple[str, ...], data: Path, split: str, limit: int | None, out: Path | None, as_json: bool
+) -> None:
     """Zero-shot accuracy and retrieval recall of MODEL, with 95 % intervals.
 
-    MODEL is a checkpoint, a run, an exported model, or a Triton server at grpc://HOST:PORT.
+    MODEL is a checkpoint, a run, an exported model, or a Triton server at grpc://HOST:PORT. Of several, each is
+    compared with the first on the same images: the difference of their scores with its interval, McNemar's exact test,
+    and how often they name the same class.
 
-    Example: kdx eval student-run --data shards
+    Example: kdx eval student-run exported --data shards
     """
     import kdx
     from kdx.cli.progress import show_progress
-    from kdx.evaluate import evaluate_dataset
+    from kdx.data.shards import open_split
+    from kdx.evaluate import evaluate_set
 
+    from .eval_compare import show_comparison
+
+    model, *others = models
+    if out and not others:
+        raise click.UsageError("--out is for several models; --json prints the score of one")
+    samples = open_split(data, split, need_captions=False)
+    if others:
+        show_comparison(models, samples, limit, out, as_json)
+        return
     with kdx.load(model) as embedder, show_progress("images") as progress:
-        evaluation = evaluate_dataset(embedder, data, split=split, limit=limit, progress=progress)
+        evaluation = evaluate_set(embedder, samples, limit=limit, progress=progress)
     if as_json:
         print_json(evaluation.to_dict())
     else:
