@@ -8,35 +8,30 @@ The backend's stub links libpython and takes its packages from the `python3` tha
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import shutil
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kdx.core.cache import alone, cache_folder
-from kdx.core.digests import value_digest
+from kdx.core.environments import (
+    PIP_REMEDY,
+    environment_folder,
+    interpreters,
+    is_complete,
+    make_environment,
+    pip_install,
+    read_requirements,
+    site_packages,
+)
 from kdx.core.errors import SetupError
 from kdx.runtime.formats import find_format
 
 REQUIREMENTS = Path(__file__).with_name("server-requirements.txt")
 PYTHONS = ("3.11", "3.12")  # for which both the stub and numpy 1.26 exist
-COMPLETE = ".complete"
 INSTALL = "run `kdx serve install{options}`"
 SHARED_MEMORY = Path("/dev/shm")
-INTERPRETER_FACTS = """
-import ctypes, json, sys, sysconfig
-name = "libpython%d.%d.so.1.0" % sys.version_info[:2]
-try:
-    found = bool(ctypes.CDLL(name))
-except OSError:
-    found = False
-shared = sysconfig.get_config_var("Py_ENABLE_SHARED")
-print(json.dumps({"executable": sys.executable, "version": "%d.%d" % sys.version_info[:2],
-                  "library": name, "loads": found, "libdir": sysconfig.get_config_var("LIBDIR") if shared else None}))
-"""
+REMEDY = f"{PIP_REMEDY}; the binary needs x86-64 Linux with glibc 2.35"
 
 
 @dataclass(frozen=True)
@@ -58,7 +53,7 @@ def find_triton(format_name: str = "onnx", device: str = "cpu") -> Triton:
     """The installed server that runs this format on this device. Raises SetupError if there is none."""
     python = _choose_python()
     environment = _environment_folder(python["version"], runner_requirements(format_name, device))
-    if not (environment / COMPLETE).is_file():
+    if not is_complete(environment):
         options = f" --format {format_name}" * (format_name != "onnx") + f" --device {device}" * (
             device != "cpu"
         )
@@ -66,13 +61,13 @@ def find_triton(format_name: str = "onnx", device: str = "cpu") -> Triton:
             "no Triton binary is installed", where=environment, remedy=INSTALL.format(options=options)
         )
     return Triton(
-        server=_site_packages(environment) / "pytriton/tritonserver/bin/tritonserver",
+        server=site_packages(environment) / "pytriton/tritonserver/bin/tritonserver",
         backends=environment / "backends",
         path=environment / "bin",
         library_path=python["libdir"],
-        source=next(line for line in _requirements() if line.startswith("nvidia-pytriton")).replace(
-            "==", " "
-        ),
+        source=next(
+            line for line in read_requirements(REQUIREMENTS) if line.startswith("nvidia-pytriton")
+        ).replace("==", " "),
     )
 
 
@@ -119,22 +114,18 @@ def install_triton(format_name: str = "onnx", device: str = "cpu") -> tuple[Path
     runner = runner_requirements(format_name, device)
     python = _choose_python()
     environment = _environment_folder(python["version"], runner)
-    with alone(environment.with_suffix(".lock")):
-        if (environment / COMPLETE).is_file():
-            return environment, False
-        shutil.rmtree(environment, ignore_errors=True)
-        _run([python["executable"], "-m", "venv", str(environment)], "the environment cannot be made")
-        pip = [str(environment / "bin/python"), "-m", "pip", "--disable-pip-version-check", "install"]
-        chosen = [line for line in _requirements() if not _is_replaced(line, runner)]
+    chosen = [line for line in read_requirements(REQUIREMENTS) if not _is_replaced(line, runner)]
+
+    def fill(folder: Path) -> None:
         failure = "the server's packages do not install"
-        _run([*pip, "--quiet", "--no-deps", *chosen], failure)
+        pip_install(folder, ["--no-deps", *chosen], failure, REMEDY)
         if (
             runner
         ):  # what they need in turn is pip's to find, as long as NumPy and the others stay as they are
-            _run([*pip, "--quiet", *chosen, *runner], failure)
-        _link_backend(environment, python["version"])
-        (environment / COMPLETE).touch()
-    return environment, True
+            pip_install(folder, [*chosen, *runner], failure, REMEDY)
+        _link_backend(folder, python["version"])
+
+    return environment, make_environment(environment, python["executable"], fill)
 
 
 def _is_replaced(line: str, runner: list[str]) -> bool:
@@ -145,12 +136,10 @@ def _is_replaced(line: str, runner: list[str]) -> bool:
 def _choose_python() -> dict[str, Any]:
     """Facts of the first interpreter that the stub can use: this one, or another on the PATH."""
     without_library: dict[str, Any] | None = None
-    for candidate in (sys.executable, *(f"python{version}" for version in PYTHONS)):
-        facts = _interpreter_facts(candidate)
-        if facts and facts["version"] in PYTHONS:
-            if facts["libdir"] or facts["loads"]:
-                return facts
-            without_library = without_library or facts
+    for facts in interpreters(PYTHONS):
+        if facts["libdir"] or facts["loads"]:
+            return facts
+        without_library = without_library or facts
     if without_library:
         raise SetupError(
             f"Triton's python backend needs {without_library['library']}, which is not on this machine",
@@ -163,27 +152,13 @@ def _choose_python() -> dict[str, Any]:
     )
 
 
-def _interpreter_facts(executable: str) -> dict[str, Any] | None:
-    """None if there is no such interpreter, or it does not run."""
-    found = shutil.which(executable)
-    if found is None:
-        return None
-    asked = subprocess.run([found, "-c", INTERPRETER_FACTS], capture_output=True, text=True, check=False)
-    return json.loads(asked.stdout) if asked.returncode == 0 else None
-
-
 def _environment_folder(python_version: str, runner: list[str]) -> Path:
-    key = value_digest([REQUIREMENTS.read_text(encoding="utf-8"), python_version, *runner])
-    return cache_folder() / f"triton-{key[:12]}"
-
-
-def _site_packages(environment: Path) -> Path:
-    return next(environment.glob("lib/python3.*/site-packages"))
+    return environment_folder("triton", REQUIREMENTS.read_text(encoding="utf-8"), python_version, *runner)
 
 
 def _link_backend(environment: Path, python_version: str) -> None:
     """The wheel keeps the stub apart from the backend, which looks for it in its own folder."""
-    triton = _site_packages(environment) / "pytriton/tritonserver"
+    triton = site_packages(environment) / "pytriton/tritonserver"
     folder = environment / "backends/python"
     folder.mkdir(parents=True)
     for file in (
@@ -196,19 +171,3 @@ def _link_backend(environment: Path, python_version: str) -> None:
                 "the package lacks a part of the python backend", where=file, remedy="report it to kdx"
             )
         (folder / file.name).symlink_to(file)
-
-
-def _requirements() -> list[str]:
-    lines = REQUIREMENTS.read_text(encoding="utf-8").splitlines()
-    return [line for line in lines if line and not line.startswith("#")]
-
-
-def _run(command: list[str], failure: str) -> None:
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    if result.returncode:
-        lines = [line for line in (result.stderr or result.stdout).splitlines() if line.strip()]
-        reason = lines[-1] if lines else f"exit code {result.returncode}"
-        raise SetupError(
-            f"{failure}: {reason}",
-            remedy="check the network and pip's index; the binary needs x86-64 Linux with glibc 2.35",
-        )

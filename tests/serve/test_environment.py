@@ -10,18 +10,17 @@ import pytest
 from click.testing import CliRunner
 
 from kdx.cli.serve import command
+from kdx.core import environments
+from kdx.core.environments import COMPLETE
 from kdx.core.errors import SetupError
 from kdx.serve import environment
 from kdx.serve.environment import (
-    COMPLETE,
     INSTALL,
     REQUIREMENTS,
     find_triton,
     install_triton,
     shared_memory_shortage,
 )
-
-ask_interpreter = environment._interpreter_facts  # the real one
 
 PYTHON: dict[str, Any] = {
     "executable": "/opt/python3.11",
@@ -36,7 +35,7 @@ PYTHON: dict[str, Any] = {
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache folder, and one interpreter on the machine."""
     monkeypatch.setenv("KDX_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(environment, "_interpreter_facts", lambda executable: PYTHON)
+    monkeypatch.setattr(environments, "interpreter_facts", lambda executable: PYTHON)
     return tmp_path / "cache"
 
 
@@ -44,7 +43,7 @@ def _commands(monkeypatch: pytest.MonkeyPatch, *, fail_at: int | None = None) ->
     """Instead of running commands, make the files that they would make."""
     commands: list[list[str]] = []
 
-    def run(command: list[str], failure: str) -> None:
+    def run(command: list[str], failure: str, remedy: str) -> None:
         commands.append(command)
         if len(commands) == fail_at:
             raise SetupError(failure)
@@ -58,7 +57,7 @@ def _commands(monkeypatch: pytest.MonkeyPatch, *, fail_at: int | None = None) ->
                 (triton / name).parent.mkdir(parents=True, exist_ok=True)
                 (triton / name).write_text(name)
 
-    monkeypatch.setattr(environment, "_run", run)
+    monkeypatch.setattr(environments, "run_command", run)
     return commands
 
 
@@ -103,7 +102,7 @@ def test_an_interrupted_installation_is_not_taken_for_a_whole_one(
 
 
 def test_a_wheel_without_the_stub_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(environment, "_interpreter_facts", lambda executable: {**PYTHON, "version": "3.12"})
+    monkeypatch.setattr(environments, "interpreter_facts", lambda executable: {**PYTHON, "version": "3.12"})
     _commands(monkeypatch)  # makes a stub for 3.11 alone
     with pytest.raises(SetupError) as caught:
         install_triton()
@@ -149,7 +148,7 @@ def test_the_first_interpreter_that_the_stub_can_use_is_taken(monkeypatch: pytes
         "python3.11": {**PYTHON, "libdir": None, "executable": "static"},
         "python3.12": {**PYTHON, "libdir": None, "loads": True, "version": "3.12", "executable": "good"},
     }
-    monkeypatch.setattr(environment, "_interpreter_facts", known.get)
+    monkeypatch.setattr(environments, "interpreter_facts", known.get)
     assert environment._choose_python()["executable"] == "good"
     del known["python3.12"]
     with pytest.raises(SetupError) as caught:
@@ -165,15 +164,6 @@ def test_the_first_interpreter_that_the_stub_can_use_is_taken(monkeypatch: pytes
 def test_every_requirement_is_pinned() -> None:
     lines = [line for line in REQUIREMENTS.read_text().splitlines() if line and not line.startswith("#")]
     assert lines and all(line.count("==") == 1 for line in lines)
-
-
-def test_a_failing_command_is_told_by_its_last_line() -> None:
-    with pytest.raises(SetupError) as caught:
-        environment._run(["sh", "-c", "echo trying; echo no route to host >&2; exit 3"], "it fails")
-    assert caught.value.what == "it fails: no route to host" and caught.value.remedy
-    with pytest.raises(SetupError) as caught:
-        environment._run(["sh", "-c", "exit 3"], "it fails")
-    assert caught.value.what == "it fails: exit code 3"
 
 
 def test_a_cache_folder_that_cannot_be_written_is_the_machines_fault(
@@ -204,12 +194,3 @@ def test_the_command_says_whether_it_installed(cache: Path, monkeypatch: pytest.
         result = CliRunner().invoke(command, ["install", "--json"], catch_exceptions=False)
         answer = json.loads(result.stdout)
         assert answer["installed_now"] is now and (Path(answer["environment"]) / COMPLETE).is_file()
-
-
-def test_an_interpreter_that_does_not_run_is_passed_over(tmp_path: Path) -> None:
-    facts = ask_interpreter(sys.executable)
-    assert facts is not None and facts["version"] == ".".join(map(str, sys.version_info[:2]))
-    assert ask_interpreter(str(tmp_path / "nowhere")) is None
-    (tmp_path / "broken").write_text("#!/bin/sh\nexit 1\n")
-    (tmp_path / "broken").chmod(0o755)
-    assert ask_interpreter(str(tmp_path / "broken")) is None
