@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from .data_convert import command as convert
+from .data_prepare import command as prepare
 from .output import print_json
 
 SKIPPED_SHOWN = 5
@@ -33,6 +34,7 @@ def command() -> None:
 
 
 command.add_command(convert, "convert")
+command.add_command(prepare, "prepare")
 
 
 @command.command()

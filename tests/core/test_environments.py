@@ -23,7 +23,14 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
-def test_an_environment_is_made_once_and_lies_in_the_cache(cache: Path) -> None:
+def test_an_environment_is_made_once_and_lies_in_the_cache(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def make(command: list[str], failure: str, remedy: str) -> None:
+        assert command[:3] == [sys.executable, "-m", "venv"]
+        (Path(command[3]) / "lib/python3.11/site-packages").mkdir(parents=True)
+
+    monkeypatch.setattr(environments, "run_command", make)
     filled: list[Path] = []
     folder = environment_folder("tool", "pinned==1.0")
     assert folder.parent == cache and not is_complete(folder)

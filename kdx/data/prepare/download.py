@@ -1,0 +1,90 @@
+"""Runs img2dataset: a script for its environment, which imports nothing of kdx.
+
+Its input is a JSON object: {"options": of img2dataset's `download` by name, "typed": more of them, as they were typed}.
+It adds three things to img2dataset: a shard gets its name when it is whole; a shard of
+which a sample could not be written counts as failed; and no process outlives the one that started it.
+
+Every process of img2dataset runs this file's top level, since it starts them anew (spawn).
+"""
+
+import ctypes
+import importlib
+import json
+import multiprocessing
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+from img2dataset.writer import WebDatasetSampleWriter  # pyright: ignore[reportMissingImports]
+
+PARTS = "_tmp"  # img2dataset's own folder for what is not finished, inside the output folder
+ROWS_A_REPORT = 50
+PR_SET_PDEATHSIG = 1
+
+
+class WholeShardWriter(WebDatasetSampleWriter):
+    """Says on stdout how many rows of its shard are done: `kdx rows SHARD ROWS`, and the first fault of writing."""
+
+    def __init__(self, shard_id, output_folder, *more):
+        super().__init__(shard_id, f"{output_folder}/{PARTS}", *more)
+        self.place = output_folder
+        self.parts = [f"{shard_id:0{self.oom_shard_count}d}.{kind}" for kind in ("parquet", "tar")]
+        self.rows = 0
+        self.fault = None
+
+    def write(self, *sample):
+        self.rows += 1
+        if self.rows % ROWS_A_REPORT == 0:
+            print(f"kdx rows {self.shard_id} {self.rows}", flush=True)
+        try:
+            super().write(*sample)
+        except OSError as error:  # img2dataset goes on without the sample
+            self._note(error)
+            raise
+
+    def close(self):
+        try:
+            super().close()
+        except OSError as error:
+            self._note(error)
+        if self.fault is not None:
+            raise self.fault
+        for part in self.parts:
+            Path(self.place, PARTS, part).replace(Path(self.place, part))
+
+    def _note(self, error):
+        if self.fault is None:
+            self.fault = error
+            print(f"kdx fault {self.shard_id} {error}", flush=True)
+
+
+def end_with_parent() -> None:
+    """For the processes of multiprocessing, which would go on to the end of their shard."""
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent.pid:
+        os._exit(1)
+
+
+def main() -> None:
+    from fire.parser import DefaultParseValue  # pyright: ignore[reportMissingImports]
+
+    job = json.load(sys.stdin)
+    typed = {name: DefaultParseValue(text) for name, text in job["typed"].items()}
+    if job["options"]["distributor"] == "pyspark":
+        from pyspark.sql import SparkSession  # pyright: ignore[reportMissingImports]
+
+        # by Spark's own configuration; img2dataset would make one for this machine alone
+        SparkSession.builder.appName("kdx data prepare").getOrCreate()
+    img2dataset: Any = importlib.import_module("img2dataset.main")  # the package has a function of that name
+    img2dataset.WebDatasetSampleWriter = WholeShardWriter
+    img2dataset.download(**{**job["options"], **typed})
+
+
+end_with_parent()
+if __name__ == "__main__":
+    main()
