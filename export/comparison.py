@@ -80,7 +80,7 @@ def compare(
 def distances(reference: FloatArray, candidate: FloatArray) -> dict[str, float]:
     """Of matching rows. centred: after both lost the reference's mean, which is what is left where all rows share a
     direction and every cosine is near 1."""
-    distance = 1 - np.einsum("nd,nd->n", reference.astype(np.float64), candidate.astype(np.float64))
+    distance = _cosine_distance(reference.astype(np.float64), candidate.astype(np.float64))
     centred = _centred_distance(reference, candidate)
     return {
         "num_samples": len(reference),
@@ -229,7 +229,14 @@ def _first_counts(decisions: Decisions, limits: Limits) -> dict[str, Any]:
 
 def _centred_distance(reference: FloatArray, candidate: FloatArray) -> npt.NDArray[np.float64]:
     mean = reference.mean(axis=0, dtype=np.float64)
-    first, second = reference - mean, candidate - mean
+    return _cosine_distance(reference - mean, candidate - mean)
+
+
+def _cosine_distance(
+    first: npt.NDArray[np.float64], second: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    """1 − cosine of matching rows, by their norms: those of float32 unit rows are off by some 1e-7, which is more than
+    an fp32 export's angles come to."""
     norms = np.linalg.norm(first, axis=-1) * np.linalg.norm(second, axis=-1)
     return 1 - np.einsum("nd,nd->n", first, second) / np.maximum(norms, 1e-12)
 

@@ -41,6 +41,16 @@ def test_mean_pairwise_cosine_is_that_of_all_pairs() -> None:
     assert mean_pairwise_cosine(rows[:1]) == 0
 
 
+def test_a_cosine_distance_is_of_angles_and_not_of_norms() -> None:
+    rows = _cone(50, 0.5)
+    longer = rows * np.float32(1 + 5e-6)  # what the gate's check of norms admits in fp32
+    assert abs(1 - distances(rows, longer)["min_cosine"]) < 1e-12
+    turned = rows.copy()
+    turned[:, :2] = np.stack([-rows[:, 1], rows[:, 0]], axis=1)  # by a right angle in a plane
+    expected = 1 - np.einsum("nd,nd->n", rows[:, 2:], rows[:, 2:]).min()
+    assert 1 - distances(rows, turned)["min_cosine"] == pytest.approx(expected, abs=1e-6)
+
+
 def test_a_dead_model_passes_by_cosine_and_fails_by_centred_cosine_and_as_collapsed() -> None:
     alive = _cone(400, 0.08)  # mean pairwise cosine 0.994
     dead = np.repeat(_unit(alive.mean(axis=0, keepdims=True)), 400, axis=0)
