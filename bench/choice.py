@@ -23,6 +23,7 @@ from kdx.evaluate import Evaluation, evaluate_dataset
 from kdx.evaluate.speed import BATCHES, TEXT_LENGTH, Case, SpeedProcess, Timing, take_turns
 from kdx.runtime.exported_model import ExportedModel, open_exported_model
 
+from .pareto import pareto_front
 from .runtimes import TOLD
 
 MIN_SAMPLES = 20  # calls that are timed of each case; of fewer, the 95th percentile is the maximum
@@ -114,14 +115,6 @@ def check_met(document: dict[str, Any]) -> None:
         where=nearest["path"],
         remedy="allow more, export at a lower precision, or distil a smaller student",
     )
-
-
-def pareto_front(points: Sequence[tuple[float, float]]) -> list[bool]:
-    """For each (cost, value) whether no other has at most its cost and at least its value, one of them truly better."""
-    return [
-        not any(other[0] <= cost and other[1] >= value and other != (cost, value) for other in points)
-        for cost, value in points
-    ]
 
 
 def choice_table(document: dict[str, Any]) -> str:

@@ -21,19 +21,32 @@ if TYPE_CHECKING:
     "--limit", type=click.IntRange(min=1), help="Take this many samples, evenly spread over the split."
 )
 @click.option(
+    "--table",
+    is_flag=True,
+    help="Print a family's table: each MODEL a run or a checkpoint, seeds put together, beside published scores.",
+)
+@click.option(
     "--out",
     type=click.Path(path_type=Path),
-    help="With several models: folder for comparison.json and .md; it is made.",
+    help="Folder for comparison.json and .md of several models, family.json, .md and .html of --table; it is made.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def command(
-    models: tuple[str, ...], data: Path, split: str, limit: int | None, out: Path | None, as_json: bool
+    models: tuple[str, ...],
+    data: Path,
+    split: str,
+    limit: int | None,
+    table: bool,
+    out: Path | None,
+    as_json: bool,
 ) -> None:
     """Zero-shot accuracy and retrieval recall of MODEL, with 95 % intervals.
 
     MODEL is a checkpoint, a run, an exported model, or a Triton server at grpc://HOST:PORT. Of several, each is
     compared with the first on the same images: the difference of their scores with its interval, McNemar's exact test,
     and how often they name the same class.
+
+    --table puts runs side by side as papers do, and draws accuracy over size and over latency.
 
     Example: kdx eval student-run exported --data shards
     """
@@ -43,11 +56,15 @@ def command(
     from kdx.evaluate import evaluate_set
 
     from .eval_compare import show_comparison
+    from .eval_table import show_family
 
     model, *others = models
-    if out and not others:
+    if out and not others and not table:
         raise click.UsageError("--out is for several models; --json prints the score of one")
     samples = open_split(data, split, need_captions=False)
+    if table:
+        show_family(models, samples, limit, out, as_json)
+        return
     if others:
         show_comparison(models, samples, limit, out, as_json)
         return

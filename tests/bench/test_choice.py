@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from kdx.bench.choice import Budget, check_met, choice_table, compare_exports, pareto_front
+from kdx.bench.choice import Budget, check_met, choice_table, compare_exports
 from kdx.bench.choice_page import choice_chart, render_choice_page
 from kdx.core.errors import GateError, SetupError, UsageError
 from kdx.data.shards import Sample, write_shards
@@ -82,12 +82,6 @@ def test_a_budget_is_read_and_told_alike(text: str, budget: Budget) -> None:
 def test_what_is_no_budget_is_the_callers_fault(text: str) -> None:
     with pytest.raises(UsageError):
         Budget.parse(text)
-
-
-def test_the_front_holds_what_no_other_beats() -> None:
-    #         cheap, worst  beaten by the next  dear, best  equal to the last two  as good, dearer
-    points = [(1.0, 0.2), (3.0, 0.4), (2.0, 0.5), (9.0, 0.8), (9.0, 0.8), (10.0, 0.8)]
-    assert pareto_front(points) == [True, False, True, True, True, False]
 
 
 def test_no_budget_is_always_met_and_a_missed_one_names_the_nearest() -> None:

@@ -1,0 +1,189 @@
+"""A family of models as papers print it: role, network, method, accuracy over seeds, and what was published.
+
+Accuracy is that of `kdx eval`. Latency is the image encoder's alone, each network in a process of its own on one
+thread, in turn (kdx/evaluate/speed.py); seeds and methods do not change it, so one run of each network is timed.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import kdx
+from kdx.core.progress import Stages, silent_stages
+from kdx.core.provenance import collect_provenance
+from kdx.data.image_set import ImageSet
+from kdx.evaluate import Evaluation, evaluate_set
+from kdx.evaluate.speed import Case, SpeedProcess, take_turns
+
+from .family_members import BASELINE, Member, read_members
+from .page import METRICS
+
+MIN_SAMPLES = 5  # calls that are timed of each network, however long one takes
+IMAGE = Case(1)
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Scored:
+    member: Member
+    evaluation: Evaluation
+
+
+def compare_family(
+    paths: Sequence[Path],
+    samples: ImageSet,
+    *,
+    limit: int | None = None,
+    seconds: float = 10.0,
+    stages: Stages = silent_stages,
+) -> dict[str, Any]:
+    """Scores all, and puts the seeds of one method together.
+
+    paths: runs and checkpoints. seconds: of timing, of each network.
+
+    Returns, as JSON: `rows`, teachers first, then by network from the worst to the best: `role` ("teacher" of another
+    that is given, or "student"), `network`, `method` (None of a checkpoint, and of a teacher that was not distilled),
+    `teachers` (names), `score` (a fraction, the mean over `runs`), its sample `std` (None of one run), `interval`
+    (95 %, of one run where it has one), `published_top1` (ImageNet, in percent, or None) and its `published_source`,
+    `image_parameters`, `parameters`, `ms` (Timing.summary of one image), `runs` (`path`, `seed`, `score`,
+    `model_digest`); `dataset`, `protocol`, `metric`, `num_images`, `threads`, `load_average`, `provenance`.
+
+    Raises UsageError for a model given twice or one that is neither, DataError for a folder that is not whole, and what
+    `evaluate_set` raises.
+    """
+    members = read_members(paths)
+    scored: list[Scored] = []
+    for member in members:
+        with stages(f"scoring {member.path.name}") as progress, kdx.load(member.path) as embedder:
+            scored.append(Scored(member, evaluate_set(embedder, samples, limit=limit, progress=progress)))
+    times, load = _time(members, seconds, stages)
+    groups: dict[str, list[Scored]] = {}
+    for each in scored:
+        groups.setdefault(each.member.likeness, []).append(each)
+    rows = [_row(group, members, times[group[0].member.network_key]) for group in groups.values()]
+    best = {
+        row["network"]: max(each["score"] for each in rows if each["network"] == row["network"])
+        for row in rows
+    }
+    rows.sort(key=lambda row: (row["role"] != "teacher", best[row["network"]], row["network"], row["score"]))
+    about = scored[0].evaluation
+    protocol = about.zero_shot.protocol if about.zero_shot else about.retrieval and about.retrieval.protocol
+    return {
+        "rows": rows,
+        "dataset": about.dataset,
+        "protocol": protocol if about.zero_shot else f"{protocol}, {about.protocol}",
+        "metric": about.metric,
+        "num_images": max(each.evaluation.num_images for each in scored),
+        "threads": 1,
+        "load_average": load,
+        "provenance": collect_provenance(),
+    }
+
+
+def family_table(document: Mapping[str, Any]) -> str:
+    """The document as Markdown."""
+    lines = [f"| {' | '.join(header(document))} |", f"|{'---|' * len(header(document))}"]
+    lines += [f"| {' | '.join(cells(row))} |" for row in document["rows"]]
+    return "\n".join([*lines, "", *about(document)]) + "\n"
+
+
+def header(document: Mapping[str, Any]) -> list[str]:
+    score = "top-1" if document["metric"] == "zero_shot_top1" else "recall@1"
+    columns = ["Role", "Network", "Method", "Teacher", score, "seeds", "published, ImageNet"]
+    return [*columns, "parameters", "image, ms", "runs"]
+
+
+def cells(row: Row) -> list[str]:
+    """A row of the table, as the header names them."""
+    published = row["published_top1"]
+    return [
+        row["role"],
+        row["network"],
+        row["method"] or "–",
+        " + ".join(row["teachers"]) or "–",
+        score_text(row),
+        str(len(row["runs"])),
+        "–" if published is None else f"{published:.2f} %",
+        f"{row['parameters'] / 1e6:.3g} M",
+        f"{row['ms']['p50']:.3g}",
+        ", ".join(each["path"] for each in row["runs"]),
+    ]
+
+
+def about(document: Mapping[str, Any]) -> list[str]:
+    """What the numbers were taken on, and where the published ones stand; a sentence each."""
+    metric = METRICS.get(document["metric"], document["metric"])
+    lines = [
+        f"Measured: {metric} on {document['dataset']} ({document['protocol']}); ± is the standard deviation over "
+        "seeds, brackets the 95 % interval of one.",
+        f"Latency: p50 of one image through the image encoder on one thread of {document['provenance']['cpu']}; load "
+        f"average {document['load_average']:.1f}. Parameters: image and text encoder.",
+    ]
+    sources = dict.fromkeys(row["published_source"] for row in document["rows"] if row["published_source"])
+    if sources:
+        lines.append(
+            f"Published: zero-shot top-1 on ImageNet, in the run of the source; {'; '.join(sources)}."
+        )
+    return lines
+
+
+def score_text(row: Row) -> str:
+    """In percent; with the deviation over seeds, or the interval of one."""
+    score = f"{100 * row['score']:.1f}"
+    if row["std"] is not None:
+        return f"{score} ± {100 * row['std']:.1f} %"
+    if row["interval"] is None:
+        return f"{score} %"
+    low, high = row["interval"]
+    return f"{score} % ({100 * low:.1f}–{100 * high:.1f})"
+
+
+def _time(
+    members: Sequence[Member], seconds: float, stages: Stages
+) -> tuple[dict[str, dict[str, float]], float]:
+    """By network the times of one image; the load average before."""
+    networks = {member.network_key: member for member in reversed(members)}
+    with ExitStack() as stack, stages("timing") as progress:
+        processes = [stack.enter_context(SpeedProcess(member.path)) for member in networks.values()]
+        load = os.getloadavg()[0]
+        timings = take_turns(processes, [IMAGE], seconds=seconds, min_samples=MIN_SAMPLES, progress=progress)
+    return {key: timing[IMAGE].summary() for key, timing in zip(networks, timings, strict=True)}, load
+
+
+def _row(group: Sequence[Scored], members: Sequence[Member], times: dict[str, float]) -> Row:
+    first, evaluation = group[0].member, group[0].evaluation
+    scores = [each.evaluation.score for each in group]
+    taught = [member for member in members if first.model_digest in member.teacher_digests]
+    published, source = first.published(taught)
+    return {
+        "role": "teacher" if taught else "student",
+        "network": first.network,
+        "method": None if taught and first.method == BASELINE else first.method,
+        "teachers": list(first.teachers),
+        "score": statistics.mean(scores),
+        "std": statistics.stdev(scores) if len(scores) > 1 else None,
+        "interval": list(evaluation.zero_shot.top1.interval)
+        if evaluation.zero_shot and len(group) == 1
+        else None,
+        "published_top1": published,
+        "published_source": source,
+        "image_parameters": first.image_parameters,
+        "parameters": first.parameters,
+        "ms": times,
+        "runs": [
+            {
+                "path": str(each.member.path),
+                "seed": each.member.seed,
+                "score": each.evaluation.score,
+                "model_digest": each.member.model_digest,
+            }
+            for each in group
+        ],
+    }
