@@ -10,7 +10,6 @@ Every process of img2dataset runs this file's top level, since it starts them an
 import ctypes
 import importlib
 import json
-import multiprocessing
 import os
 import signal
 import sys
@@ -22,6 +21,7 @@ from img2dataset.writer import WebDatasetSampleWriter  # pyright: ignore[reportM
 PARTS = "_tmp"  # img2dataset's own folder for what is not finished, inside the output folder
 ROWS_A_REPORT = 50
 PR_SET_PDEATHSIG = 1
+PARENT = "KDX_PARENT"
 
 
 class WholeShardWriter(WebDatasetSampleWriter):
@@ -62,11 +62,8 @@ class WholeShardWriter(WebDatasetSampleWriter):
 
 def end_with_parent() -> None:
     """For the processes of multiprocessing, which would go on to the end of their shard."""
-    parent = multiprocessing.parent_process()
-    if parent is None:
-        return
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent.pid:
+    if os.getppid() != int(os.environ[PARENT]):  # it ended before the call
         os._exit(1)
 
 
@@ -85,6 +82,8 @@ def main() -> None:
     img2dataset.download(**{**job["options"], **typed})
 
 
-end_with_parent()
+if __name__ == "__mp_main__":
+    end_with_parent()
 if __name__ == "__main__":
+    os.environ[PARENT] = str(os.getpid())
     main()

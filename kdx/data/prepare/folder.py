@@ -86,6 +86,7 @@ class PreparedFolder:
 
     def forget_unfinished(self) -> None:
         """Removes the shards that are to be tried again: without whole counts, or of which nothing came."""
+        shutil.rmtree(self.path / PARTS, ignore_errors=True)  # of a kdx that was killed
         stats = stats_files(self.path)
         kept = {number for number, path in stats.items() if (counts := read_stats(path)) and counts.got}
         for path in [*self.path.glob("[0-9]*.tar"), *self.path.glob("[0-9]*.parquet"), *stats.values()]:
