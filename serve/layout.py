@@ -106,7 +106,12 @@ def _embedders(exported: ExportedModel, instances: int, *, apart: bool) -> tuple
             (embedding,),
             instances,
             asks=("image_encoder",) if apart else (),
-            parameters={"spec": json.dumps(spec.to_dict()), "parity": exported.parity()["verdict"]},
+            parameters={
+                "spec": json.dumps(spec.to_dict()),
+                "parity": exported.parity()["verdict"],
+                "precision": exported.precision,
+                "identity": exported.identity or "",
+            },
         ),
         ServedModel(
             "embed_text",

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +13,7 @@ import click
 from kdx.cli.output import print_json
 
 if TYPE_CHECKING:
-    from kdx.evaluate import Evaluation, Proportion
+    from kdx.evaluate.sharing import Peers
 
 
 @click.command(name="eval")
@@ -48,15 +51,19 @@ def command(
 
     --table puts runs side by side as papers do, and draws accuracy over size and over latency.
 
+    An interrupted run goes on where it stopped when it is started again. Under torchrun the processes share the images.
+
     Example: kdx eval student-run exported --data shards
     """
     import kdx
     from kdx.cli.progress import show_progress
+    from kdx.core.progress import silent_stages
     from kdx.data.shards import open_split
     from kdx.evaluate import evaluate_set
 
     from .eval_compare import show_comparison
     from .eval_table import show_family
+    from .eval_text import evaluation_text
 
     model, *others = models
     if out and not others and not table:
@@ -68,36 +75,29 @@ def command(
     if others:
         show_comparison(models, samples, limit, out, as_json)
         return
-    with kdx.load(model) as embedder, show_progress("images") as progress:
-        evaluation = evaluate_set(embedder, samples, limit=limit, progress=progress)
+    with (
+        _ranks() as ranks,
+        kdx.load(model) as embedder,
+        (silent_stages if ranks.rank else show_progress)("scoring") as progress,
+    ):
+        evaluation = evaluate_set(embedder, samples, limit=limit, progress=progress, peers=ranks)
+    if ranks.rank:
+        return
     if as_json:
         print_json(evaluation.to_dict())
     else:
-        click.echo(_text(evaluation))
+        click.echo(evaluation_text(evaluation))
 
 
-def _text(evaluation: Evaluation) -> str:
-    lines = [f"{evaluation.model}, {evaluation.dataset}, {evaluation.num_images:,} images"]
-    if evaluation.bad_images:
-        lines.append(f"{evaluation.bad_images:,} images that do not decode were left out")
-    if evaluation.skipped_samples:
-        lines.append(f"{evaluation.skipped_samples:,} malformed samples of the set were left out")
-    zero_shot, retrieval = evaluation.zero_shot, evaluation.retrieval
-    if zero_shot:
-        lines += ["", f"zero-shot: {zero_shot.protocol}", f"  top-1           {_percent(zero_shot.top1)}"]
-        if zero_shot.top5:
-            lines.append(f"  top-5           {_percent(zero_shot.top5)}")
-        lines.append(f"  mean per class  {100 * zero_shot.mean_per_class:5.1f} %")
-    if retrieval:
-        lines += ["", f"retrieval: {retrieval.protocol}"]
-        for name, recalls in (
-            ("image → text", retrieval.image_to_text),
-            ("text → image", retrieval.text_to_image),
-        ):
-            lines += [f"  {name}  recall@{k:<2}  {_percent(recall)}" for k, recall in recalls.items()]
-    return "\n".join(lines)
+@contextlib.contextmanager
+def _ranks() -> Generator[Peers]:
+    """The processes that torchrun started this one with; this one alone without it, where torch is not needed."""
+    from kdx.evaluate.sharing import Alone
 
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        yield Alone()
+        return
+    from kdx.distill.ranks import join_ranks
 
-def _percent(proportion: Proportion) -> str:
-    low, high = (100 * bound for bound in proportion.interval)
-    return f"{100 * proportion.value:5.1f} %  ({low:.1f} … {high:.1f})"
+    with join_ranks() as ranks:
+        yield ranks

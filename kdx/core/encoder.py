@@ -101,9 +101,14 @@ class Embedder(ABC):
 
     What may be asked is said in kdx/core/requests.py and is the same for every form: a request that breaks a rule
     is a UsageError, a picture that cannot be decoded a DataError, and both name the item (`images[3]`).
+
+    precision: the arithmetic that it was made for, such as "fp32" or "int8". identity: sha256 (hex) of all that decides
+    on its embeddings: weights, form, precision, preprocessing and tokenizer. Both None where that cannot be known.
     """
 
     spec: EncoderSpec
+    precision: str | None = None
+    identity: str | None = None
 
     @abstractmethod
     def embed_images(self, images: Iterable[ImageSource], batch_size: int = EMBED_BATCH) -> FloatArray:

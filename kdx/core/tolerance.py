@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from .encoder import EMBED_BATCH, Embedder, FloatArray, batched, concatenate
+from .ahead import embed_ahead
+from .encoder import Embedder, FloatArray, concatenate
 from .errors import DataError
 from .preprocess import ImageSource
 from .progress import Progress, silent
-from .requests import item_index
+from .requests import check_images
 
 
 @dataclass(frozen=True)
@@ -30,22 +32,21 @@ def embed_readable(
 ) -> ReadableImages:
     """Embeds the images that can be; of each other one its row and the reason are given to `refuse`, which may raise.
 
-    images: `total` of them, read a batch at a time. An error that is of no single image, such as a server's or a
+    images: `total` of them, read a few batches ahead. An error that is of no single image, such as a server's or a
     damaged model's, is raised.
     """
     rows: list[int] = []
     blocks: list[FloatArray] = []
-    for group in batched(enumerate(images), EMBED_BATCH):
-        done = group[-1][0] + 1
-        while group:
-            try:
-                blocks.append(embedder.embed_images([image for _, image in group]))
-                break
-            except DataError as error:
-                index = item_index(error, "images")
-                if index is None:
-                    raise
-                refuse(group.pop(index)[0], error)
-        rows += [row for row, _ in group]
+    done = 0
+    for batch in embed_ahead(embedder, (functools.partial(_itself, image) for image in check_images(images))):
+        for row, error in batch.refused.items():
+            refuse(row, error)
+        rows += batch.rows
+        blocks.append(batch.embeddings)
+        done += batch.size
         progress(done, total)
     return ReadableImages(rows, concatenate(blocks, embedder.spec.embed_dim))
+
+
+def _itself(image: ImageSource) -> ImageSource:
+    return image

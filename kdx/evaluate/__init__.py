@@ -1,11 +1,14 @@
 """Evaluation: zero-shot accuracy and retrieval recall of any Embedder, with 95 % intervals."""
 
-from .dataset import Evaluation, evaluate_dataset, evaluate_set
-from .metrics import Proportion
-from .retrieval import RetrievalResult, evaluate_retrieval
+from .dataset import evaluate_dataset, evaluate_set
+from .evaluation import Evaluation
+from .metrics import Estimate, Proportion
+from .retrieval import Direction, RetrievalResult, evaluate_retrieval
 from .zero_shot import ZeroShotResult, class_weights, evaluate_zero_shot
 
 __all__ = [
+    "Direction",
+    "Estimate",
     "Evaluation",
     "Proportion",
     "RetrievalResult",

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from kdx.core.errors import DataError
 
-from .dataset import Evaluation
+from .evaluation import Evaluation
 from .metrics import Proportion
 from .paired import Difference, Discordance, percentile_interval, resampled_ratios
 from .retrieval import CUTOFFS, RetrievalResult

@@ -2,79 +2,29 @@
 
 from __future__ import annotations
 
-import logging
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from kdx.core.encoder import Embedder, FloatArray
-from kdx.core.errors import DataError
+from kdx.core.digests import value_digest
+from kdx.core.encoder import Embedder, Encoder, FloatArray
+from kdx.core.errors import DataError, UsageError
 from kdx.core.progress import Progress, silent
 from kdx.core.prompts import DEFAULT_TEMPLATES
 from kdx.core.requests import check_count
-from kdx.core.tolerance import embed_readable
 from kdx.data.image_set import ImageSet
 from kdx.data.sampling import spread
 from kdx.data.shards import open_split
 
+from .classifier import classifier
+from .embedding import EmbeddedImages, embed_set, embed_texts, images_a_piece
+from .evaluation import Evaluation
 from .retrieval import RetrievalResult, score_retrieval
-from .zero_shot import ZeroShotResult, class_weights, score_zero_shot
+from .sharing import Alone, Peers, Workplace, workplace
+from .zero_shot import ZeroShotResult, score_zero_shot
 
-log = logging.getLogger(__name__)
-
-MAX_BAD_SHARE = 0.1  # with more images missing the score would say little about the set
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What a model scores on a data set. zero_shot: where the set has classes; retrieval: where it has captions.
-
-    dataset, protocol: the set's name, and which captions it gives. bad_images: how many of the images did not decode
-    and were left out; the scores are over num_images. skipped_samples: how many samples of the whole set were
-    malformed. labelled_keys, captioned_keys: of the images in the order of zero_shot's and of retrieval's arrays.
-    """
-
-    model: str
-    model_digest: str
-    dataset: str
-    protocol: str
-    num_images: int
-    bad_images: int
-    skipped_samples: int
-    zero_shot: ZeroShotResult | None
-    retrieval: RetrievalResult | None
-    labelled_keys: list[str] = field(repr=False)
-    captioned_keys: list[str] = field(repr=False)
-
-    @property
-    def metric(self) -> str:
-        """What `score` is: "zero_shot_top1", or without classes "retrieval_recall@1" (mean of both directions)."""
-        return "zero_shot_top1" if self.zero_shot else "retrieval_recall@1"
-
-    @property
-    def score(self) -> float:
-        """The one number of this evaluation, a fraction."""
-        if self.zero_shot:
-            return self.zero_shot.top1.value
-        assert self.retrieval is not None
-        return self.retrieval.mean_recall[1]
-
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "model": self.model,
-            "model_digest": self.model_digest,
-            "dataset": self.dataset,
-            "protocol": self.protocol,
-            "num_images": self.num_images,
-            "bad_images": self.bad_images,
-            "skipped_samples": self.skipped_samples,
-            "metric": self.metric,
-            "score": self.score,
-            "zero_shot": self.zero_shot and self.zero_shot.to_dict(),
-            "retrieval": self.retrieval and self.retrieval.to_dict(),
-        }
+ALONE = Alone()
 
 
 def evaluate_dataset(
@@ -91,35 +41,63 @@ def evaluate_dataset(
 
 
 def evaluate_set(
-    embedder: Embedder, samples: ImageSet, *, limit: int | None = None, progress: Progress = silent
+    embedder: Embedder,
+    samples: ImageSet,
+    *,
+    limit: int | None = None,
+    progress: Progress = silent,
+    peers: Peers = ALONE,
 ) -> Evaluation:
     """Zero-shot accuracy and retrieval recall on a data set.
 
-    limit: how many samples to take, evenly spread over the set. An image that does not decode is logged, counted and
-    left out. Raises DataError when more than a tenth do not, or when the set has neither classes nor captions;
-    UsageError for a limit below 1.
+    limit: how many samples to take, evenly spread over the set. peers: the processes that share the work, all of which
+    get the whole result. An image that does not decode is logged, counted and left out. After an interruption the
+    same call goes on where it stopped.
+
+    Raises DataError when more than a tenth of the images do not decode, or when the set has neither classes nor
+    captions; UsageError for a limit below 1; SetupError where several processes have no cache folder in common.
     """
     if limit is not None:
         check_count(limit, "limit")
     _check_task(samples)
-    templates = samples.templates or list(DEFAULT_TEMPLATES)
     chosen = spread(len(samples), limit or len(samples))
-    rows, images = _embed(embedder, samples, chosen, progress)
-    labelled = [p for p, row in enumerate(rows) if samples.classes and samples.label(row) is not None]
-    captioned = [p for p, row in enumerate(rows) if samples.captions(row)]
+    with workplace(_work_name(embedder, samples, chosen, peers), peers) as work:
+        images = embed_set(embedder, samples, chosen, work, progress)
+        labelled, zero_shot = _zero_shot(embedder, samples, images, work, progress)
+        captioned, retrieval = _retrieval(embedder, samples, images, work, progress)
     return Evaluation(
         model=embedder.spec.name,
         model_digest=embedder.spec.model_digest,
+        precision=embedder.precision,
+        image_size=embedder.spec.image_size,
         dataset=samples.name,
         protocol=samples.protocol,
-        num_images=len(rows),
-        bad_images=len(chosen) - len(rows),
+        num_images=len(images.rows),
+        bad_images=images.refused,
         skipped_samples=len(samples.skipped),
-        zero_shot=_zero_shot(embedder, samples, [rows[p] for p in labelled], images[labelled], templates),
-        retrieval=_retrieval(embedder, samples, [rows[p] for p in captioned], images[captioned]),
-        labelled_keys=[samples.keys[rows[p]] for p in labelled],
-        captioned_keys=[samples.keys[rows[p]] for p in captioned],
+        zero_shot=zero_shot,
+        retrieval=retrieval,
+        labelled_keys=labelled,
+        captioned_keys=captioned,
     )
+
+
+def _work_name(embedder: Embedder, samples: ImageSet, rows: list[int], peers: Peers) -> str | None:
+    """The same for the same work, None for what is not kept."""
+    piece = images_a_piece(len(rows), peers.size)
+    if peers.size == 1 and (embedder.identity is None or len(rows) <= piece):
+        return None
+    if embedder.identity is None:
+        raise UsageError(
+            "several processes cannot tell whether this is the same model for all of them",
+            where=embedder.spec.name,
+            remedy="score it with one process",
+        )
+    made_by = [embedder.identity, embedder.spec.to_dict()]
+    if isinstance(embedder, Encoder):
+        made_by.append(embedder.preprocess.digest)
+    where = [samples.name, str(samples.place.resolve())]
+    return value_digest([made_by, where, [samples.keys[row] for row in rows], piece])
 
 
 def _check_task(samples: ImageSet) -> None:
@@ -134,45 +112,43 @@ def _check_task(samples: ImageSet) -> None:
         )
 
 
-def _embed(
-    embedder: Embedder, samples: ImageSet, rows: list[int], progress: Progress
-) -> tuple[list[int], FloatArray]:
-    """The rows whose image could be embedded, and their embeddings [N, D]."""
-    bad = 0
-
-    def leave_out(number: int, error: DataError) -> None:
-        nonlocal bad
-        bad += 1
-        log.warning("left out sample %s: %s", samples.keys[rows[number]], error.what)
-        if bad > MAX_BAD_SHARE * len(rows):
-            raise DataError(
-                f"more than a tenth of {len(rows)} images do not decode ({bad} so far)",
-                where=samples.place,
-                remedy="repair the files; the log names the samples",
-            )
-
-    images = (samples.image(row) for row in rows)
-    readable = embed_readable(embedder, images, len(rows), leave_out, progress=progress)
-    return [rows[number] for number in readable.rows], readable.embeddings
-
-
 def _zero_shot(
-    embedder: Embedder, samples: ImageSet, rows: list[int], images: FloatArray, templates: list[str]
-) -> ZeroShotResult | None:
-    """rows: those with a label."""
-    if not rows:
-        return None
+    embedder: Embedder, samples: ImageSet, images: EmbeddedImages, work: Workplace, progress: Progress
+) -> tuple[list[str], ZeroShotResult | None]:
+    """With the keys of the images that have a label."""
+    labels = [samples.label(row) if samples.classes else None for row in images.rows]
+    labelled = np.array([label is not None for label in labels], dtype=bool)
+    if not labelled.any():
+        return [], None
     assert samples.classes is not None
-    return score_zero_shot(
-        images,
-        np.array([samples.label(row) for row in rows], dtype=np.int64),
-        class_weights(embedder, samples.classes, templates),
+    templates = samples.templates or list(DEFAULT_TEMPLATES)
+    result = score_zero_shot(
+        _part(images.embeddings, labelled),
+        np.array([label for label in labels if label is not None], dtype=np.int64),
+        classifier(embedder, samples.classes, templates, work, progress),
         num_templates=len(templates),
     )
+    return [
+        samples.keys[row] for row, label in zip(images.rows, labels, strict=True) if label is not None
+    ], result
 
 
 def _retrieval(
-    embedder: Embedder, samples: ImageSet, rows: list[int], images: FloatArray
-) -> RetrievalResult | None:
-    """rows: those with captions."""
-    return score_retrieval(embedder, images, [samples.captions(row) for row in rows]) if rows else None
+    embedder: Embedder, samples: ImageSet, images: EmbeddedImages, work: Workplace, progress: Progress
+) -> tuple[list[str], RetrievalResult | None]:
+    """With the keys of the images that have captions."""
+    captions = [samples.captions(row) for row in images.rows]
+    captioned = np.array([bool(own) for own in captions], dtype=bool)
+    if not captioned.any():
+        return [], None
+    result = score_retrieval(
+        lambda texts: embed_texts(embedder, texts, work, progress),
+        _part(images.embeddings, captioned),
+        [own for own in captions if own],
+    )
+    return [samples.keys[row] for row, own in zip(images.rows, captions, strict=True) if own], result
+
+
+def _part(embeddings: FloatArray, rows: npt.NDArray[np.bool_]) -> FloatArray:
+    """Of all rows no copy."""
+    return embeddings if rows.all() else embeddings[rows]

@@ -7,7 +7,7 @@ that maps everything to one vector scores what guessing does, never a perfect re
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -23,12 +23,12 @@ MAX_SCORES = 2**24  # scores held at a time: 64 MiB, and about three times that 
 class Proportion:
     """hits of total, with Wilson's 95 % score interval (E. B. Wilson 1927), which holds at 0 and at total too.
 
-    The interval takes the trials for independent. Several captions of one image are not quite: for them it is
-    somewhat too narrow.
+    resampled: the interval where trials are not independent, as several captions of one image, in Wilson's place.
     """
 
     hits: int
     total: int
+    resampled: tuple[float, float] | None = field(default=None, compare=False, repr=False)
 
     @property
     def value(self) -> float:
@@ -38,6 +38,8 @@ class Proportion:
     @property
     def interval(self) -> tuple[float, float]:
         """Lower and upper bound, 0 … 1."""
+        if self.resampled is not None:
+            return self.resampled
         from scipy.stats import binomtest  # not at start: it takes a second
 
         found = binomtest(self.hits, self.total).proportion_ci(0.95, method="wilson")
@@ -46,6 +48,18 @@ class Proportion:
     def to_dict(self) -> dict[str, Any]:
         low, high = self.interval
         return {"value": self.value, "low": low, "high": high, "hits": self.hits, "total": self.total}
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value that is no share, with its 95 % interval by drawing the images anew."""
+
+    value: float
+    interval: tuple[float, float]
+
+    def to_dict(self) -> dict[str, Any]:
+        low, high = self.interval
+        return {"value": self.value, "low": low, "high": high}
 
 
 def best_ranks(scores: FloatArray, relevant: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:

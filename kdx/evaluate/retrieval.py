@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -13,21 +13,35 @@ from kdx.core.encoder import Embedder, FloatArray
 from kdx.core.errors import DataError
 from kdx.core.preprocess import ImageSource
 
-from .metrics import Proportion, best_ranks, blocks, check_embeddings, share_within, target_ranks
+from .bootstrap import bootstrap_interval
+from .metrics import Estimate, Proportion, best_ranks, blocks, check_embeddings, share_within, target_ranks
 
 CUTOFFS = (1, 5, 10)  # the k of recall@k that papers give
 
 
 @dataclass(frozen=True)
+class Direction:
+    """One way of searching. recalls: recall@k by k. mean_rank, median_rank: of what is sought, 1 = first."""
+
+    recalls: dict[int, Proportion]
+    mean_rank: Estimate
+    median_rank: Estimate
+
+    def to_dict(self) -> dict[str, Any]:
+        recalls = {f"recall@{k}": recall.to_dict() for k, recall in self.recalls.items()}
+        return {**recalls, "mean_rank": self.mean_rank.to_dict(), "median_rank": self.median_rank.to_dict()}
+
+
+@dataclass(frozen=True)
 class RetrievalResult:
-    """recall@k by k. protocol: how many images and captions were searched; recalls of others do not compare.
+    """Both ways of searching. protocol: how many images and captions were searched; recalls of others do not compare.
 
     Query by query, int64: caption_ranks [N] of each image's best caption, image_ranks [M] of each caption's image (0 =
     first), owners [M] the image of each caption.
     """
 
-    image_to_text: dict[int, Proportion]
-    text_to_image: dict[int, Proportion]
+    to_text: Direction
+    to_image: Direction
     protocol: str
     caption_ranks: npt.NDArray[np.int64] = field(compare=False, repr=False)
     image_ranks: npt.NDArray[np.int64] = field(compare=False, repr=False)
@@ -38,15 +52,22 @@ class RetrievalResult:
         """The mean of both directions by k, 0 … 1."""
         return {k: (self.image_to_text[k].value + self.text_to_image[k].value) / 2 for k in CUTOFFS}
 
-    def to_dict(self) -> dict[str, Any]:
-        def direction(recalls: dict[int, Proportion]) -> dict[str, Any]:
-            return {f"recall@{k}": recall.to_dict() for k, recall in recalls.items()}
+    @property
+    def image_to_text(self) -> dict[int, Proportion]:
+        """recall@k by k."""
+        return self.to_text.recalls
 
+    @property
+    def text_to_image(self) -> dict[int, Proportion]:
+        """recall@k by k."""
+        return self.to_image.recalls
+
+    def to_dict(self) -> dict[str, Any]:
         return {
             "protocol": self.protocol,
             **{f"mean_recall@{k}": recall for k, recall in self.mean_recall.items()},
-            "image_to_text": direction(self.image_to_text),
-            "text_to_image": direction(self.text_to_image),
+            "image_to_text": self.to_text.to_dict(),
+            "text_to_image": self.to_image.to_dict(),
         }
 
 
@@ -59,13 +80,16 @@ def evaluate_retrieval(
     a query. Pairs count by position, as in the usual protocols: another image's caption of the same words is
     wrong. Raises DataError for an image that does not decode or has no caption.
     """
-    return score_retrieval(embedder, embedder.embed_images(images), captions)
+    return score_retrieval(embedder.embed_texts, embedder.embed_images(images), captions)
 
 
 def score_retrieval(
-    embedder: Embedder, images: FloatArray, captions: Sequence[Sequence[str]]
+    embed_texts: Callable[[list[str]], FloatArray], images: FloatArray, captions: Sequence[Sequence[str]]
 ) -> RetrievalResult:
-    """The same for images that are embedded already. images: float32 [N, D]. Raises DataError."""
+    """The same for images that are embedded already. images: float32 [N, D]. Raises DataError.
+
+    embed_texts: gives the embeddings of texts, which are all different; float32 [U, D].
+    """
     if len(images) != len(captions):
         raise DataError(
             f"{len(images)} images have {len(captions)} lists of captions", remedy="give one list an image"
@@ -76,14 +100,14 @@ def score_retrieval(
     owners = np.repeat(np.arange(len(captions)), [len(own) for own in captions])  # [M] caption → image
     # equal texts are embedded once and so tie exactly
     distinct = {text: position for position, text in enumerate(dict.fromkeys(flat))}
-    texts = embedder.embed_texts(list(distinct))  # [U, D]
+    texts = embed_texts(list(distinct))  # [U, D]
     columns = np.array([distinct[text] for text in flat])  # [M] caption → row of texts
     check_embeddings(images, "images")
     check_embeddings(texts, "captions")
-    caption_ranks, image_ranks = _rank(images, texts, columns, owners)
+    caption_ranks, image_ranks = rank_pairs(images, texts, columns, owners)
     return RetrievalResult(
-        image_to_text={k: share_within(caption_ranks, k) for k in CUTOFFS},
-        text_to_image={k: share_within(image_ranks, k) for k in CUTOFFS},
+        to_text=_summary(caption_ranks, np.arange(len(images))),
+        to_image=_summary(image_ranks, owners),
         protocol=f"{len(images):,} images × {len(flat):,} captions",
         caption_ranks=caption_ranks,
         image_ranks=image_ranks,
@@ -91,7 +115,39 @@ def score_retrieval(
     )
 
 
-def _rank(
+def _summary(ranks: npt.NDArray[np.int64], owners: npt.NDArray[np.int64]) -> Direction:
+    """ranks: of queries, 0 = first; owners: the image of each, by which they are drawn anew, since the captions of one
+    image rise and fall together.
+    """
+    num_images = int(owners[-1]) + 1
+    queries = np.bincount(owners, minlength=num_images)  # of each image
+    found = np.array([np.bincount(owners, ranks < k, num_images) for k in CUTOFFS])  # [K, N]
+    sums = np.bincount(owners, ranks + 1, num_images)
+    order = np.argsort(ranks, kind="stable")
+    by_rank, owners_by_rank = ranks[order] + 1, owners[order]
+
+    def statistics(drawn: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+        total = drawn @ queries
+        seen = np.cumsum(drawn[owners_by_rank])
+        middle = by_rank[np.searchsorted(seen, [(total - 1) // 2, total // 2], side="right")]
+        return np.array([*(found @ drawn) / total, drawn @ sums / total, middle.mean()])
+
+    *_, mean, median = statistics(np.ones(num_images, dtype=np.int64)).tolist()
+    *recalls, of_mean, of_median = [
+        (low, high) for low, high in bootstrap_interval(num_images, statistics).tolist()
+    ]
+    several = len(ranks) > num_images
+    return Direction(
+        recalls={
+            k: replace(share_within(ranks, k), resampled=interval) if several else share_within(ranks, k)
+            for k, interval in zip(CUTOFFS, recalls, strict=True)
+        },
+        mean_rank=Estimate(mean, of_mean),
+        median_rank=Estimate(median, of_median),
+    )
+
+
+def rank_pairs(
     images: FloatArray,
     texts: FloatArray,
     columns: npt.NDArray[np.int64],

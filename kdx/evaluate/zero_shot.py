@@ -15,12 +15,14 @@ from kdx.core.preprocess import ImageSource
 from kdx.core.prompts import class_vectors, prompt_texts
 from kdx.core.requests import check_labels, check_templates
 
-from .metrics import Proportion, blocks, check_embeddings, share_within, target_ranks
+from .bootstrap import bootstrap_interval
+from .metrics import Estimate, Proportion, blocks, check_embeddings, share_within, target_ranks
 
 
 @dataclass(frozen=True)
 class ZeroShotResult:
-    """top5 is None where there are no more than five classes. mean_per_class: recall of each class, averaged.
+    """top5 is None where there are no more than five classes. mean_per_class: recall of each class, averaged; its
+    interval is by drawing the images anew.
 
     protocol: what the score was taken on, such as "1,000 images, 60 classes, 4 templates". Image by image, int64 [N]:
     labels; predictions, the nearest class; ranks of the right class, 0 = first.
@@ -29,6 +31,8 @@ class ZeroShotResult:
     top1: Proportion
     top5: Proportion | None
     mean_per_class: float
+    mean_per_class_interval: tuple[float, float]
+    num_templates: int
     protocol: str
     labels: npt.NDArray[np.int64] = field(compare=False, repr=False)
     predictions: npt.NDArray[np.int64] = field(compare=False, repr=False)
@@ -37,9 +41,10 @@ class ZeroShotResult:
     def to_dict(self) -> dict[str, Any]:
         return {
             "protocol": self.protocol,
+            "num_templates": self.num_templates,
             "top1": self.top1.to_dict(),
             "top5": self.top5 and self.top5.to_dict(),
-            "mean_per_class": self.mean_per_class,
+            "mean_per_class": Estimate(self.mean_per_class, self.mean_per_class_interval).to_dict(),
         }
 
 
@@ -85,18 +90,33 @@ def score_zero_shot(
         scores = images[rows] @ weights.T  # [b, C]
         ranks[rows] = target_ranks(scores, labels[rows])
         predictions[rows] = scores.argmax(axis=1)  # of equal ones the first, as in ranks
-    counts = np.bincount(labels, minlength=num_classes)
-    hits = np.bincount(labels, weights=ranks == 0, minlength=num_classes)
-    present = counts > 0
+    mean_per_class, interval = _mean_per_class(labels, ranks == 0, num_classes)
     return ZeroShotResult(
         top1=share_within(ranks, 1),
         top5=share_within(ranks, 5) if num_classes > 5 else None,
-        mean_per_class=float((hits[present] / counts[present]).mean()),
+        mean_per_class=mean_per_class,
+        mean_per_class_interval=interval,
+        num_templates=num_templates,
         protocol=f"{len(images):,} images, {num_classes:,} classes, {num_templates:,} templates",
         labels=labels,
         predictions=predictions,
         ranks=ranks,
     )
+
+
+def _mean_per_class(
+    labels: npt.NDArray[np.int64], hits: npt.NDArray[np.bool_], num_classes: int
+) -> tuple[float, tuple[float, float]]:
+    """The recall of each class that has an image, averaged; and the interval of that."""
+
+    def mean(drawn: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+        counts = np.bincount(labels, drawn, num_classes)
+        found = np.bincount(labels, drawn * hits, num_classes)
+        present = counts > 0
+        return np.array([(found[present] / counts[present]).mean()])
+
+    ((low, high),) = bootstrap_interval(len(labels), mean).tolist()
+    return float(mean(np.ones_like(labels))[0]), (low, high)
 
 
 def _check(images: FloatArray, labels: npt.NDArray[np.int64], num_classes: int) -> None:

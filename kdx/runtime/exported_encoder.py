@@ -47,6 +47,8 @@ class ExportedEncoder(Encoder):
         self.preprocess = model.spec.preprocess()
         self.tokenizer = Tokenizer.from_file(model.tokenizer)
         self.spec.check_tokenizer(self.tokenizer, model.tokenizer)
+        self.precision = model.precision
+        self.identity = model.identity
         self._image = Graph(model.image_encoder, PIXELS, IMAGE_FEATURES)
         self._text = Graph(model.text_encoder, TOKENS, TEXT_FEATURES)
 

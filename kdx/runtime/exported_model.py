@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kdx.core.digests import value_digest
 from kdx.core.encoder import Encoder, EncoderSpec
 from kdx.core.errors import DataError, UsageError
 from kdx.core.folders import Manifest, open_sealed, read_json
@@ -46,6 +47,11 @@ class ExportedModel:
     @property
     def tokenizer(self) -> Path:
         return vocabulary_file(self.path)
+
+    @property
+    def identity(self) -> str | None:
+        """sha256 (hex) of all its files; None before it is sealed."""
+        return value_digest(self.manifest.digest) if self.manifest.digest else None
 
     def parity(self) -> dict[str, Any]:
         return read_json(self.path / "parity.json")

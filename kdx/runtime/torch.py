@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from kdx.core.digests import value_digest
 from kdx.core.encoder import Encoder, FloatArray, IntArray, check_pixels, check_tokens
 from kdx.models.checkpoint import Checkpoint, open_checkpoint
 
@@ -25,6 +26,8 @@ class TorchEncoder(Encoder):
         self.spec = checkpoint.spec
         self.preprocess = checkpoint.spec.preprocess()
         self.tokenizer = checkpoint.tokenizer
+        self.precision = "fp32"
+        self.identity = value_digest(["torch", self.spec.to_dict()])
         self._pid = os.getpid()
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         on_cpu = self._device.type == "cpu"

@@ -54,6 +54,8 @@ class TritonEmbedder(Embedder):
     def __init__(self, url: str) -> None:
         self.connection = TritonConnection(url)
         self.spec = self.connection.read_spec()
+        self.precision = self.connection.read_parameter("precision")
+        self.identity = self.connection.read_parameter("identity")
 
     def embed_images(self, images: Iterable[ImageSource], batch_size: int = IMAGE_BATCH) -> FloatArray:
         size = min(check_count(batch_size, "batch_size"), IMAGE_BATCH)
@@ -202,10 +204,14 @@ class TritonConnection:
 
         None from a repository that an older kdx wrote.
         """
+        return self.read_parameter("parity")
+
+    def read_parameter(self, name: str) -> str | None:
+        """What the repository says of its model; None from one that an older kdx wrote."""
         config = self._call(
             lambda: self._client.get_model_config("embed_image", client_timeout=TIMEOUT), "embed_image"
         ).config
-        return config.parameters["parity"].string_value or None
+        return config.parameters[name].string_value or None
 
     def read_configs(self) -> list[Any]:
         """The configuration of each model that the server has, as Triton's ModelConfig messages."""

@@ -2,6 +2,8 @@
 
 import io
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,11 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("model") / "mini"
     CliRunner().invoke(models, ["init", "kdx-mini", "--out", str(out)], catch_exceptions=False)
     return out
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KDX_CACHE", str(tmp_path / "cache"))
 
 
 @pytest.fixture
@@ -47,10 +54,11 @@ def test_json_is_one_document_on_stdout(model: Path, data: Path) -> None:
 
 def test_the_text_names_protocols_and_intervals(model: Path, data: Path) -> None:
     lines = _run(model, "--data", data, "--limit", 6).stdout.splitlines()
-    assert lines[0] == "kdx-mini, shards (val), 6 images"
+    assert lines[0] == "kdx-mini (fp32, 32 px), shards (val), 6 images"
     assert any(line.startswith("zero-shot: 6 images, 7 classes, ") for line in lines)
-    assert "retrieval: 6 images × 6 captions" in lines
+    assert "retrieval: 6 images × 6 captions, 1 caption an image" in lines
     assert sum("recall@" in line and "…" in line for line in lines) == 6
+    assert sum(("mean rank" in line or "median rank" in line) and "…" in line for line in lines) == 4
 
 
 def test_a_missing_split_is_bad_data(model: Path, data: Path) -> None:
@@ -63,3 +71,18 @@ def test_a_missing_model_is_bad_data(data: Path) -> None:
     with pytest.raises(DataError) as caught:
         _run(data / "nothing", "--data", data)
     assert caught.value.where == str(data / "nothing")
+
+
+def test_processes_of_torchrun_print_the_score_of_one_once(model: Path, data: Path) -> None:
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--no-python"]
+    program = [sys.executable, "-c", "from kdx.cli import main; main()"]
+    done = subprocess.run(
+        [sys.executable, *launch, *program, "eval", model, "--data", data, "--json"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    shared, alone = json.loads(done.stdout), json.loads(_run(model, "--data", data, "--json").stdout)
+    assert shared["num_images"] == 12 and shared["zero_shot"] == alone["zero_shot"]

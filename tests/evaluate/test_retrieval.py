@@ -52,9 +52,9 @@ def test_blocks_of_any_size_give_the_same(encoder: Encoder, monkeypatch: pytest.
         captions.append([str((number + i) % 60) for i in range(count)])
         number += count
     _giving(encoder, vectors)
-    whole = score_retrieval(encoder, images, captions)
+    whole = score_retrieval(encoder.embed_texts, images, captions)
     monkeypatch.setattr(metrics, "MAX_SCORES", 1)
-    assert score_retrieval(encoder, images, captions) == whole
+    assert score_retrieval(encoder.embed_texts, images, captions) == whole
     assert (whole.image_to_text, whole.text_to_image) == _by_sorting(images, vectors, captions)
 
 
@@ -91,5 +91,7 @@ def test_captions_that_do_not_fit_are_refused(
 def test_nan_is_refused(encoder: Encoder) -> None:
     with pytest.raises(DataError):
         score_retrieval(
-            _giving(encoder, np.full((1, 4), np.nan, np.float32)), np.zeros((1, 4), np.float32), [["0"]]
+            _giving(encoder, np.full((1, 4), np.nan, np.float32)).embed_texts,
+            np.zeros((1, 4), np.float32),
+            [["0"]],
         )
