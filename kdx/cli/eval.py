@@ -1,4 +1,4 @@
-"""`kdx eval`: what models score on a split of a shard folder."""
+"""`kdx eval`: what models score on shards or on a data set by name."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import contextlib
 import os
 from collections.abc import Generator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
 import click
 
+from kdx.cli.eval_data import DataOptions, data_options, open_samples
 from kdx.cli.output import print_json
 
 if TYPE_CHECKING:
@@ -18,10 +19,9 @@ if TYPE_CHECKING:
 
 @click.command(name="eval")
 @click.argument("models", nargs=-1, required=True, metavar="MODEL...")
-@click.option("--data", type=click.Path(path_type=Path), required=True, help="Folder with shards.")
-@click.option("--split", default="val", show_default=True, help="Which shards: val or train.")
+@data_options
 @click.option(
-    "--limit", type=click.IntRange(min=1), help="Take this many samples, evenly spread over the split."
+    "--limit", type=click.IntRange(min=1), help="Take this many samples, evenly spread over the set."
 )
 @click.option(
     "--table",
@@ -36,12 +36,11 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def command(
     models: tuple[str, ...],
-    data: Path,
-    split: str,
     limit: int | None,
     table: bool,
     out: Path | None,
     as_json: bool,
+    **data: Unpack[DataOptions],
 ) -> None:
     """Zero-shot accuracy and retrieval recall of MODEL, with 95 % intervals.
 
@@ -54,11 +53,12 @@ def command(
     An interrupted run goes on where it stopped when it is started again. Under torchrun the processes share the images.
 
     Example: kdx eval student-run exported --data shards
+
+    Example: kdx eval exported --dataset imagenet-v2 --root imagenetv2
     """
     import kdx
     from kdx.cli.progress import show_progress
     from kdx.core.progress import silent_stages
-    from kdx.data.shards import open_split
     from kdx.evaluate import evaluate_set
 
     from .eval_compare import show_comparison
@@ -68,7 +68,7 @@ def command(
     model, *others = models
     if out and not others and not table:
         raise click.UsageError("--out is for several models; --json prints the score of one")
-    samples = open_split(data, split, need_captions=False)
+    samples = open_samples(**data)
     if table:
         show_family(models, samples, limit, out, as_json)
         return

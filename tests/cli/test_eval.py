@@ -86,3 +86,37 @@ def test_processes_of_torchrun_print_the_score_of_one_once(model: Path, data: Pa
     assert done.returncode == 0, done.stderr
     shared, alone = json.loads(done.stdout), json.loads(_run(model, "--data", data, "--json").stdout)
     assert shared["num_images"] == 12 and shared["zero_shot"] == alone["zero_shot"]
+
+
+def test_list_shows_the_data_sets() -> None:
+    lines = _run("--list").stdout.splitlines()
+    assert any(line.startswith("imagenet-v2 ") and "ImageNet-V2" in line for line in lines)
+
+
+def test_a_data_set_by_name(model: Path, data: Path, tmp_path: Path) -> None:
+    for row in range(12):
+        folder = tmp_path / "set" / ("cat" if row % 2 else "dog")
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (32, 32), (20 * row, 100, 50)).save(folder / f"{row}.png")
+    (tmp_path / "names.txt").write_text("a tabby\na hound\n")
+    result = _run(
+        model, "--dataset", "folder", "--root", tmp_path / "set", "--classes", tmp_path / "names.txt"
+    )
+    assert result.stdout.splitlines()[0] == "kdx-mini (fp32, 32 px), folder, 12 images"
+    assert "zero-shot: 12 images, 2 classes, 1 templates" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "give either --data SHARDS, or --dataset NAME with --root DIR"),
+        (["--data", "shards", "--dataset", "wds"], "give either --data"),
+        (["--dataset", "wds"], "--root is missing"),
+        (["--dataset", "wds", "--root", "r", "--split", "train"], "--split goes with --data"),
+        (["--data", "shards", "--classes", "names.txt"], "go with --dataset"),
+    ],
+)
+def test_options_that_do_not_go_together(model: Path, arguments: list[str], message: str) -> None:
+    result = _run(model, *arguments)
+    assert result.exit_code == 2
+    assert message in result.stderr

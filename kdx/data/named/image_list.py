@@ -1,0 +1,115 @@
+"""A data set as a list of images that lie in files of any kind."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from PIL import Image
+
+from kdx.core.errors import DataError
+from kdx.core.images import decode_image, read_encoded
+from kdx.data.tar_index import TarFile
+
+
+def encode_lossless(image: Image.Image) -> bytes:
+    """As BMP: it costs a copy of the pixels, where PNG would take longer than decoding and embedding."""
+    file = io.BytesIO()
+    image.save(file, "BMP")
+    return file.getvalue()
+
+
+class ImageFile(Protocol):
+    """Where the encoded file of one image is. It can be pickled and read by any number of threads and processes."""
+
+    def read(self) -> bytes:
+        """Raises DataError where it cannot be read."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class PlainFile:
+    path: str
+
+    def read(self) -> bytes:
+        return read_encoded(Path(self.path))
+
+
+@dataclass(frozen=True, slots=True)
+class CroppedFile:
+    """An image without `border` pixels at each side, as ObjectNet's red frame, losslessly encoded again."""
+
+    path: str
+    border: int
+
+    def read(self) -> bytes:
+        image = decode_image(Path(self.path))
+        cut = self.border
+        if min(image.size) <= 2 * cut:
+            raise DataError(
+                f"is no larger than its border of {cut} pixels", where=self.path, remedy="remove it"
+            )
+        return encode_lossless(image.crop((cut, cut, image.width - cut, image.height - cut)))
+
+
+@dataclass(frozen=True, slots=True)
+class TarMember:
+    file: TarFile
+    offset: int
+    size: int
+
+    def read(self) -> bytes:
+        return self.file.read(self.offset, self.size)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One image. key: unique in the set. label: index of its class. captions: maybe none."""
+
+    key: str
+    image: ImageFile
+    label: int | None = None
+    captions: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What a layout found. skipped: (key, reason) of what is no part of it. classes, templates: None where the files
+    at hand do not say."""
+
+    entries: list[Entry]
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+    classes: list[str] | None = None
+    templates: list[str] | None = None
+
+
+@dataclass
+class ImageList:
+    """A data set by name: an ImageSet."""
+
+    name: str
+    place: Path
+    entries: list[Entry]
+    classes: list[str] | None
+    templates: list[str] | None
+    skipped: list[tuple[str, str]]
+    protocol: str
+    keys: list[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.keys = [entry.key for entry in self.entries]
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def label(self, row: int, /) -> int | None:
+        return self.entries[row].label
+
+    def captions(self, row: int, /) -> tuple[str, ...]:
+        return self.entries[row].captions
+
+    def image(self, row: int, /) -> bytes:
+        """The encoded file. Raises DataError where it cannot be read."""
+        return self.entries[row].image.read()

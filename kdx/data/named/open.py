@@ -1,0 +1,163 @@
+"""Opening a data set by its name."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from kdx.core.errors import DataError, UsageError
+from kdx.data.image_set import captions_an_image
+
+from .any_folders import expected_any, read_any_folders
+from .captioned import expected_annotations
+from .cifar import expected_batch, read_cifar
+from .class_folders import expected_folders, read_class_folders
+from .clip_kd import read_clip_kd
+from .image_list import Entry, ImageList, Listing
+from .imagenet_flat import expected_flat, read_imagenet_flat
+from .karpathy import read_karpathy
+from .table import SetRecord, class_folders, find_set, prompts
+from .text_files import read_classes, read_prompts
+from .wds import NUM_SHARDS, read_wds
+
+log = logging.getLogger(__name__)
+
+MIN_GOOD_SHARE = 0.9  # with more left out the score would say little about the set
+SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a published set lies in its folder.
+
+    read: the images under a root; None where this layout is not there. expected: what is looked for, for an error.
+    """
+
+    read: Callable[[SetRecord, Path], Listing | None]
+    expected: Callable[[SetRecord], str]
+
+
+LAYOUTS = {
+    "class-folders": Layout(read_class_folders, expected_folders),
+    "imagenet-flat": Layout(read_imagenet_flat, expected_flat),
+    "any-folders": Layout(read_any_folders, expected_any),
+    "cifar": Layout(read_cifar, expected_batch),
+    "karpathy": Layout(read_karpathy, expected_annotations),
+    "clip-kd": Layout(read_clip_kd, expected_annotations),
+}
+
+
+def open_named(
+    name: str, root: Path, *, classes: Path | None = None, templates: Path | None = None
+) -> ImageList:
+    """Opens a data set of the table under its root, in a published layout or in clip-benchmark's WebDataset one.
+
+    classes, templates: files that replace the set's class names (in label order) and prompts, one a line.
+    Images are not read yet. What the set names but cannot be scored is in `skipped`. Raises UsageError for an unknown
+    name, DataError where the set is not there, not whole, or mostly bad.
+    """
+    record = find_set(name)
+    if not root.exists():
+        raise DataError(f"there is no {name} here: no such folder", where=root, remedy="check --root")
+    listing = _with_names(_list(name, record, root), classes, root)
+    _check_share(name, root, listing)
+    if record.images is not None and len(listing.entries) != record.images:
+        log.warning(
+            "%s: holds %s images, the published %s %s",
+            root,
+            f"{len(listing.entries):,}",
+            name,
+            f"{record.images:,}",
+        )
+    used = listing.templates if templates is None else read_prompts(templates)
+    return ImageList(
+        name=name,
+        place=root,
+        entries=listing.entries,
+        classes=listing.classes,
+        templates=used or prompts(record),
+        skipped=listing.skipped,
+        protocol=_protocol(record, listing),
+    )
+
+
+def _list(name: str, record: SetRecord, root: Path) -> Listing:
+    if (listing := read_wds(root, record.captions)) is not None:
+        _check_classes(name, record, root, listing)
+        return listing
+    layouts = [LAYOUTS[layout] for layout in record.layouts]
+    for layout in layouts:
+        if (listing := layout.read(record, root)) is not None:
+            return listing
+    expected = [*(layout.expected(record) for layout in layouts), NUM_SHARDS]
+    raise DataError(
+        f"there is no {name} here: neither {', nor '.join(expected)}"
+        if len(expected) > 1
+        else f"there is no {name} here: no {expected[0]}",
+        where=root,
+        remedy="give the folder that holds it as --root"
+        + (f"; it comes from {record.source}" if record.source else ""),
+    )
+
+
+def _check_classes(name: str, record: SetRecord, root: Path, listing: Listing) -> None:
+    """A copy in the WebDataset layout that is none of this set would be scored under its name."""
+    if record.classes is None or listing.classes is None:
+        return
+    expected = len(class_folders(record))
+    if len(listing.classes) != expected:
+        raise DataError(
+            f"has {len(listing.classes):,} classes, {name} {expected:,}",
+            where=root / "classnames.txt",
+            remedy="is it another set? any set in this layout opens with --dataset wds",
+        )
+
+
+def _with_names(listing: Listing, file: Path | None, root: Path) -> Listing:
+    """With the class names of the user's file; what has a label outside of the names is skipped."""
+    classes = listing.classes if file is None else read_classes(file)
+    if file is not None and listing.classes is not None and len(listing.classes) != len(classes or []):
+        raise UsageError(
+            f"names {len(classes or []):,} classes, the set has {len(listing.classes):,}",
+            where=file,
+            remedy="name each class once, in label order",
+        )
+    labels = {entry.label for entry in listing.entries} - {None}
+    if classes is None:
+        if labels:
+            raise DataError(
+                "the labels are numbers, and nothing says what they mean",
+                where=root,
+                remedy="give a file with the class names in label order, one a line, as --classes",
+            )
+        return listing
+    good: list[Entry] = []
+    skipped = list(listing.skipped)
+    for entry in listing.entries:
+        if entry.label is not None and entry.label >= len(classes):
+            skipped.append((entry.key, f"label {entry.label}, there are only {len(classes):,} classes"))
+        else:
+            good.append(entry)
+    return replace(listing, entries=good, skipped=skipped, classes=classes)
+
+
+def _protocol(record: SetRecord, listing: Listing) -> str:
+    if record.captions == 1:
+        return "first caption"
+    return captions_an_image([entry.captions for entry in listing.entries])
+
+
+def _check_share(name: str, root: Path, listing: Listing) -> None:
+    good, bad = len(listing.entries), len(listing.skipped)
+    if not good and not bad:
+        raise DataError(f"there are no images of {name}", where=root, remedy="copy the set again")
+    if good < MIN_GOOD_SHARE * (good + bad):
+        reasons = "; ".join(f"{key}: {reason}" for key, reason in listing.skipped[:SHOWN])
+        more = "; …" if bad > SHOWN else ""
+        raise DataError(
+            f"only {good:,} of {good + bad:,} images can be scored ({reasons}{more})",
+            where=root,
+            remedy="copy what is missing, or correct the list",
+        )
