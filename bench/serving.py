@@ -65,6 +65,9 @@ def measure_serving(
         server = stack.enter_context(TritonServer(repository, folder / "triton.log"))
         alone = stack.enter_context(_processes(instances, str(exported_model), images))
         asking = stack.enter_context(_processes(1, server.url, images, clients))
+        stack.callback(
+            lambda: asking.submit(_close).result()
+        )  # else each connection complains as Python ends
         try:
             with one_thread():  # the processes start now
                 _alone(alone, instances, WARM_UP)
@@ -165,6 +168,11 @@ def _open(model: str, images: list[bytes], clients: int) -> None:
         _embedders.extend(kdx.load(model) for _ in range(clients))
     else:
         _embedders.append(open_exported_model(Path(model)).open(num_threads=1))
+
+
+def _close() -> None:
+    for embedder in _embedders:
+        embedder.close()
 
 
 def _work(seconds: float) -> tuple[list[float], float]:
