@@ -34,6 +34,7 @@ START_TIMEOUT = 120.0  # seconds until each model has answered once
 EXIT_TIMEOUT = 10  # seconds that Triton gives running requests; less can crash it while models unload
 WATCH_INTERVAL = 2.0  # seconds between two looks at a running server
 REGION = "triton_python_backend_shm_region_"
+CHOICE_OF_GPUS = ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER")  # the user's, among several
 RESTRICTED = "shared-memory,model-repository,trace,logging"  # nothing a client of kdx needs
 
 
@@ -230,6 +231,7 @@ def _command(triton: Triton, models: Path, port: int) -> list[str]:
 def _variables(triton: Triton) -> dict[str, str]:
     """The whole environment of the server: its python3 first in PATH decides on the stubs' packages."""
     variables = {"PATH": f"{triton.path}:/usr/bin:/bin", "LANG": "C.UTF-8", "KDX_CACHE": str(cache_folder())}
+    variables |= {name: os.environ[name] for name in CHOICE_OF_GPUS if name in os.environ}
     if triton.library_path:
         variables["LD_LIBRARY_PATH"] = triton.library_path
     return variables

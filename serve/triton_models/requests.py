@@ -54,9 +54,15 @@ def open_encoder(args: dict[str, Any]) -> Encoder:
     same work took 5 to 18 % more time of the processor.
     """
     if args["model_instance_kind"] == "GPU":
-        os.environ["CUDA_VISIBLE_DEVICES"] = args["model_instance_device_id"]
+        show_one_gpu(int(args["model_instance_device_id"]))
     instances = sum(group["count"] for group in json.loads(args["model_config"])["instance_group"])
     return open_model(args).open(num_threads=max(1, cpu_count() // instances))
+
+
+def show_one_gpu(device: int) -> None:
+    """To the CUDA of this process. device: as Triton numbers those that CUDA_VISIBLE_DEVICES shows to the server."""
+    shown = os.environ.get("CUDA_VISIBLE_DEVICES")
+    os.environ["CUDA_VISIBLE_DEVICES"] = shown.split(",")[device].strip() if shown else str(device)
 
 
 def asked_models(args: dict[str, Any]) -> list[str]:

@@ -1,6 +1,7 @@
 """Facts of serve/triton_models that need no server; test_served.py and test_load.py ask a real one."""
 
 import json
+import os
 import subprocess
 import sys
 import types
@@ -53,3 +54,20 @@ def test_the_instances_of_a_model_share_the_cores(
         {**args, "model_repository": str(repository / "models/embed_image")}
     ) as encoder:
         assert vars(encoder)["_num_threads"] == threads
+
+
+@pytest.mark.parametrize(
+    ("shown", "device", "expected"),
+    [(None, 1, "1"), ("2,3", 1, "3"), ("GPU-a, GPU-b", 1, "GPU-b"), ("5", 0, "5")],
+)
+def test_an_instance_sees_the_gpu_that_triton_means(
+    monkeypatch: pytest.MonkeyPatch, shown: str | None, device: int, expected: str
+) -> None:
+    """Triton counts those that CUDA_VISIBLE_DEVICES shows to it."""
+    backend = types.ModuleType("triton_python_backend_utils")
+    monkeypatch.setitem(sys.modules, "triton_python_backend_utils", backend)
+    from kdx.serve.triton_models.requests import show_one_gpu
+
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", shown or "")
+    show_one_gpu(device)
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == expected
