@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import kdx
-from kdx.core.errors import UsageError
+from kdx.core.errors import GateError, SetupError, UsageError
 from kdx.export.exported import export_checkpoint
 from kdx.export.samples import ParitySamples
 from kdx.models.checkpoint import open_checkpoint
@@ -62,24 +62,54 @@ def check_machine(precision, target):
 '''
 
 
-@pytest.fixture
-def toy_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An installed package with one module and one entry point, for this process and its children."""
+# A runtime that does at once what KDX_TOY_DOES says
+BAD = """
+import os, signal
+from kdx.core.errors import DataError, SetupError
+from kdx.export.report import Check
+from kdx.runtime.formats import LIMITS, Format
+
+FORMAT = Format(
+    name="toy", suffix=".bad", precisions={"fp32": LIMITS["fp32"]}, targets=("cpu",), builder="toy_format:build",
+    opener="toy_format:open_toy", structure="toy_format:check_structure", machine="toy_format:check_machine",
+    packages=(),
+)
+
+def build(job):
+    for name in ("image_encoder.bad", "text_encoder.bad"):
+        (job.folder / name).write_bytes(b"weights")
+    return {}
+
+def open_toy(model, *, num_threads=None):
+    exec(os.environ["KDX_TOY_DOES"])
+
+def check_structure(folder, spec, precision):
+    return [Check.holds("there are files")]
+
+def check_machine(precision, target):
+    pass
+"""
+
+
+def _install(module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A package with this module and one entry point, for this process and its children."""
     site = tmp_path / "site"
     (site / "toy_format-1.0.dist-info").mkdir(parents=True)
-    (site / "toy_format.py").write_text(TOY)
+    (site / "toy_format.py").write_text(module)
     (site / "toy_format-1.0.dist-info/METADATA").write_text("Name: toy-format\nVersion: 1.0\n")
     (site / "toy_format-1.0.dist-info/entry_points.txt").write_text(
         "[kdx.formats]\ntoy = toy_format:FORMAT\n"
     )
     monkeypatch.syspath_prepend(str(site))
+    monkeypatch.delitem(sys.modules, "toy_format", raising=False)
     monkeypatch.setenv("PYTHONPATH", f"{site}:{Path(kdx.__file__).parent.parent}")
     return site
 
 
 def test_a_package_adds_a_format_by_one_module_and_one_entry(
-    toy_package: Path, mini_checkpoint: Path, parity_samples: ParitySamples, tmp_path: Path
+    mini_checkpoint: Path, parity_samples: ParitySamples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    _install(TOY, tmp_path, monkeypatch)
     out = tmp_path / "toy"
     exported = export_checkpoint(open_checkpoint(mini_checkpoint), out, format="toy", samples=parity_samples)
     assert sorted(file.name for file in out.glob("*.gz")) == ["image_encoder.gz", "text_encoder.gz"]
@@ -100,6 +130,34 @@ def test_a_package_adds_a_format_by_one_module_and_one_entry(
         [sys.executable, "-c", code], env={"PYTHONPATH": root}, capture_output=True, text=True, check=True
     )
     assert "'toy'" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("does", "error", "said"),
+    [
+        ("os.kill(os.getpid(), signal.SIGSEGV)", GateError, "SIGSEGV"),
+        ("raise DataError('is no graph')", GateError, "is no graph"),
+        ("os.kill(os.getpid(), signal.SIGKILL)", SetupError, "memory"),
+        ("raise SetupError('there is no driver')", SetupError, "there is no driver"),
+        ("1 / 0", RuntimeError, "ZeroDivisionError"),
+    ],
+)
+def test_whose_fault_a_failure_is_crosses_the_gates_process_for_any_runtime(
+    mini_checkpoint: Path,
+    parity_samples: ParitySamples,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    does: str,
+    error: type[Exception],
+    said: str,
+) -> None:
+    _install(BAD, tmp_path, monkeypatch)
+    monkeypatch.setenv("KDX_TOY_DOES", does)
+    with pytest.raises(error, match=said):
+        export_checkpoint(
+            open_checkpoint(mini_checkpoint), tmp_path / "out", format="toy", samples=parity_samples
+        )
+    assert [path.name for path in tmp_path.iterdir()] == ["site"]
 
 
 @pytest.mark.parametrize("format_", BUILT_IN, ids=lambda format_: format_.name)
