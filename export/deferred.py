@@ -21,6 +21,7 @@ from kdx.runtime.tensorrt import RTX, import_tensorrt
 from kdx.runtime.torch import TorchEncoder
 
 from .calibration import check_disjoint
+from .gate import check_enough
 from .gate_inputs import prepare
 from .job import BuildJob
 from .report import Verdict
@@ -49,10 +50,13 @@ def defer_export(
     needs no GPU for that. The manifest's field `proved_by` says by which version, or null.
 
     Raises UsageError for a format that is not deferred, a precision or target that there is not, or a graph that
-    NVIDIA's parser refuses; GateError for a graph that is not what it should be.
+    NVIDIA's parser refuses; InconclusiveError for samples on which nothing could pass; GateError for a graph that is
+    not what it should be.
     """
     check_deferrable(format)
-    _, precision, target = choose(format, precision, target, here=False)
+    format_, precision, target = choose(format, precision, target, here=False)
+    if not allow_inconclusive:
+        check_enough(samples, format_.precisions[precision])
     spec = checkpoint.spec
     inputs = {"checkpoint": spec.model_digest}
     fields: dict[str, Any] = {

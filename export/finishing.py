@@ -11,6 +11,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import kdx
 from kdx.core.cache import alone
 from kdx.core.digests import file_digest, value_digest
 from kdx.core.errors import DataError
@@ -43,25 +44,42 @@ def finish(deferred: Path, cache: Path) -> Path:
 
 
 def finish_export(
-    deferred: Path, out: Path, *, overwrite: bool = False, progress: Progress = silent
+    deferred: Path,
+    out: Path,
+    *,
+    allow_inconclusive: bool = False,
+    overwrite: bool = False,
+    progress: Progress = silent,
 ) -> ExportedModel:
     """Builds the engines of a deferred export for the GPU of this machine, gates them and seals the exported model.
 
+    allow_inconclusive: keep a model that the samples are too few to judge, also if its maker has not allowed that.
     Raises DataError for a damaged folder, SetupError for what the machine lacks, UsageError for a graph that TensorRT
     does not take, GateError when parity fails; nothing is left at `out` then.
     """
-    return _finish(open_deferred(deferred), out, overwrite=overwrite, progress=progress)
+    return _finish(
+        open_deferred(deferred),
+        out,
+        allow_inconclusive=allow_inconclusive,
+        overwrite=overwrite,
+        progress=progress,
+    )
 
 
 def _finish(
-    source: DeferredExport, out: Path, *, overwrite: bool, progress: Progress = silent
+    source: DeferredExport,
+    out: Path,
+    *,
+    allow_inconclusive: bool = False,
+    overwrite: bool,
+    progress: Progress = silent,
 ) -> ExportedModel:
     plan = BuildPlan.from_dict(source.plan, source.path / "config.json")
     source.format.check_machine(source.precision, source.target)
     gate_inputs = GateInputs.load(source.gate_inputs)
     made_from = {
         "deferred": value_digest(source.manifest.digest),
-        "checkpoint": source.manifest.provenance["inputs"]["checkpoint"],
+        "checkpoint": source.spec.model_digest,
     }
     fields: dict[str, Any] = {
         "format": source.format.name,
@@ -78,14 +96,18 @@ def _finish(
         config = {**fields, "spec": source.spec.to_dict(), "options": options}
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         report = check_parity(gate_inputs, folder, progress=progress)
-        allowed = bool(source.manifest.fields.get("inconclusive_allowed"))
+        allowed = allow_inconclusive or _allows_inconclusive(source)
         stop_unless_passed(report, out, allow_inconclusive=allowed)
         fields["inconclusive_allowed"] = report.verdict is Verdict.INCONCLUSIVE
         (folder / "parity.json").write_text(json.dumps(report.to_dict(), indent=2) + "\n", encoding="utf-8")
         fields["tools"] = package_versions()
-        fields["sizes"] = {**source.manifest.fields["sizes"], "bytes": files}
+        fields["sizes"] = {**source.manifest.fields.get("sizes", {}), "bytes": files}
         fields["speed"] = measure_speed(folder)
     return open_exported_model(out)
+
+
+def _allows_inconclusive(source: DeferredExport) -> bool:
+    return bool(source.manifest.fields.get("inconclusive_allowed"))
 
 
 def _key(source: DeferredExport) -> str:
@@ -96,6 +118,7 @@ def _key(source: DeferredExport) -> str:
             "files": source.manifest.digest,  # graphs, questions of the gate, and config.json with profiles and flags
             "tensorrt": [trt.__name__, trt.__version__],
             "gpu": [gpu.name, gpu.compute_capability],
+            "gate": [kdx.__version__, _allows_inconclusive(source)],
         }
     )[:24]
 

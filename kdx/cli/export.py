@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from kdx.runtime.exported_model import ExportedModel
 
 
+COMMANDLINE = click.core.ParameterSource.COMMANDLINE
+
+
 @click.command(name="export")
 @click.argument("models", nargs=-1, required=True, metavar="CHECKPOINT...", type=click.Path(path_type=Path))
 @click.option("--format", "format_", default="onnx", show_default=True, help="What to export to.")
@@ -108,8 +111,16 @@ def command(
     if finish:
         from kdx.export.finishing import finish_export
 
+        _refuse_what_was_sealed()
         with show_progress("export") as progress:
-            _print(finish_export(checkpoint, out, overwrite=overwrite, progress=progress), as_json)
+            made = finish_export(
+                checkpoint,
+                out,
+                allow_inconclusive=allow_inconclusive,
+                overwrite=overwrite,
+                progress=progress,
+            )
+        _print(made, as_json)
         return
     if defer and end_to_end:
         raise click.UsageError("--end-to-end serves what is built here, and --defer builds nothing")
@@ -132,15 +143,18 @@ def command(
     if defer:
         check_deferrable(format_)
     check_free(out, DEFERRED if defer else KIND, overwrite=overwrite)
+    device = "gpu" if chosen.targets[0] == "trt" else "cpu"
     if end_to_end:
-        find_triton()
+        if target == "trt" and device == "cpu":
+            raise click.UsageError("files for TensorRT are not served before an engine is built of them")
+        find_triton(format_, device)
     held_out = read_parity_samples(data, samples)
     calibration = read_calibration_samples(data, held_out) if precision == "int8" else None
     if not allow_inconclusive:
         check_enough(held_out, chosen.precisions[precision])
     opened = open_checkpoint(checkpoint)
     with show_progress("export") as progress:
-        serve = _served if end_to_end else None
+        serve = partial(_served, device=device) if end_to_end else None
         export = defer_export if defer else partial(export_checkpoint, serve=serve, measure=True)
         made = export(
             opened,
@@ -158,6 +172,17 @@ def command(
         _print_deferred(made, as_json)
     else:
         _print(made, as_json, slower_towers(made.options))
+
+
+def _refuse_what_was_sealed() -> None:
+    """Raises click.UsageError for an option that --finish could only ignore."""
+    context = click.get_current_context()
+    sealed = ("format_", "precision", "target", "data", "samples", "defer", "end_to_end")
+    for parameter in context.command.params:
+        if parameter.name in sealed and context.get_parameter_source(parameter.name) is COMMANDLINE:
+            raise click.UsageError(
+                f"{parameter.opts[0]} was settled by --defer: --finish builds what lies in CHECKPOINT"
+            )
 
 
 def _needed(value: Path | None, option: str) -> Path:
@@ -238,12 +263,12 @@ def speed_text(speed: dict[str, Any]) -> str:
 
 
 @contextmanager
-def _served(model: Path) -> Iterator[Embedder]:
+def _served(model: Path, *, device: str) -> Iterator[Embedder]:
     """The exported model behind a Triton of its own, for as long as the block runs."""
     import kdx
     from kdx.serve.repository import write_repository
     from kdx.serve.supervisor import TritonServer
 
-    repository = write_repository(model, model.with_name("repository"))
+    repository = write_repository(model, model.with_name("repository"), device=device)
     with TritonServer(repository, model.with_name("triton.log")) as server, kdx.load(server.url) as served:
         yield served

@@ -101,6 +101,26 @@ def test_a_deferred_export_is_made_here_and_finished_on_the_machine_with_the_gpu
     assert _run("query", "text", out, "a star", "--json") == 0
     assert _run("export", "--finish", deferred, "--out", out) == 2  # it exists already
     assert _run("info", deferred, "--json") == 0
+    capsys.readouterr()
+    for option in ("--defer", "--end-to-end", "--data=data", "--precision=fp16", "--format=onnx"):
+        assert _run("export", "--finish", deferred, "--out", tmp_path / "other", option) == 2
+        assert option.partition("=")[0] in capsys.readouterr().err
+    manifest = json.loads((deferred / "manifest.json").read_text())
+    manifest["fields"] = {}  # as if it had been made without --allow-inconclusive
+    (deferred / "manifest.json").write_text(json.dumps(manifest))
+    finish = ["export", "--finish", deferred, "--out", tmp_path / "allowed"]
+    assert _run(*finish) == 6
+    assert _run(*finish, "--allow-inconclusive") == 0
+
+
+def test_end_to_end_needs_a_server_that_runs_the_format(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("KDX_CACHE", str(tmp_path / "cache"))
+    asked = ["export", "checkpoint", "--data", tmp_path, "--out", tmp_path / "out", "--end-to-end"]
+    assert _run(*asked, "--format", "openvino") == 5
+    assert "kdx serve install --format openvino" in capsys.readouterr().err
+    assert _run(*asked, "--precision", "int8", "--target", "trt") == 2
 
 
 def test_without_tensorrt_nothing_is_begun_and_deferring_is_offered(

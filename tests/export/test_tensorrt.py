@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import kdx
-from kdx.core.errors import DataError, GateError, SetupError, UsageError
+from kdx.core.errors import DataError, GateError, InconclusiveError, SetupError, UsageError
 from kdx.export.deferred import defer_export
 from kdx.export.exported import export_checkpoint
 from kdx.export.samples import ParitySamples
@@ -112,7 +112,10 @@ def test_a_second_start_finds_the_engines_and_another_gpu_or_version_builds_anew
     with monkeypatch.context() as other:
         other.setattr("cuda.bindings.runtime.GPU.name", b"Fake GPU Ti")
         assert finish(deferred, tmp_path) != first
-    monkeypatch.setattr("tensorrt.__version__", "11.5.0.1")
+    with monkeypatch.context() as other:
+        other.setattr("tensorrt.__version__", "11.5.0.1")
+        assert finish(deferred, tmp_path) != first
+    monkeypatch.setattr("kdx.__version__", "99")  # which may build and judge otherwise
     assert finish(deferred, tmp_path) != first
 
 
@@ -179,6 +182,14 @@ def test_only_formats_of_the_running_machine_are_deferred(
 ) -> None:
     with pytest.raises(UsageError):
         defer_export(checkpoint, tmp_path / "out", format="onnx", samples=parity_samples)
+
+
+def test_samples_that_no_gate_could_pass_on_are_not_deferred(
+    checkpoint: Checkpoint, parity_samples: ParitySamples, tmp_path: Path
+) -> None:
+    few = replace(parity_samples, images=parity_samples.images[:4], texts=parity_samples.texts[:4])
+    with pytest.raises(InconclusiveError):
+        defer_export(checkpoint, tmp_path / "out", format="trt", samples=few)
 
 
 def test_a_graph_that_tensorrt_does_not_take_is_named_with_its_node(

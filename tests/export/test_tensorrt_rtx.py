@@ -78,6 +78,7 @@ def test_a_deferred_rtx_export_says_that_nvidia_built_it(
         precision="int8",
         samples=few,
         calibration=others,
+        allow_inconclusive=True,
     )
     proved_by = open_deferred(deferred.path).manifest.fields["proved_by"]
     assert proved_by == f"tensorrt_rtx {trt.__version__}, parsed and built"
