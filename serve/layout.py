@@ -15,6 +15,7 @@ import json
 from typing import Any
 
 from kdx.core.errors import UsageError
+from kdx.runtime.deferred import DeferredExport
 from kdx.runtime.exported_encoder import IMAGE_FEATURES, PIXELS, TEXT_FEATURES, TOKENS
 from kdx.runtime.exported_model import ExportedModel
 from kdx.runtime.onnx import CUDA_OPTIONS
@@ -25,6 +26,7 @@ from .served_model import ServedModel, Tensor
 ENCODERS = ("image_encoder", "text_encoder")
 BACKENDS, DEVICES = ("python", "onnxruntime", "tensorrt"), ("cpu", "gpu")
 NATIVE = {"onnxruntime": "onnx", "tensorrt": "trt"}  # the format that one of Triton's own backends runs
+DEVICE_OF_PT2 = {"cpu": "cpu", "gpu": "cuda"}  # as PyTorch calls them
 # The dynamic batcher of Triton 2.51 misses a wake-up when its only instance ends a request just as the next one
 # arrives, and that one then waits half a second: 2 to 6 of 100 requests that follow each other at once. With a second
 # instance none did, for one, two and eight clients, and eight clients got 18 % more answers a second. On a GPU a second
@@ -53,9 +55,10 @@ def served_models(
     return (*_embedders(exported, instances, apart=bool(encoders)), *encoders)
 
 
-def check_pairing(exported: ExportedModel, backend: str, device: str) -> None:
-    """Raises UsageError for a backend that cannot run what was exported on that device."""
+def check_pairing(exported: ExportedModel | DeferredExport, backend: str, device: str) -> None:
+    """Raises UsageError for a backend that cannot run what was exported, or is to be built, on that device."""
     format_ = exported.format.name
+    options = exported.options if isinstance(exported, ExportedModel) else {}
     if backend not in BACKENDS or device not in DEVICES:
         raise UsageError(
             f"there is no backend {backend!r} on {device!r}",
@@ -82,8 +85,15 @@ def check_pairing(exported: ExportedModel, backend: str, device: str) -> None:
         raise UsageError(
             "kdx runs openvino on the CPU alone", where=exported.path, remedy="give --device cpu"
         )
+    if format_ == "pt2" and options.get("device") != DEVICE_OF_PT2[device]:
+        compiled_for = next(name for name, of in DEVICE_OF_PT2.items() if of != DEVICE_OF_PT2[device])
+        raise UsageError(
+            f"is compiled for a {compiled_for.upper()}",
+            where=exported.path,
+            remedy=f"give --device {compiled_for}",
+        )
     unbearable = [
-        name for tower in ENCODERS for name in _disabled(exported, tower) if name not in LEVEL_WITHOUT
+        name for tower in ENCODERS for name in _disabled(options, tower) if name not in LEVEL_WITHOUT
     ]
     if backend == "onnxruntime" and unbearable:
         raise UsageError(
@@ -174,7 +184,7 @@ def _settings(exported: ExportedModel, encoder: str, backend: str, device: str) 
     if backend == "tensorrt":
         return {"profiles": tuple(str(number) for number in range(len(_profiles(exported, encoder))))}
     if backend == "onnxruntime":
-        level = min((LEVEL_WITHOUT[name] for name in _disabled(exported, encoder)), default=0)
+        level = min((LEVEL_WITHOUT[name] for name in _disabled(exported.options, encoder)), default=0)
         if device == "gpu":
             return {"graph_level": level, "cuda_options": dict(CUDA_OPTIONS)}
         # one thread, since those of a session that wait spin, which that backend cannot switch off
@@ -182,9 +192,9 @@ def _settings(exported: ExportedModel, encoder: str, backend: str, device: str) 
     return {}
 
 
-def _disabled(exported: ExportedModel, encoder: str) -> list[str]:
-    """ONNX Runtime's optimisers that this file does not bear."""
-    return list(exported.options.get("disabled_optimizers", {}).get(encoder, ()))
+def _disabled(options: dict[str, Any], encoder: str) -> list[str]:
+    """ONNX Runtime's optimisers that this encoder's file does not bear."""
+    return list(options.get("disabled_optimizers", {}).get(encoder, ()))
 
 
 def _profiles(exported: ExportedModel, encoder: str) -> list[dict[str, Any]]:

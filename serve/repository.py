@@ -15,12 +15,12 @@ from kdx.core.cache import cache_folder
 from kdx.core.digests import file_digest
 from kdx.core.errors import GateError, UsageError
 from kdx.core.folders import MANIFEST, Manifest, open_sealed, read_manifest, sealed_folder
-from kdx.runtime.deferred import KIND as DEFERRED, finish
+from kdx.runtime.deferred import KIND as DEFERRED, DeferredExport, finish, open_deferred
 from kdx.runtime.exported_model import ExportedModel, open_exported_model
 from kdx.runtime.trusted_plans import check_trusted
 
 from .environment import REQUIREMENTS, runner_requirements
-from .layout import INSTANCES, ZERO_SHOT_INSTANCES, served_models
+from .layout import INSTANCES, ZERO_SHOT_INSTANCES, check_pairing, served_models
 from .served_model import CONFIG, config_text
 
 KIND = "triton-repository"
@@ -66,7 +66,9 @@ def write_repository(
     Raises UsageError for a run or checkpoint, and for a backend that cannot run the model; DataError if the model is
     not whole, GateError if its parity gate did not let it pass.
     """
-    exported = open_to_serve(exported_model)
+    found = read_to_serve(exported_model)
+    check_pairing(found, backend, device)  # before an engine is built
+    exported = _built(found)
     _check_parity(exported)
     models = served_models(exported, backend=backend, device=device, instances=instances)
     inputs = {"exported-model": file_digest(exported.path / MANIFEST)}
@@ -91,11 +93,8 @@ def open_repository(path: Path) -> Manifest:
     return open_sealed(path, KIND)
 
 
-def open_to_serve(path: Path) -> ExportedModel:
-    """The exported model at `path`; of a deferred export the one that is built for this machine's GPU, or found built.
-
-    What is not yet exported is refused with how to export it.
-    """
+def read_to_serve(path: Path) -> ExportedModel | DeferredExport:
+    """What lies at `path`, exported or to be built here. What is neither is refused with how to export it."""
     kind = read_manifest(path).kind if path.is_dir() else None
     if kind in ("run", "checkpoint"):
         raise UsageError(
@@ -103,9 +102,16 @@ def open_to_serve(path: Path) -> ExportedModel:
             where=path,
             remedy=f"kdx export {path} --data DIR --out EXPORTED, then kdx serve up EXPORTED",
         )
-    if kind == DEFERRED:
-        path = finish(path, cache_folder())
-    exported = open_exported_model(path)
+    return open_deferred(path) if kind == DEFERRED else open_exported_model(path)
+
+
+def _built(found: ExportedModel | DeferredExport) -> ExportedModel:
+    """A deferred export's engines are built for this machine's GPU, or found built."""
+    exported = (
+        open_exported_model(finish(found.path, cache_folder()))
+        if isinstance(found, DeferredExport)
+        else found
+    )
     for engine in (exported.image_encoder, exported.text_encoder):
         if engine.suffix == ".engine":  # Triton would load any
             check_trusted(file_digest(engine), engine)

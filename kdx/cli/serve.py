@@ -210,7 +210,8 @@ def _repository(exported: Path, device: str, instances: int, given: list[str]) -
     from kdx.core.folders import read_manifest
     from kdx.core.scratch import scratch_folder
     from kdx.serve.environment import find_triton
-    from kdx.serve.repository import KIND, open_to_serve, write_repository
+    from kdx.serve.layout import check_pairing
+    from kdx.serve.repository import KIND, read_to_serve, write_repository
     from kdx.serve.supervisor import check_gpu
 
     if exported.is_dir() and read_manifest(exported).kind == KIND:
@@ -222,10 +223,12 @@ def _repository(exported: Path, device: str, instances: int, given: list[str]) -
             )
         yield exported
         return
+    found = read_to_serve(exported)
+    check_pairing(found, "python", device)
     if device == "gpu":
         check_gpu(exported)
+    find_triton(found.format.name, device)
     with scratch_folder() as folder:
-        find_triton(open_to_serve(exported).format.name, device)  # before long work
         yield write_repository(exported, folder / "repository", device=device, instances=instances)
 
 

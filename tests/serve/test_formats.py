@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import kdx
-from kdx.core.errors import DataError, SetupError
+from kdx.core.errors import DataError, SetupError, UsageError
 from kdx.export.deferred import defer_export
 from kdx.export.exported import export_checkpoint
 from kdx.export.samples import ParitySamples
@@ -58,6 +58,8 @@ def test_a_deferred_export_is_built_when_it_is_to_be_served_and_found_the_next_t
     deferred = defer_export(
         open_checkpoint(mini_checkpoint), tmp_path / "deferred", format="trt", samples=parity_samples
     ).path
+    with pytest.raises(UsageError):  # known without TensorRT, and before minutes of building
+        write_repository(deferred, tmp_path / "repository", backend="onnxruntime", device="gpu")
     cache: Path = request.getfixturevalue("fake_gpu")  # from here on
     _, out = (
         write_repository(deferred, tmp_path / "repository", backend="tensorrt", device="gpu", overwrite=True)

@@ -154,6 +154,17 @@ def test_what_a_backend_cannot_run_is_refused_with_what_can(
     assert named in str(caught.value.remedy)
 
 
+@pytest.mark.parametrize(("compiled", "device", "other"), [("cpu", "cpu", "gpu"), ("cuda", "gpu", "cpu")])
+def test_compiled_code_is_served_on_what_it_was_compiled_for(
+    onnx: ExportedModel, compiled: str, device: str, other: str
+) -> None:
+    pt2 = _as(onnx, "pt2", options={"device": compiled})
+    assert served_models(pt2, device=device)
+    with pytest.raises(UsageError) as caught:
+        served_models(pt2, device=other)
+    assert f"--device {device}" in str(caught.value.remedy)
+
+
 def test_what_is_no_configuration_is_bad_data(tmp_path: Path) -> None:
     (tmp_path / "config.pbtxt").write_text("name: 'a' nonsense: 3")
     with pytest.raises(DataError) as caught:
