@@ -66,7 +66,7 @@ def compare_exports(
     data: its val split gives the accuracy, over `limit` images or all. seconds: of timing, of each model.
 
     Returns, as JSON: `models`, the most accurate first: `path`, `student`, `format`, `precision`, `metric`, `score` and
-    its 95 % `interval` (None for retrieval), `parity`, `bytes`, `parameters`, `flops` (None of an older export),
+    its 95 % `interval` (None for retrieval), `parity`, `bytes`, `parameters`, `flops` (both None of an older export),
     `image` and `text` (batch size → Timing.summary), `peak_mib`, `pareto` (whether no other is at least as accurate and
     as fast, and in one of them better); `latency`, the percentile and batch that this is about; `left_out`, by path why
     this machine cannot run it; `budget`, `chosen`; `num_images`, `text_length`, `load_average`, `provenance`.
@@ -206,7 +206,7 @@ def _row(
     peak: float,
     batches: Sequence[int],
 ) -> Row:
-    sizes = model.manifest.fields["sizes"]
+    sizes = model.manifest.fields.get("sizes", {})
     return {
         "path": str(model.path),
         "student": model.spec.name,
@@ -216,8 +216,8 @@ def _row(
         "score": evaluation.score,
         "interval": list(evaluation.zero_shot.top1.interval) if evaluation.zero_shot else None,
         "parity": model.parity()["verdict"],
-        "bytes": sum(sizes["bytes"].values()),
-        "parameters": sizes["parameters"],
+        "bytes": model.encoder_bytes(),
+        "parameters": sizes.get("parameters"),
         "flops": sizes.get("flops"),
         "image": {str(batch): timing[Case(batch)].summary() for batch in batches},
         "text": {"1": timing[Case(1, TEXT_LENGTH)].summary()},

@@ -161,11 +161,10 @@ def _told(path: Path) -> dict[str, Any]:
         weights = _checkpoint(path) / "model.safetensors"
         return {"runtime": "PyTorch eager", "parity": None, "bytes": weights.stat().st_size}
     model = open_exported_model(path)
-    size = sum(model.manifest.fields["sizes"]["bytes"].values())
     return {
         "runtime": f"{model.format.name} {model.precision}",
         "parity": model.parity()["verdict"],
-        "bytes": size,
+        "bytes": model.encoder_bytes(),
     }
 
 

@@ -19,10 +19,9 @@ from .bounds import lower_bound, samples_needed, upper_bound
 from .report import Check, Tier, Verdict
 
 WORST = 10
-ONE_DIRECTION = (
-    0.999  # mean pairwise cosine; 0.50 to 0.64 in small trained CLIPs, 1.000 in a network whose int8 file
-)
-# kept a cosine of 1.0000 to it and 5 % of its nearest neighbours
+# mean pairwise cosine; 0.50 to 0.64 in small trained CLIPs, 1.000 in a network whose int8 file kept a cosine of 1.0000
+# to it and 5 % of its nearest neighbours
+ONE_DIRECTION = 0.999
 
 
 @dataclass(frozen=True)
@@ -228,6 +227,8 @@ def _first_counts(decisions: Decisions, limits: Limits) -> dict[str, Any]:
 
 
 def _centred_distance(reference: FloatArray, candidate: FloatArray) -> npt.NDArray[np.float64]:
+    if len(reference) < 2:  # nothing is left of a single row without its mean
+        return np.zeros(len(reference))
     mean = reference.mean(axis=0, dtype=np.float64)
     return _cosine_distance(reference - mean, candidate - mean)
 

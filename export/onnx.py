@@ -41,9 +41,8 @@ OPSET = 20  # 23's Attention nodes are no faster in ONNX Runtime, and TensorRT-R
 TOWERS = ("image_encoder", "text_encoder")
 BATCH, LENGTH = "batch", "length"
 EXAMPLE_BATCH = 5  # with 1 the exporter specialises ViTs to it and still declares a free axis
-FILE_LIMIT = (
-    2**31 - 2**24
-)  # bytes of weights; a protobuf file ends at 2 GiB, and the graph needs some of that
+# bytes of weights; a protobuf file ends at 2 GiB, and the graph needs some of that
+FILE_LIMIT = 2**31 - 2**24
 DATA_SUFFIX = ".data"  # of the file with the weights, after the whole name of the graph's
 SMALL_TENSOR = 1024  # bytes; shapes and scales stay in the graph, where its checker reads them
 

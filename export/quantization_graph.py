@@ -118,11 +118,8 @@ def collect_ranges(
     with _quiet():
         calibrator: Any = create_calibrator(
             graph,
-            [
-                *LAYERS,
-                *FOLDED,
-                *(ELEMENTWISE if plan.between else ()),
-            ],  # a mask's −∞, in an Add, has no range
+            # where there are no convolutions, an Add may hold a mask's −∞, which has no range
+            [*LAYERS, *FOLDED, *(ELEMENTWISE if plan.between else ())],
             augmented_model_path=str(graph.with_name("augmented.onnx")),
             calibrate_method=CalibrationMethod[method],
             extra_options=options,

@@ -25,6 +25,7 @@ from .workspace import locked, move_all, workspace
 MANIFEST = "manifest.json"
 SCHEMA = 1
 LARGE_FILE = 256 * 2**20  # bytes
+NOT_UTF8 = "is a name that is not UTF-8, which the libraries that read and write models refuse"
 
 
 @dataclass(frozen=True)
@@ -101,8 +102,12 @@ def check_free(path: Path, kind: str, *, overwrite: bool = False) -> None:
 
 
 def check_place(path: Path) -> None:
-    """Raises UsageError if `path` lies under a file or in a sealed folder, SetupError without permission to write."""
+    """Raises UsageError if `path` is not UTF-8, lies under a file or in a sealed folder, SetupError without permission
+    to write.
+    """
     path = _without_dots(path)
+    if not _is_utf8(path):
+        raise UsageError(NOT_UTF8, where=path, remedy="choose another path")
     if inside := next((parent for parent in path.parents if _kind_of(parent)), None):
         raise UsageError(
             f"lies in the {_kind_of(inside)} {inside}, which would no longer be whole",
@@ -153,12 +158,14 @@ def open_sealed(path: Path, kind: str, *, verify_large: bool = True) -> Manifest
 
 def read_manifest(path: Path) -> Manifest:
     """The manifest of any sealed folder, unverified. Raises DataError if there is none or it is damaged."""
+    if not _is_utf8(path):
+        raise DataError(NOT_UTF8, where=path, remedy="rename it")
     try:
         manifest = Manifest(**json.loads((path / MANIFEST).read_text(encoding="utf-8")))
         if not isinstance(cast(Any, manifest.digest), dict):
             raise TypeError("digest is no table")
         return manifest
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise DataError(
             f"has no {MANIFEST}, so it is not a whole folder of kdx",
             where=path,
@@ -215,6 +222,14 @@ def read_json(path: Path) -> dict[str, Any]:
 def _without_dots(path: Path) -> Path:
     """Absolute. `missing/../run` is `run` also before `missing` is made, which making the parents would do."""
     return Path(os.path.abspath(path))  # noqa: PTH100 - resolve() would follow a link that lies at `path`
+
+
+def _is_utf8(path: Path) -> bool:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:  # a byte that is not UTF-8 is a lone surrogate here
+        return False
+    return True
 
 
 def _file_names(folder: Path) -> list[str]:

@@ -53,6 +53,14 @@ class ExportedModel:
         """sha256 (hex) of all its files; None before it is sealed."""
         return value_digest(self.manifest.digest) if self.manifest.digest else None
 
+    def encoder_bytes(self) -> int:
+        """Of both encoders, with their data files."""
+        files = (
+            *self.path.glob(f"{self.image_encoder.name}*"),
+            *self.path.glob(f"{self.text_encoder.name}*"),
+        )
+        return sum(file.stat().st_size for file in files)
+
     def parity(self) -> dict[str, Any]:
         return read_json(self.path / "parity.json")
 
@@ -63,7 +71,15 @@ class ExportedModel:
 
 def open_exported_model(path: Path) -> ExportedModel:
     """Checks every digest and returns the model. Raises DataError when the folder is not whole."""
-    return read_exported_model(path, open_sealed(path, KIND))
+    model = read_exported_model(path, open_sealed(path, KIND))
+    for file in (model.image_encoder, model.text_encoder):
+        if file.name not in model.manifest.digest:
+            raise DataError(
+                f"is of the format {model.format.name}, but lacks {file.name}",
+                where=path,
+                remedy="export it again",
+            )
+    return model
 
 
 def read_exported_model(path: Path, manifest: Manifest) -> ExportedModel:

@@ -376,9 +376,8 @@ class Tower:
     def _capture(self, bucket: Bucket) -> Any:
         """The executable graph of one run; None, with a line in the log, for an engine that cannot be captured."""
         cudart, stream = self._cudart, self._stream.handle
-        mode = (
-            cudart.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
-        )  # other threads may allocate meanwhile
+        # other threads may allocate meanwhile
+        mode = cudart.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         checked(cudart, cudart.cudaStreamBeginCapture(stream, mode))
         fault: KdxError | None = None
         try:
@@ -386,12 +385,16 @@ class Tower:
         except KdxError as error:
             fault = error
         error, graph = cudart.cudaStreamEndCapture(stream)
-        if fault is not None or error != cudart.cudaError_t.cudaSuccess:
+        if error != cudart.cudaError_t.cudaSuccess:
             log.warning("%s runs without a CUDA graph: %s", self._path, fault or error.name)
             return None
-        executable = checked(cudart, cudart.cudaGraphInstantiate(graph, 0))
-        checked(cudart, cudart.cudaGraphDestroy(graph))
-        return executable
+        try:
+            if fault is None:
+                return checked(cudart, cudart.cudaGraphInstantiate(graph, 0))
+            log.warning("%s runs without a CUDA graph: %s", self._path, fault)
+            return None
+        finally:
+            checked(cudart, cudart.cudaGraphDestroy(graph))
 
     def _enqueue(self, bucket: Bucket) -> None:
         """Host to device, the network, device to host, in order on the tower's stream."""

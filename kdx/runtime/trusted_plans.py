@@ -41,7 +41,8 @@ def check_trusted(digest: str, path: Path) -> None:
 
 def _read(path: Path) -> set[str]:
     try:
-        status, text = path.stat(), path.read_text(encoding="ascii")
+        with path.open(encoding="ascii") as file:
+            status, text = os.fstat(file.fileno()), file.read()
     except FileNotFoundError:
         return set()
     except (OSError, ValueError) as error:

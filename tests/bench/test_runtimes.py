@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,17 @@ def test_an_exported_model_stands_beside_its_checkpoint(mini_checkpoint: Path, e
     assert exported["bytes"] == sum(file.stat().st_size for file in exported_model.glob("*.onnx"))
     table = runtimes_table(document)
     assert "onnx fp32" in table and table.count("|---") == 2 + len(CASES) + 4
+
+
+def test_an_export_of_a_kdx_that_noted_no_sizes_is_compared_too(
+    mini_checkpoint: Path, exported_model: Path, tmp_path: Path
+) -> None:
+    old = shutil.copytree(exported_model, tmp_path / "old")
+    manifest = json.loads((old / "manifest.json").read_text())
+    del manifest["fields"]["sizes"]
+    (old / "manifest.json").write_text(json.dumps(manifest))
+    document = compare_runtimes([mini_checkpoint, old], cases=CASES[:1], seconds=0.01)
+    assert document["students"][0]["models"][1]["bytes"] > 0
 
 
 def test_an_exported_model_without_its_checkpoint_is_refused(exported_model: Path) -> None:

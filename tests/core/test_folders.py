@@ -112,10 +112,23 @@ def test_where_nothing_can_be_written_is_said_before_the_work(
         assert f"{tmp_path / 'file'} " in usage.value.what
     with pytest.raises(UsageError):
         check_free(Path("/"), "thing")
+    with pytest.raises(UsageError):
+        check_free(tmp_path / os.fsdecode(b"caf\xe9"), "thing")
     monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)  # root may write anywhere
     with pytest.raises(SetupError) as setup:
         check_free(tmp_path / "new" / "a", "thing")
     assert str(tmp_path) in setup.value.what
+
+
+def test_what_is_no_folder_or_has_no_utf8_name_is_said_to_be_that(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    odd = tmp_path / os.fsdecode(b"caf\xe9")
+    _seal(tmp_path / "a")
+    (tmp_path / "a").rename(odd)
+    for path, said in ((tmp_path / "file", MANIFEST), (odd, "UTF-8")):
+        with pytest.raises(DataError) as caught:
+            read_manifest(path)
+        assert caught.value.where == str(path) and said in caught.value.what
 
 
 def test_nothing_is_written_into_a_sealed_folder(tmp_path: Path) -> None:

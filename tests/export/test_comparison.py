@@ -62,6 +62,11 @@ def test_a_dead_model_passes_by_cosine_and_fails_by_centred_cosine_and_as_collap
     assert check_direction("image", alive, alive).verdict is Verdict.PASS
 
 
+def test_a_single_sample_has_no_mean_to_be_centred_on() -> None:
+    row = _cone(1, 0.5)
+    assert distances(row, row)["centred_cosine_distance_p50"] == 0
+
+
 def test_a_reference_that_collapsed_is_named_where_something_fails() -> None:
     reference = Embeddings(_cone(400, 0.01), _cone(400, 0.01, seed=1), paired=True)
     other = Embeddings(_cone(400, 0.01, seed=2), reference.texts, paired=True)
