@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kdx.export.comparison import cosine_distances
+
 from .charts import FOOT, LEFT, RIGHT, TOP, WIDTH, Tick, ticks
 from .templates import template_environment
 
@@ -79,17 +81,12 @@ def render_parity_page(
             right=RIGHT,
             top=TOP,
             histograms=[
-                histogram(f"1 − cosine of {name}", cosine_distances(first, second))
+                histogram(f"1 − cosine of {name}", np.maximum(cosine_distances(first, second), 0))
                 for name, first, second in zip(("images", "texts"), reference, candidate, strict=True)
             ],
             scatter=scatter(reference[0] @ reference[1].T, candidate[0] @ candidate[1].T),
         )
     )
-
-
-def cosine_distances(first: FloatArray, second: FloatArray) -> npt.NDArray[np.float64]:
-    """Of matching rows, never below 0."""
-    return np.maximum(1 - np.einsum("nd,nd->n", first.astype(np.float64), second.astype(np.float64)), 0.0)
 
 
 def histogram(title: str, values: npt.NDArray[np.float64]) -> Histogram:

@@ -21,6 +21,7 @@ from kdx.core.folders import read_json, read_manifest
 from kdx.core.progress import Progress, silent
 from kdx.core.provenance import collect_provenance
 from kdx.evaluate.speed import Case, SpeedProcess, take_turns
+from kdx.export.comparison import cosine_distances
 from kdx.runtime.exported_model import KIND, open_exported_model
 
 CASES = (Case(1), Case(8), Case(1, 12), Case(1, 77), Case(8, 12))
@@ -171,7 +172,7 @@ def _told(path: Path) -> dict[str, Any]:
 def _difference(expected: Sequence[FloatArray], answers: Sequence[FloatArray]) -> dict[str, float]:
     """The largest over all cases."""
     pairs = list(zip(expected, answers, strict=True))
-    distances = [1 - np.einsum("nd,nd->n", a.astype(np.float64), b.astype(np.float64)) for a, b in pairs]
+    distances = [cosine_distances(a, b) for a, b in pairs]
     return {
         "max_abs": float(max(np.abs(a - b).max() for a, b in pairs)),
         "cosine_distance": float(max(0.0, *(distance.max() for distance in distances))),

@@ -79,8 +79,8 @@ def compare(
 def distances(reference: FloatArray, candidate: FloatArray) -> dict[str, float]:
     """Of matching rows. centred: after both lost the reference's mean, which is what is left where all rows share a
     direction and every cosine is near 1."""
-    distance = _cosine_distance(reference.astype(np.float64), candidate.astype(np.float64))
-    centred = _centred_distance(reference, candidate)
+    distance = cosine_distances(reference, candidate)
+    centred = centred_distances(reference, candidate)
     return {
         "num_samples": len(reference),
         "max_abs": float(np.abs(reference - candidate).max()),
@@ -91,6 +91,22 @@ def distances(reference: FloatArray, candidate: FloatArray) -> dict[str, float]:
         "centred_cosine_distance_p99": float(np.quantile(centred, 0.99)),
         "mean_pairwise_cosine": mean_pairwise_cosine(reference),
     }
+
+
+def cosine_distances(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """1 − cosine of matching rows, by their norms: those of float32 unit rows are off by some 1e-7, which is more than
+    an fp32 export's angles come to."""
+    first, second = first.astype(np.float64), second.astype(np.float64)
+    norms = np.linalg.norm(first, axis=-1) * np.linalg.norm(second, axis=-1)
+    return 1 - np.einsum("nd,nd->n", first, second) / np.maximum(norms, 1e-12)
+
+
+def centred_distances(reference: FloatArray, candidate: FloatArray) -> npt.NDArray[np.float64]:
+    """The same after both lost the reference's mean, which hides the rest if all rows share it."""
+    if len(reference) < 2:  # nothing is left of a single row without its mean
+        return np.zeros(len(reference))
+    mean = reference.mean(axis=0, dtype=np.float64)
+    return cosine_distances(reference - mean, candidate - mean)
 
 
 def check_distances(tower: str, numbers: dict[str, float], limits: Limits) -> list[Check]:
@@ -224,22 +240,6 @@ def _first_counts(decisions: Decisions, limits: Limits) -> dict[str, Any]:
         "disagreement_upper_bound": counts["upper_bound"],
         "num_samples": counts["num_samples"],
     }
-
-
-def _centred_distance(reference: FloatArray, candidate: FloatArray) -> npt.NDArray[np.float64]:
-    if len(reference) < 2:  # nothing is left of a single row without its mean
-        return np.zeros(len(reference))
-    mean = reference.mean(axis=0, dtype=np.float64)
-    return _cosine_distance(reference - mean, candidate - mean)
-
-
-def _cosine_distance(
-    first: npt.NDArray[np.float64], second: npt.NDArray[np.float64]
-) -> npt.NDArray[np.float64]:
-    """1 − cosine of matching rows, by their norms: those of float32 unit rows are off by some 1e-7, which is more than
-    an fp32 export's angles come to."""
-    norms = np.linalg.norm(first, axis=-1) * np.linalg.norm(second, axis=-1)
-    return 1 - np.einsum("nd,nd->n", first, second) / np.maximum(norms, 1e-12)
 
 
 def _with_note(check: Check, note: str) -> Check:

@@ -29,6 +29,7 @@ from kdx.runtime.onnx import (
 )
 
 from .child import answer_parent, limit_memory
+from .comparison import centred_distances, cosine_distances
 from .quantization_graph import METHODS, Plan, collect_ranges, prepare_graph, quantize_graph
 
 BATCH = 8  # of calibration: Entropy and Percentile hold all activations of a batch
@@ -145,7 +146,7 @@ class _Attempts:
     def damage(self, method: str, layer: str, batches: Sequence[Batch], reference: FloatArray) -> float:
         """Mean cosine distance of centred embeddings when this layer alone is quantised."""
         answer = self.tower.embed(self._session(method, [layer]), batches)
-        return float(_centred_distances(reference, answer).mean())
+        return float(centred_distances(reference, answer).mean())
 
     def write(self, out: Path, method: str, found: _Found) -> None:
         layers = [name for name in self.plan.layers if name not in found.floating]
@@ -240,21 +241,6 @@ def _speedup(tower: Tower) -> float:
     return min(seconds[0]) / min(seconds[1])
 
 
-# Quality
-
-
-def _centred_distances(reference: FloatArray, answer: FloatArray) -> npt.NDArray[np.float64]:
-    """Row by row, after removing the reference's mean: cosine alone passes embeddings that all share a direction."""
-    mean = reference.mean(axis=0, dtype=np.float64)
-    return _distances(reference - mean, answer - mean)
-
-
-def _distances(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    """1 − cosine, row by row."""
-    norms = np.linalg.norm(first, axis=-1) * np.linalg.norm(second, axis=-1)
-    return 1 - np.einsum("nd,nd->n", first, second) / np.maximum(norms, 1e-12)
-
-
 # The process
 
 
@@ -318,8 +304,8 @@ def _towers(job: dict[str, Any]) -> list[Tower]:
         chosen = scores({**expected, name: answer}).argmax(axis=1)
         regret = best - reference[np.arange(len(best)), chosen]
         return Quality(
-            centred_cosine_distance=float(np.median(_centred_distances(expected[name], answer))),
-            cosine_distance=float(_distances(expected[name], answer).max()),
+            centred_cosine_distance=float(np.median(centred_distances(expected[name], answer))),
+            cosine_distance=float(cosine_distances(expected[name], answer).max()),
             differing=float((regret > TIE).mean()),
         )
 

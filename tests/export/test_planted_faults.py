@@ -136,6 +136,26 @@ def test_a_wrong_graph_fails_in_numbers(
     assert _failing(check_parity(inputs, copy)) >= {"numbers"}
 
 
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_what_no_sample_is_long_enough_for_fails_too(inputs: GateInputs, copy: Path, precision: str) -> None:
+    longest = max(
+        array.shape[1]
+        for name, array in inputs.requests.items()
+        if name.startswith(("text/sample", "text/class"))
+    )
+
+    def change(model: onnx.ModelProto) -> None:
+        table = _weights(model, "positional_embedding")
+        values = numpy_helper.to_array(table).copy()
+        assert longest < len(values)
+        values[longest:] *= 100
+        _set(table, values)
+
+    _edit(copy / TEXT, change)
+    report = check_parity(inputs, copy, limits=replace(LIMITS[precision], margin=0.9))
+    assert {check.name.partition(" ")[0] for _, check in report.findings(Verdict.FAIL)} == {"text"}
+
+
 def test_dynamic_scales_fail_because_a_text_changes_with_its_neighbours(
     inputs: GateInputs, copy: Path
 ) -> None:
