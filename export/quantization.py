@@ -122,13 +122,13 @@ def _write_pixels(folder: Path, spec: EncoderSpec, calibration: ParitySamples) -
     spread = 0.0
     for split, chosen in parts.items():
         shape = (len(chosen), 3, spec.image_size, spec.image_size)
-        array = np.lib.format.open_memmap(
-            folder / f"{split}_pixels.npy", mode="w+", dtype=np.float32, shape=shape
-        )
-        for row, image in enumerate(chosen):
-            array[row] = preprocess(image)
-            spread = max(spread, float(np.ptp(array[row].reshape(3, -1), axis=1).max()))
-        array.flush()
+        header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+        with (folder / f"{split}_pixels.npy").open("wb") as file:  # mapped, a full disk would be a SIGBUS
+            np.lib.format.write_array_header_1_0(file, header)
+            for image in chosen:
+                pixels = preprocess(image)
+                file.write(pixels.astype("<f4", copy=False).tobytes())
+                spread = max(spread, float(np.ptp(pixels.reshape(3, -1), axis=1).max()))
     if spread == 0:
         raise DataError(
             f"each of the {len(images)} calibration images is of one colour",

@@ -13,6 +13,7 @@ from .output import print_json
 
 if TYPE_CHECKING:
     from kdx.core.encoder import Embedder
+    from kdx.runtime.formats import Limits
 
 REPORT, PAGE = "parity.json", "parity.html"
 
@@ -62,8 +63,7 @@ def command(
     from kdx.export.samples import read_parity_samples
     from kdx.runtime.formats import find_limits
 
-    precision = precision or _precision_of(candidate)
-    limits = find_limits(precision)
+    precision, limits = (precision, find_limits(precision)) if precision else _limits_of(candidate)
     if out:
         check_place(out / REPORT)
     held_out = read_parity_samples(data, samples)
@@ -94,15 +94,17 @@ def command(
     _exit_by(report["verdict"])
 
 
-def _precision_of(model: str) -> str:
-    """Of an exported model; fp32 for every other form."""
+def _limits_of(model: str) -> tuple[str, Limits]:
+    """The precision of an exported model with its format's limits; fp32 for every other form."""
     from kdx.core.folders import MANIFEST, read_manifest
     from kdx.runtime.exported_model import KIND, read_exported_model
+    from kdx.runtime.formats import LIMITS
 
     path = Path(model)
     if not (path / MANIFEST).exists() or read_manifest(path).kind != KIND:
-        return "fp32"
-    return read_exported_model(path, read_manifest(path)).precision
+        return "fp32", LIMITS["fp32"]
+    exported = read_exported_model(path, read_manifest(path))
+    return exported.precision, exported.format.precisions[exported.precision]
 
 
 def _name(model: Embedder) -> str:

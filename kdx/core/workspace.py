@@ -17,6 +17,7 @@ import re
 import secrets
 import shlex
 import shutil
+import tempfile
 from collections.abc import Generator, Iterable
 from pathlib import Path
 
@@ -91,7 +92,7 @@ def full_disk_said(path: Path) -> Generator[None]:
         raise SetupError(
             f"cannot be written: {os.strerror(number)}",
             where=_visible(path),
-            remedy="free space, or choose another path",
+            remedy=f"free space there and where temporary files lie ({tempfile.gettempdir()}), or choose another path",
         ) from None
 
 

@@ -101,4 +101,10 @@ def read_exported_model(path: Path, manifest: Manifest) -> ExportedModel:
         ) from None
     precision = str(config.get("precision", "fp32"))
     target = str(config.get("target", format_.targets[0]))
+    if precision not in format_.precisions or target not in format_.targets:
+        raise DataError(
+            f"is {name} in {precision} for {target}, which this kdx lacks",
+            where=path / "config.json",
+            remedy="update kdx, or export the model again",
+        )
     return ExportedModel(path, manifest, format_, precision, target, spec, dict(config.get("options", {})))

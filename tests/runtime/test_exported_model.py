@@ -56,7 +56,9 @@ def test_a_config_of_another_kdx_is_refused(exported_model: Path, tmp_path: Path
             ({**config, "format": "tensorrt"}, "tensorrt"),
             ({"spec": config["spec"]}, "'format'"),
             ({"format": "onnx"}, "'spec'"),
-            ({**config, "format": "pt2"}, "image_encoder.pt2"),
+            ({**config, "format": "pt2", "target": "native"}, "image_encoder.pt2"),
+            ({**config, "precision": "int4"}, "int4"),
+            ({**config, "target": "tpu"}, "tpu"),
             ({**config, "spec": {**config["spec"], "more": 1}}, "more"),
         )
     ):
