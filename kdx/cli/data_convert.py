@@ -44,8 +44,9 @@ def command(
 ) -> None:
     """Pack the images of SOURCE with their captions or classes into shards.
 
-    SOURCE is a folder of images with a .txt beside each, a folder with a folder for each class, or with --captions
-    the folder (or several) from which the paths in the table start.
+    SOURCE is a folder of images with a .txt beside each, a folder with a folder for each class, shards (such as
+    img2dataset's), or with --captions the folder (or several) from which the paths in the table start. Several tables
+    belong to as many folders, in the same order.
 
     Images are copied as they are; what shards cannot hold (BMP, GIF, TIFF) becomes PNG. What cannot be used is left
     out and named, up to a tenth. After a kill the same command goes on where it was.
@@ -54,7 +55,8 @@ def command(
     """
     from kdx.cli.progress import show_progress
     from kdx.data.convert import convert
-    from kdx.data.sources import Wanted, open_source
+    from kdx.data.sources.columns import Wanted
+    from kdx.data.sources.opening import open_source
 
     source = open_source(list(sources), list(captions), Wanted(image_column, caption_column, label_column))
     with show_progress("packing") as progress:

@@ -60,7 +60,7 @@ def read_drafts(paths: list[Path], *, need_captions: bool) -> Drafts:
                 unique = f"{path.stem}/{unique}"
             seen.add(unique)
             try:
-                drafts.good.append(_draft(unique, file, members, need_captions))
+                drafts.good.append(read_draft(unique, file, members, need_captions=need_captions))
             except BadSample as reason:
                 drafts.skipped.append((unique, str(reason)))
     return drafts
@@ -115,7 +115,8 @@ def _kind_of_other(stem: str, extension: str) -> str | None:
     )
 
 
-def _draft(key: str, file: TarFile, members: list[tuple[str, Member]], need_captions: bool) -> Draft:
+def read_draft(key: str, file: TarFile, members: list[tuple[str, Member]], *, need_captions: bool) -> Draft:
+    """Raises BadSample."""
     images = [member for extension, member in members if extension in IMAGE_EXTENSIONS]
     if len(images) != 1:
         raise BadSample("more than one image" if images else f"no image ({', '.join(IMAGE_EXTENSIONS)})")

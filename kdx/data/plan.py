@@ -51,15 +51,20 @@ class Planned:
 
 
 class Plan:
-    """Made by `make_plan`. splits: name → number of images, in the order in which they are written. digest: of all
-    that it says, so that an interrupted conversion knows whether its source still says the same."""
+    """Made by `make_plan`.
 
-    def __init__(self, database: sqlite3.Connection, classes: list[str] | None) -> None:
+    splits: name → number of images, in the order in which they are written. numbered: labels are indices into the
+    classes and not names. digest: of all that it says, so that an interrupted conversion knows whether its source
+    still says the same.
+    """
+
+    def __init__(self, database: sqlite3.Connection, classes: list[str] | None, *, numbered: bool) -> None:
         self.classes = classes
         self._database = database
         counts = dict(database.execute("SELECT split, count(*) FROM image GROUP BY split"))
         self.splits: dict[str, int] = {name: counts[name] for name in (TRAIN, VAL, TEST) if name in counts}
         self._labels = None if classes is None else {name: index for index, name in enumerate(classes)}
+        self._numbered = numbered
         digest = hashlib.sha256(json.dumps([self.splits, classes]).encode())
         for split in self.splits:
             for planned in self.images(split):
@@ -87,7 +92,7 @@ class Plan:
     def _label(self, text: str | None) -> int | None:
         if text is None:
             return None
-        return int(text) if self._labels is None else self._labels[text]
+        return int(text) if self._labels is None or self._numbered else self._labels[text]
 
 
 def make_plan(file: Path, source: Source, *, val: float | None, leave_out: LeaveOut, note: LeaveOut) -> Plan:
@@ -107,7 +112,7 @@ def make_plan(file: Path, source: Source, *, val: float | None, leave_out: Leave
         _make_keys_distinct(database)
         _assign_splits(database, source, val)
     classes = _classes(database, source)
-    return Plan(database, classes)
+    return Plan(database, classes, numbered=source.classes is not None)
 
 
 def _add_rows(database: sqlite3.Connection, source: Source, leave_out: LeaveOut, note: LeaveOut) -> None:

@@ -1,8 +1,8 @@
 """Image–text sets as WebDataset tar shards: writing them, and random access to their samples.
 
-A set is a folder with train-*.tar, val-*.tar (or test-*.tar), and where it is labelled classes.txt. A sample is
-KEY.jpg (jpeg, jfif, png, webp, avif), KEY.txt, where labelled KEY.cls (an integer or a class name), and with several
-captions KEY.json = {"captions": [...]}, whose first one is KEY.txt. For evaluation a class is enough.
+A set is a folder with train-*.tar (or 00000.tar …), val-*.tar (or test-*.tar), and where it is labelled classes.txt.
+A sample is KEY.jpg (jpeg, jfif, png, webp, avif), KEY.txt, where labelled KEY.cls (an integer or a class name), and
+with several captions KEY.json = {"captions": [...]}, whose first one is KEY.txt. For evaluation a class is enough.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from .sample import (
 )
 from .tar_index import Member, TarFile
 from .tar_writer import TarWriter
-from .unpacked import convert_command
+from .unpacked import convert_command, quoted
 
 __all__ = [
     "Sample",
@@ -202,7 +202,15 @@ def shard_paths(folder: Path, split: str) -> list[Path]:
         paths = sorted(folder.glob(f"{prefix}-*.tar"))
         if paths:
             return paths
-    return []
+    return numbered_shards(folder) if split == "train" else []
+
+
+def numbered_shards(folder: Path) -> list[Path]:
+    """Those that have no split in their names, as img2dataset writes them (00000.tar): they are train shards."""
+    return sorted(
+        (path for path in folder.glob("[0-9]*.tar") if path.stem.isdecimal()),
+        key=lambda path: (int(path.stem), path.stem),
+    )
 
 
 def read_classes(folder: Path) -> list[str] | None:
@@ -299,6 +307,8 @@ def _names_to_give(folder: Path, split: str) -> str:
         return f"pack the pictures into shards first: {command}"
     if not folder.is_dir():
         return "check the path: there is no such folder"
+    if split == "val" and shard_paths(folder, "train"):
+        return f"hold some of the images out: kdx data convert {quoted(folder)} --val 0.1 --out shards"
     wanted = " or ".join(f"{prefix}-00000.tar, {prefix}-00001.tar …" for prefix in SPLITS[split])
     packed = next(iter(sorted(folder.glob("*.tar.*"))), None)
     return f"name the shards {wanted}" + (f", and unpack {packed.name} and its like" if packed else "")

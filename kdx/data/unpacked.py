@@ -35,11 +35,12 @@ def convert_command(place: Path) -> str | None:
 
 
 def _command(folder: Path, captions: Path | None) -> str:
-    named = "" if captions is None else f" --captions {_quoted(captions)}"
-    return f"kdx data convert {_quoted(folder)}{named} --val 0.2 --out shards"
+    named = "" if captions is None else f" --captions {quoted(captions)}"
+    return f"kdx data convert {quoted(folder)}{named} --val 0.2 --out shards"
 
 
-def _quoted(path: Path) -> str:
+def quoted(path: Path) -> str:
+    """For a shell; below the current folder without the way to it."""
     return shlex.quote(
         os.path.relpath(path) if path.is_absolute() and path.is_relative_to(Path.cwd()) else str(path)
     )

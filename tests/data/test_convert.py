@@ -19,7 +19,8 @@ from kdx.core.images import decode_image
 from kdx.data.checksums import verify_set
 from kdx.data.convert import Converted, convert
 from kdx.data.shards import Sample, open_split
-from kdx.data.sources import Wanted, open_source
+from kdx.data.sources.columns import Wanted
+from kdx.data.sources.opening import open_source
 
 MakePhoto = Callable[..., bytes]
 
@@ -156,7 +157,8 @@ def test_a_killed_conversion_goes_on_behind_its_last_whole_shard(photos: Path) -
 import sys, time
 from pathlib import Path
 import kdx.data.convert as module
-from kdx.data.sources import Wanted, open_source
+from kdx.data.sources.columns import Wanted
+from kdx.data.sources.opening import open_source
 photos = Path(sys.argv[1])
 read = module._image
 def slow(content):
@@ -222,7 +224,8 @@ import os, signal, sys
 from pathlib import Path
 import kdx.data.conversion_folder as module
 from kdx.data.convert import convert
-from kdx.data.sources import Wanted, open_source
+from kdx.data.sources.columns import Wanted
+from kdx.data.sources.opening import open_source
 def half(moves):
     for source, target in moves[:int(sys.argv[2])]:
         source.rename(target)

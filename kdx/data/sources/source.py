@@ -32,7 +32,8 @@ LeaveOut = Callable[[str, str], None]
 
 
 class Source(Protocol):
-    """place: its folder or file, for messages. classes: names in label order, where the source itself has an order."""
+    """place: its folder or file, for messages. classes: names in label order, where the source itself has an order;
+    then the labels of its rows are indices into them."""
 
     place: Path
     classes: list[str] | None
