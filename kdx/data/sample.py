@@ -48,17 +48,17 @@ def parse_class(cls: bytes) -> str:
     return _decode(cls, ".cls")
 
 
-def find_label(text: str, names: list[str] | None) -> int:
-    """The class index that a .cls means: an integer, or one of the names. Raises BadSample."""
+def find_label(text: str, names: list[str] | None, *, what: str = ".cls") -> int:
+    """The class index that a .cls means: an integer, or one of the names. Raises BadSample, which calls it `what`."""
     if names is not None and text in names:
         if names.count(text) > 1:
-            raise BadSample(f".cls is {text[:40]!r}, which names several classes: write the index")
+            raise BadSample(f"{what} is {text[:40]!r}, which names several classes: write the index")
         return names.index(text)
     if not is_index(text):
-        raise BadSample(f".cls is {text[:40]!r}, neither an integer nor a known class")
+        raise BadSample(f"{what} is {text[:40]!r}, neither an integer nor a known class")
     label = int(text)
     if names is not None and label >= len(names):
-        raise BadSample(f".cls is {label}, there are only {len(names)} classes")
+        raise BadSample(f"{what} is {label}, there are only {len(names)} classes")
     return label
 
 

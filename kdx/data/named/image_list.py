@@ -77,12 +77,15 @@ class Entry:
 @dataclass(frozen=True)
 class Listing:
     """What a layout found. skipped: (key, reason) of what is no part of it. classes, templates: None where the files
-    at hand do not say."""
+    at hand do not say. texts: by key the labels that are written as texts, names or numbers, and still to be looked up
+    among the names.
+    """
 
     entries: list[Entry]
     skipped: list[tuple[str, str]] = field(default_factory=list)
     classes: list[str] | None = None
     templates: list[str] | None = None
+    texts: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass

@@ -9,16 +9,19 @@ from pathlib import Path
 
 from kdx.core.errors import DataError, UsageError
 from kdx.data.image_set import captions_an_image
+from kdx.data.sample import BadSample, find_label, names_among
 
 from .any_folders import expected_any, read_any_folders
 from .captioned import expected_annotations
 from .cifar import expected_batch, read_cifar
 from .class_folders import expected_folders, read_class_folders
 from .clip_kd import read_clip_kd
+from .csv_table import expected_table, read_csv_table
 from .image_list import Entry, ImageList, Listing
 from .imagenet_flat import expected_flat, read_imagenet_flat
 from .karpathy import read_karpathy
 from .table import SetRecord, class_folders, find_set, prompts
+from .tars import expected_tars, read_tars
 from .text_files import read_classes, read_prompts
 from .wds import NUM_SHARDS, read_wds
 
@@ -45,6 +48,8 @@ LAYOUTS = {
     "any-folders": Layout(read_any_folders, expected_any),
     "cifar": Layout(read_cifar, expected_batch),
     "karpathy": Layout(read_karpathy, expected_annotations),
+    "csv": Layout(read_csv_table, expected_table),
+    "tars": Layout(read_tars, expected_tars),
     "clip-kd": Layout(read_clip_kd, expected_annotations),
 }
 
@@ -106,41 +111,62 @@ def _check_classes(name: str, record: SetRecord, root: Path, listing: Listing) -
     """A copy in the WebDataset layout that is none of this set would be scored under its name."""
     if record.classes is None or listing.classes is None:
         return
-    expected = len(class_folders(record))
-    if len(listing.classes) != expected:
-        raise DataError(
-            f"has {len(listing.classes):,} classes, {name} {expected:,}",
-            where=root / "classnames.txt",
-            remedy="is it another set? any set in this layout opens with --dataset wds",
-        )
+    there, expected = listing.classes, list(class_folders(record).values())
+    same = sum(a == b for a, b in zip(there, expected, strict=False))
+    if len(there) != len(expected):
+        what = f"has {len(there):,} classes, {name} {len(expected):,}"
+    elif same < len(expected) / 2:  # editions differ in some names
+        what = f"has other classes than {name}: {there[0]!r} first, not {expected[0]!r}"
+    else:
+        return
+    raise DataError(
+        what,
+        where=root / "classnames.txt",
+        remedy="is it another set? any set in this layout opens with --dataset wds",
+    )
 
 
 def _with_names(listing: Listing, file: Path | None, root: Path) -> Listing:
-    """With the class names of the user's file; what has a label outside of the names is skipped."""
-    classes = listing.classes if file is None else read_classes(file)
-    if file is not None and listing.classes is not None and len(listing.classes) != len(classes or []):
-        raise UsageError(
-            f"names {len(classes or []):,} classes, the set has {len(listing.classes):,}",
-            where=file,
-            remedy="name each class once, in label order",
-        )
-    labels = {entry.label for entry in listing.entries} - {None}
-    if classes is None:
-        if labels:
-            raise DataError(
-                "the labels are numbers, and nothing says what they mean",
-                where=root,
-                remedy="give a file with the class names in label order, one a line, as --classes",
-            )
-        return listing
-    good: list[Entry] = []
+    """With the class names of the user's file, or else the set's. What has a label that is no class is skipped."""
+    classes = listing.classes or names_among(listing.texts.values())
+    if file is not None:
+        given = read_classes(file)
+        if listing.classes is not None:
+            _check_replacement(file, given, listing.classes)
+        classes = given
+    entries: list[Entry] = []
     skipped = list(listing.skipped)
     for entry in listing.entries:
-        if entry.label is not None and entry.label >= len(classes):
-            skipped.append((entry.key, f"label {entry.label}, there are only {len(classes):,} classes"))
-        else:
-            good.append(entry)
-    return replace(listing, entries=good, skipped=skipped, classes=classes)
+        try:
+            text = listing.texts.get(entry.key)
+            entries.append(
+                entry if text is None else replace(entry, label=find_label(text, classes, what="its label"))
+            )
+        except BadSample as reason:
+            skipped.append((entry.key, str(reason)))
+    if classes is None and any(entry.label is not None for entry in entries):
+        raise DataError(
+            "the labels are numbers, and nothing says what they mean",
+            where=root,
+            remedy="give a file with the class names in label order, one a line, as --classes",
+        )
+    return replace(listing, entries=entries, skipped=skipped, classes=classes)
+
+
+def _check_replacement(file: Path, given: list[str], classes: list[str]) -> None:
+    """A list in another order would give each class the name of another one, and the score of guessing."""
+    remedy = "name each class once, in label order"
+    if len(given) != len(classes):
+        raise UsageError(
+            f"names {len(given):,} classes, the set has {len(classes):,}", where=file, remedy=remedy
+        )
+    for label, (new, old) in enumerate(zip(given, classes, strict=True)):
+        if new != old and new in classes and old in given:
+            raise UsageError(
+                f"line {label + 1:,} is {new!r}, but class {label} of the set is {old!r}, which stands elsewhere",
+                where=file,
+                remedy=remedy,
+            )
 
 
 def _protocol(record: SetRecord, listing: Listing) -> str:

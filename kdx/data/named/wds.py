@@ -14,7 +14,6 @@ from pathlib import Path
 
 from kdx.core.errors import DataError
 from kdx.data.drafts import Draft, read_drafts
-from kdx.data.sample import BadSample, find_label
 
 from .image_list import Entry, Listing, TarMember
 from .text_files import read_classes, read_lines, read_prompts
@@ -37,15 +36,10 @@ def read_wds(root: Path, max_captions: int | None) -> Listing | None:
             remedy="choose a set with one label an image",
         )
     drafts = read_drafts(_shards(root), need_captions=False)
-    entries: list[Entry] = []
-    skipped = list(drafts.skipped)
-    for draft in drafts.good:
-        try:
-            entries.append(_entry(draft, classes, max_captions))
-        except BadSample as reason:
-            skipped.append((draft.key, str(reason)))
+    entries = [_entry(draft, max_captions) for draft in drafts.good]
+    texts = {draft.key: draft.cls for draft in drafts.good if draft.cls is not None}
     templates = _optional(root / "zeroshot_classification_templates.txt", read_prompts)
-    return Listing(entries, skipped, classes, templates)
+    return Listing(entries, list(drafts.skipped), classes, templates, texts)
 
 
 def _kind(root: Path) -> str:
@@ -70,11 +64,10 @@ def _shards(root: Path) -> list[Path]:
     return shards
 
 
-def _entry(draft: Draft, classes: list[str] | None, max_captions: int | None) -> Entry:
-    label = None if draft.cls is None else find_label(draft.cls, classes)
+def _entry(draft: Draft, max_captions: int | None) -> Entry:
     captions = tuple(line.strip() for text in draft.captions for line in text.splitlines() if line.strip())
     image = TarMember(draft.file, draft.image.offset, draft.image.size)
-    return Entry(draft.key, image, label, captions[:max_captions])
+    return Entry(draft.key, image, None, captions[:max_captions])
 
 
 def _optional(path: Path, read: Callable[[Path], list[str]]) -> list[str] | None:

@@ -65,3 +65,16 @@ def test_templates_without_a_place_for_the_class(adversarial: Path, tmp_path: Pa
     (tmp_path / "templates.txt").write_text("a photo\n")
     with pytest.raises(DataError, match=r"has no \{\} where the label goes"):
         open_named("imagenet-a", adversarial, templates=tmp_path / "templates.txt")
+
+
+def test_names_in_another_order_are_refused(tmp_path: Path, write_folders: Writer) -> None:
+    write_folders(tmp_path / "set", ["cat", "dog", "horse"])
+    (tmp_path / "names.txt").write_text("dog\ncat\nhorse\n")
+    with pytest.raises(UsageError, match="line 1 is 'dog', but class 0 of the set is 'cat'"):
+        open_named("folder", tmp_path / "set", classes=tmp_path / "names.txt")
+    (tmp_path / "names.txt").write_text("tabby\ndog\nmare\n")
+    assert open_named("folder", tmp_path / "set", classes=tmp_path / "names.txt").classes == [
+        "tabby",
+        "dog",
+        "mare",
+    ]

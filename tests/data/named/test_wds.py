@@ -7,6 +7,7 @@ import pytest
 
 from kdx.core.errors import DataError
 from kdx.data.named import open_named
+from kdx.data.named.table import class_folders, find_set
 
 Writer = Callable[..., None]
 
@@ -56,7 +57,8 @@ def test_a_published_set_opens_by_its_name(
     tmp_path: Path, write_wds: Writer, make_photo: Callable[..., bytes]
 ) -> None:
     members = [("s0000000.jpg", make_photo(0)), ("s0000000.cls", b"199")]
-    write_wds(tmp_path, [members], classnames="\n".join(f"class {n}" for n in range(200)))
+    names = list(class_folders(find_set("imagenet-a")).values())
+    write_wds(tmp_path, [members], classnames="\n".join(["another edition's", *names[1:]]))
     found = open_named("imagenet-a", tmp_path)
     assert found.label(0) == 199
     assert (
@@ -64,6 +66,8 @@ def test_a_published_set_opens_by_its_name(
     )  # where the copy brings none, the set's own
     with pytest.raises(DataError, match="has 200 classes, imagenet 1,000"):
         open_named("imagenet", tmp_path)
+    with pytest.raises(DataError, match="has other classes than imagenet-r"):
+        open_named("imagenet-r", tmp_path)
 
 
 def test_a_label_that_is_no_class_is_counted_and_named(
@@ -78,7 +82,7 @@ def test_a_label_that_is_no_class_is_counted_and_named(
     write_wds(tmp_path, [members], classnames="tench\ngoldfish\n")
     found = open_named("wds", tmp_path)
     assert len(found) == 19
-    assert found.skipped == [("s0000019", ".cls is 7, there are only 2 classes")]
+    assert found.skipped == [("s0000019", "its label is 7, there are only 2 classes")]
 
 
 def test_labels_without_names_want_a_file(
