@@ -23,7 +23,7 @@ from kdx.evaluate.speed import measure_speed
 from kdx.runtime.cuda import find_gpu, import_cuda
 from kdx.runtime.deferred import DeferredExport, open_deferred
 from kdx.runtime.exported_model import KIND, ExportedModel, open_exported_model
-from kdx.runtime.tensorrt import import_tensorrt
+from kdx.runtime.tensorrt import check_gpu, import_tensorrt
 from kdx.runtime.trusted_plans import check_trusted
 
 from .gate_inputs import GateInputs
@@ -75,7 +75,9 @@ def _finish(
     progress: Progress = silent,
 ) -> ExportedModel:
     plan = BuildPlan.from_dict(source.plan, source.path / "config.json")
-    source.format.check_machine(source.precision, source.target)
+    check_gpu(
+        import_tensorrt(source.format.name), source.format.name, find_gpu(import_cuda()), source.precision
+    )
     gate_inputs = GateInputs.load(source.gate_inputs)
     made_from = {
         "deferred": value_digest(source.manifest.digest),

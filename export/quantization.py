@@ -18,6 +18,7 @@ import onnx
 from kdx.core.encoder import EncoderSpec
 from kdx.core.errors import DataError, UsageError
 from kdx.core.prompts import prompt_texts
+from kdx.core.provenance import cpu_count
 from kdx.core.scratch import scratch_folder
 from kdx.core.tokenizer import Tokenizer
 
@@ -34,6 +35,9 @@ MAX_CHOICES = 1000
 # ViT-T/16 and its text tower (162 MB) took 2.4 GB, EfficientNet-B0 with the same 3.4 GB, of which 0.6 were the images.
 BASE_MEMORY = 4 * 2**30
 MEMORY_PER_WEIGHT = 8
+# A thread reserves a stack and an arena of malloc, used or not: with 16 of them a session of ONNX Runtime
+# took 1 GiB more address space than with 2, and no more memory.
+MEMORY_PER_CORE = 128 * 2**20
 
 
 def quantize_towers(
@@ -71,7 +75,10 @@ def quantize_towers(
             "target": target,
             "choices": choices,
             "templates": templates,
-            "memory": BASE_MEMORY + MEMORY_PER_WEIGHT * weights + pixels_bytes,
+            "memory": BASE_MEMORY
+            + MEMORY_PER_CORE * cpu_count()
+            + MEMORY_PER_WEIGHT * weights
+            + pixels_bytes,
         }
         (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
         answer = folder / "answer.json"

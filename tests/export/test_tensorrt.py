@@ -19,6 +19,7 @@ import kdx
 from kdx.core.errors import DataError, GateError, InconclusiveError, SetupError, UsageError
 from kdx.export.deferred import defer_export
 from kdx.export.exported import export_checkpoint
+from kdx.export.finishing import finish_export
 from kdx.export.samples import ParitySamples
 from kdx.export.tensorrt_plan import BuildPlan, Profile, default_plan
 from kdx.models.checkpoint import Checkpoint, open_checkpoint
@@ -166,6 +167,15 @@ def test_without_tensorrt_the_format_says_what_is_missing_and_offers_to_defer(
     with pytest.raises(SetupError) as caught:
         export_checkpoint(checkpoint, tmp_path / "out", format="trt", samples=parity_samples)
     assert "tensorrt" in caught.value.what and "--defer" in str(caught.value.remedy)
+
+
+def test_without_tensorrt_what_was_deferred_is_not_to_be_deferred_again(
+    deferred: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    with pytest.raises(SetupError) as caught:
+        finish_export(deferred, tmp_path / "out")
+    assert "tensorrt" in caught.value.what and "--defer" not in str(caught.value.remedy)
 
 
 def test_tensorrt_before_10_12_is_refused(fake_gpu: Path, monkeypatch: pytest.MonkeyPatch) -> None:
