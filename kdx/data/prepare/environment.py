@@ -19,8 +19,8 @@ REQUIREMENTS = Path(__file__).with_name("img2dataset-requirements.txt")
 PYTHONS = ("3.11", "3.12")  # img2dataset imports imghdr, which Python 3.13 no longer has
 DISTRIBUTORS = {  # what spreads the work → the packages that it needs
     "multiprocessing": (),
-    "pyspark": ("pyspark>=3.5,<4",),
-    "ray": ("ray>=2.9,<3",),
+    "pyspark": ("pyspark==4.3.0",),
+    "ray": ("ray==2.60.0",),
 }
 NO_WANDB = '"""img2dataset imports wandb and uses it only when asked to; kdx reports nothing to anybody."""\n'
 

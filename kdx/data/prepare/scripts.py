@@ -70,10 +70,11 @@ def ask(
 
 
 def _environment(python: Path) -> dict[str, str]:
-    """Without packages from elsewhere, progress bars, and albumentations' question for newer versions."""
+    """Without packages from elsewhere, progress bars, Ray's reports and albumentations' question for newer versions."""
     kept = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
     return kept | {
         "NO_ALBUMENTATIONS_UPDATE": "1",
+        "RAY_USAGE_STATS_ENABLED": "0",
         "TQDM_DISABLE": "1",
         "PYTHONUNBUFFERED": "1",
         "PYSPARK_PYTHON": str(python),

@@ -1,0 +1,56 @@
+"""Facts of data/prepare/environment.py: where img2dataset is installed, and from what."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kdx.core import environments
+from kdx.core.errors import SetupError
+from kdx.data.prepare.environment import REQUIREMENTS, install_img2dataset
+
+PYTHON: dict[str, Any] = {"executable": "/opt/python3.11", "version": "3.11"}
+
+
+@pytest.fixture(autouse=True)
+def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """Instead of being run, they are kept."""
+    kept: list[list[str]] = []
+
+    def run(command: list[str], failure: str, remedy: str) -> None:
+        kept.append(command)
+        if "venv" in command:
+            (Path(command[-1]) / "lib/python3.11/site-packages").mkdir(parents=True)
+
+    monkeypatch.setenv("KDX_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(environments, "run_command", run)
+    monkeypatch.setattr(environments, "interpreter_facts", lambda executable: PYTHON)
+    return kept
+
+
+def test_what_is_pinned_is_installed_once_and_nothing_reports(commands: list[list[str]]) -> None:
+    downloader = install_img2dataset()
+    assert downloader.installed_now and not install_img2dataset().installed_now
+    pins = [line for line in REQUIREMENTS.read_text().splitlines() if not line.startswith("#")]
+    assert all(line.count("==") == 1 for line in pins) and not any("wandb" in line for line in pins)
+    assert len(commands) == 2 and commands[1][-len(pins) :] == pins and "--no-deps" in commands[1]
+    (stub,) = downloader.python.parent.parent.glob("lib/*/site-packages/wandb.py")
+    namespace: dict[str, Any] = {}
+    exec(stub.read_text(), namespace)
+    assert set(namespace) == {"__builtins__", "__doc__"}
+
+
+def test_a_cluster_has_its_own_environment(commands: list[list[str]]) -> None:
+    here, spark, ray = (install_img2dataset(name).python for name in ("multiprocessing", "pyspark", "ray"))
+    assert len({here, spark, ray}) == 3
+    last = [command[-1].partition("==")[0] for command in commands if "install" in command]
+    assert last == ["webdataset", "webdataset", "pyspark", "webdataset", "ray"]
+
+
+def test_a_python_that_img2dataset_cannot_use_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environments, "interpreter_facts", lambda executable: {**PYTHON, "version": "3.13"})
+    with pytest.raises(SetupError, match=r"img2dataset needs Python 3\.11 or 3\.12") as caught:
+        install_img2dataset()
+    assert caught.value.remedy == "install python3.11, so that it is on the PATH"
