@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kdx.core.extras import TRAIN
+from kdx.core.extras import PARQUET, TRAIN
 
 if TYPE_CHECKING:
     from kdx.serve.supervisor import TritonServer
@@ -31,7 +31,7 @@ sys.meta_path.insert(0, Hidden())
 
 def _without_extras(code: str, *args: str | Path) -> subprocess.CompletedProcess[str]:
     """Runs `code` in a Python that has only what the plain installation brings."""
-    hidden = ",".join([*TRAIN, "onnxruntime"])
+    hidden = ",".join([*TRAIN, *PARQUET, "onnxruntime"])
     return subprocess.run(
         [sys.executable, "-c", BASE + code, hidden, *map(str, args)],
         capture_output=True,
@@ -109,3 +109,10 @@ def test_a_fresh_environment_asks_a_server(wheel: Path, triton_server: TritonSer
         check=False,
     )
     assert asked.returncode == 0 and asked.stdout.endswith("a dog\n"), asked.stderr
+
+
+def test_parquet_names_its_extra(tmp_path: Path) -> None:
+    (tmp_path / "a.parquet").write_bytes(b"PAR1")
+    refused = _kdx("data", "convert", tmp_path / "a.parquet", "--out", tmp_path / "out")
+    assert refused.returncode == 5, refused.stderr
+    assert "remedy: pip install 'kdx[parquet]'" in refused.stderr and not (tmp_path / "out").exists()

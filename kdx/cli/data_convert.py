@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     "--captions",
     multiple=True,
     type=click.Path(path_type=Path),
-    help="A table (CSV or TSV) that names the images of SOURCE and their captions or classes.",
+    help="A table (CSV, TSV) or COCO's or Karpathy's JSON: images of SOURCE, with captions or classes.",
 )
 @click.option(
     "--val",
@@ -44,9 +44,9 @@ def command(
 ) -> None:
     """Pack the images of SOURCE with their captions or classes into shards.
 
-    SOURCE is a folder of images with a .txt beside each, a folder with a folder for each class, shards (such as
-    img2dataset's), or with --captions the folder (or several) from which the paths in the table start. Several tables
-    belong to as many folders, in the same order.
+    SOURCE is a folder of images with a .txt beside each, a folder with a folder for each class, Parquet or Arrow of
+    Hugging Face's datasets, shards (such as img2dataset's), or with --captions the folder (or several) from which the
+    paths in the table or JSON start. Several tables belong to as many folders, in the same order.
 
     Images are copied as they are; what shards cannot hold (BMP, GIF, TIFF) becomes PNG. What cannot be used is left
     out and named, up to a tenth. After a kill the same command goes on where it was.

@@ -1,7 +1,7 @@
 """What a plain `pip install kdx` leaves out, and the extra that brings it.
 
 The plain installation asks servers, runs them and evaluates them. Models in PyTorch (training, export, checkpoints)
-need the packages of the extra `train`.
+need the packages of the extra `train`; Parquet and Arrow files that of `parquet`.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ TRAIN = frozenset(  # import names
         "torchvision",
     }
 )
+PARQUET = frozenset({"pyarrow"})
 INSTALL_TRAIN = "pip install 'kdx[train,cpu]' (with an NVIDIA GPU: 'kdx[train,gpu]')"
 
 
@@ -33,6 +34,11 @@ def naming_the_extra() -> Generator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
+        if error.name in PARQUET:
+            raise SetupError(
+                f"this needs kdx[parquet]: the package {error.name} is not installed",
+                remedy="pip install 'kdx[parquet]'",
+            ) from None
         if error.name not in TRAIN:
             raise
         raise SetupError(

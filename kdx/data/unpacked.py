@@ -11,18 +11,21 @@ from pathlib import Path
 from .sources.folder import is_picture
 
 TABLES = (".csv", ".tsv", ".json")
+ARROW = (".parquet", ".arrow")
 ENTRIES = 2000  # files that are looked at: a refusal should not walk through millions
 
 
 def convert_command(place: Path) -> str | None:
-    """The `kdx data convert` for a folder of pictures, or for a file with captions; None for anything else."""
+    """The `kdx data convert` for a folder of pictures or Parquet, or for a file with captions; None for others."""
+    if place.suffix.lower() in ARROW and place.is_file():
+        return _command(place, None)
     if place.suffix.lower() in TABLES and place.is_file():
         return _command(place.parent, place)
     if not place.is_dir():
         return None
     files = list(itertools.islice(_files(place), ENTRIES))
     if not any(is_picture(file.name) for file in files):
-        return None
+        return _command(place, None) if any(file.suffix in ARROW for file in files) else None
     pictures = {file.with_suffix("") for file in files if is_picture(file.name)}
     if any(file.suffix == ".txt" and file.with_suffix("") in pictures for file in files):
         return _command(place, None)

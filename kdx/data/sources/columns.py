@@ -64,23 +64,23 @@ class Columns:
 
 def find_columns(names: Sequence[str], wanted: Wanted, place: Path) -> Columns:
     """Raises DataError, which shows the columns that are there, if images or both captions and labels are missing."""
-    image = _find(names, wanted.image, IMAGE, place)
+    image = find(names, wanted.image, IMAGE, place)
     if image is None:
-        url = _find(names, None, URL, place)
+        url = find(names, None, URL, place)
         if url is not None:
             raise DataError(
                 f"its column {url!r} has URLs, and no column has images", where=place, remedy=PREPARE
             )
-        raise _missing("an image", IMAGE, names, place)
-    caption = _find([n for n in names if n != image], wanted.caption, CAPTION, place)
-    label = _find([n for n in names if n not in (image, caption)], wanted.label, LABEL, place)
+        raise missing("an image", IMAGE, names, place)
+    caption = find([n for n in names if n != image], wanted.caption, CAPTION, place)
+    label = find([n for n in names if n not in (image, caption)], wanted.label, LABEL, place)
     if caption is None and label is None:
-        raise _missing("a caption or a class", (*CAPTION[:3], *LABEL[:2]), names, place)
-    return Columns(image, caption, label, _find(names, None, SPLIT, place))
+        raise missing("a caption or a class", (*CAPTION[:3], *LABEL[:2]), names, place)
+    return Columns(image, caption, label, find(names, None, SPLIT, place))
 
 
 def has_images(names: Sequence[str], wanted: Wanted) -> bool:
-    return wanted.image in names or any(_plain(name) in IMAGE + URL for name in names)
+    return wanted.image in names or any(plain(name) in IMAGE + URL for name in names)
 
 
 def shown(names: Sequence[str]) -> str:
@@ -93,22 +93,24 @@ def is_url(text: str) -> bool:
     return text[:8].lower().startswith(("http://", "https://"))
 
 
-def _find(names: Sequence[str], wanted: str | None, usual: Sequence[str], place: Path) -> str | None:
+def find(names: Sequence[str], wanted: str | None, usual: Sequence[str], place: Path) -> str | None:
+    """The column that is wanted, or else the first of the usual ones. Raises UsageError for one that is not there."""
     if wanted is not None:
         if wanted not in names:
             raise UsageError(
                 f"there is no column {wanted!r}; {shown(names)}", where=place, remedy="name one of these"
             )
         return wanted
-    by_plain = {_plain(name): name for name in reversed(names)}
+    by_plain = {plain(name): name for name in reversed(names)}
     return next((by_plain[name] for name in usual if name in by_plain), None)
 
 
-def _plain(name: str) -> str:
+def plain(name: str) -> str:
+    """As names are compared."""
     return "".join(c for c in name.lower() if c not in " _-")
 
 
-def _missing(what: str, usual: Sequence[str], names: Sequence[str], place: Path) -> DataError:
+def missing(what: str, usual: Sequence[str], names: Sequence[str], place: Path) -> DataError:
     return DataError(
         f"no column is called as {what} usually is ({', '.join(usual[:5])}, …); {shown(names)}",
         where=place,

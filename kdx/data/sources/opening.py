@@ -6,6 +6,8 @@ from pathlib import Path
 
 from kdx.core.errors import DataError, UsageError
 
+from .arrow import SUFFIXES as ARROW, arrow_files, open_arrow
+from .coco import open_annotations
 from .columns import Wanted
 from .folder import open_folder
 from .several import Several
@@ -42,7 +44,9 @@ def open_source(places: list[Path], captions: list[Path], wanted: Wanted) -> Sou
     if place.is_dir():
         if is_shards(place):
             return Shards(place)
-        return open_folder(place)
+        return open_arrow(place, wanted) if arrow_files(place) else open_folder(place)
+    if place.suffix.lower() in ARROW:
+        return open_arrow(place, wanted)
     return _annotated(place, [place.parent], wanted)
 
 
@@ -56,6 +60,10 @@ def _annotated(file: Path, folders: list[Path], wanted: Wanted) -> Source:
             )
     if file.suffix.lower() in TABLES:
         return Table(file, folders, wanted)
+    if file.suffix.lower() == ".json":
+        return open_annotations(file, folders)
     raise DataError(
-        "is no file with captions of a known kind", where=file, remedy=f"give a table ({', '.join(TABLES)})"
+        "is no file with captions of a known kind",
+        where=file,
+        remedy=f"give a table ({', '.join(TABLES)}) or COCO's JSON (.json)",
     )
