@@ -16,7 +16,7 @@ import json
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,9 +25,11 @@ import onnx_ir
 
 from kdx.core.errors import KdxError
 from kdx.core.scratch import scratch_folder
-from kdx.models.checkpoint import Checkpoint
 
 from .child import Child, ChildCrash, answer_parent
+
+if TYPE_CHECKING:
+    from kdx.models.checkpoint import Checkpoint  # with torch, which the child process does not need
 
 # Relative errors that are rounding, by the file's arithmetic. Seen in files without a fault: below 1e-5 in fp32, up to
 # 1.6e-3 in fp16 (MobileNetV3-S, a ViT and text towers, random weights), up to 0.03 in int8 (the demo's student)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import io
 import os
@@ -9,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -104,6 +106,43 @@ def exported_model(mini_checkpoint: Path, parity_samples: ParitySamples) -> Path
     path = mini_checkpoint.parent / "exported"
     export_checkpoint(open_checkpoint(mini_checkpoint), path, format="onnx", samples=parity_samples)
     return path
+
+
+@pytest.fixture(scope="session")
+def traced_before(exported_model: Path) -> Callable[[], AbstractContextManager[None]]:
+    """A block in which the fp32 towers of mini_checkpoint are taken from exported_model where they would be traced.
+
+    That takes seconds, and gives the same bytes each time (tests/export/test_onnx.py).
+    """
+    import torch
+
+    from kdx.export import onnx as builder
+    from kdx.models.checkpoint import Checkpoint
+    from kdx.runtime.exported_model import open_exported_model
+
+    spec, trace = open_exported_model(exported_model).spec, builder.export_towers
+
+    def export_towers(checkpoint: Checkpoint, folder: Path, dtype: torch.dtype = torch.float32) -> None:
+        if checkpoint.spec != spec or dtype != torch.float32:
+            return trace(checkpoint, folder, dtype)
+        for tower in builder.TOWERS:
+            shutil.copy(exported_model / f"{tower}.onnx", folder)
+        return None
+
+    @contextlib.contextmanager
+    def block() -> Iterator[None]:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(builder, "export_towers", export_towers)
+            yield
+
+    return block
+
+
+@pytest.fixture
+def nothing_traced(traced_before: Callable[[], AbstractContextManager[None]]) -> Iterator[None]:
+    """The test as such a block."""
+    with traced_before():
+        yield
 
 
 @pytest.fixture

@@ -24,6 +24,7 @@ def _run(*args: str | Path) -> int:
     return stopped.value.code
 
 
+@pytest.mark.usefixtures("nothing_traced")
 def test_too_few_images_end_with_their_own_code_unless_allowed(
     tmp_path: Path, mini_checkpoint: Path, make_samples: MakeSamples, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -82,6 +83,7 @@ def test_what_is_missing_is_named_before_any_work(
     assert "known formats: onnx" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("nothing_traced")
 def test_a_deferred_export_is_made_here_and_finished_on_the_machine_with_the_gpu(
     tmp_path: Path,
     mini_checkpoint: Path,
@@ -145,6 +147,7 @@ def test_int8_without_a_train_split_is_refused_before_any_work(
     assert "no train shards" in error and str(no_checkpoint) not in error
 
 
+@pytest.mark.usefixtures("nothing_traced")
 def test_an_export_tells_its_speed(
     tmp_path: Path, mini_checkpoint: Path, make_samples: MakeSamples, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -62,6 +62,7 @@ def test_a_server_is_compared_with_its_checkpoint(
     assert _run("parity", mini_checkpoint, triton_server.url, "--data", data) == 0
 
 
+@pytest.mark.usefixtures("nothing_traced")
 def test_export_serves_the_model_and_adds_the_tier_to_its_report(
     mini_checkpoint: Path, triton_server: TritonServer, data: Path, tmp_path: Path
 ) -> None:

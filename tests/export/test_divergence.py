@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,8 @@ import pytest
 import torch
 from onnx import numpy_helper
 
+from kdx.export import onnx as builder
 from kdx.export.divergence import first_divergence, largest_jump
-from kdx.export.onnx import export_towers
 from kdx.export.quantization_graph import collect_ranges, prepare_graph, quantize_graph
 from kdx.models.checkpoint import Checkpoint, open_checkpoint
 
@@ -22,8 +23,13 @@ ASKED = {"image": PIXELS, "text": TOKENS}
 
 
 @pytest.fixture(scope="module")
-def checkpoint(mini_checkpoint: Path) -> Checkpoint:
-    return open_checkpoint(mini_checkpoint)
+def checkpoint(mini_checkpoint: Path) -> Iterator[Checkpoint]:
+    """mini_checkpoint, of which each tower is traced once in each precision."""
+    opened, trace = open_checkpoint(mini_checkpoint), builder.trace_tower
+    traced = functools.cache(lambda tower, dtype: trace(opened, tower, dtype))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(builder, "trace_tower", lambda _, tower, dtype: traced(tower, dtype))
+        yield opened
 
 
 def _int8(source: Path, out: Path) -> None:
@@ -45,7 +51,7 @@ def exports(
     """Folders with both encoders, by precision."""
     folder = tmp_path_factory.mktemp("exports")
     (folder / "fp16").mkdir()
-    export_towers(checkpoint, folder / "fp16", torch.float16)
+    builder.export_towers(checkpoint, folder / "fp16", torch.float16)
     _int8(exported_model, folder / "int8")
     return {"fp32": exported_model, "fp16": folder / "fp16", "int8": folder / "int8"}
 

@@ -31,8 +31,11 @@ from kdx.runtime.onnx import import_onnxruntime, open_session
 HALVES = {"fp16": onnx.TensorProto.FLOAT16, "bf16": onnx.TensorProto.BFLOAT16}
 
 
-def _random_checkpoint(name: str) -> Checkpoint:
+def _random_checkpoint(name: str, **changed: int) -> Checkpoint:
+    """changed: what both towers have otherwise than the architecture of that name."""
     architecture = read_architecture(name)
+    vision, text = (tower.changed(**changed) for tower in (architecture.vision_cfg, architecture.text_cfg))
+    architecture = architecture.changed(vision_cfg=vision, text_cfg=text)
     model, tokenizer = build_model(architecture, 0).eval(), clip_tokenizer()
     spec = describe(model, architecture, tokenizer, "0" * 64)
     return Checkpoint(Path(name), model, spec, tokenizer, architecture)
@@ -41,7 +44,7 @@ def _random_checkpoint(name: str) -> Checkpoint:
 @pytest.fixture(scope="module")
 def vit() -> Checkpoint:
     """LayerNorm and attention; the conv net of mini_checkpoint has BatchNorm."""
-    return _random_checkpoint("kdx-mini-vit")
+    return _random_checkpoint("kdx-mini-vit", layers=1)
 
 
 @pytest.fixture(params=["vit", "convolutional"])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import functools
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -72,16 +74,36 @@ def test_tracing_leaves_the_model_as_it_was() -> None:
 # Weights beside the file
 
 
+LARGE = 100_000  # bytes; as the limit of one file it makes large models of mini_checkpoint's encoders
+
+
 @pytest.fixture(scope="module")
-def large_model(
-    mini_checkpoint: Path, parity_samples: ParitySamples, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
+def export(
+    mini_checkpoint: Path,
+    exported_model: Path,
+    parity_samples: ParitySamples,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Callable[[int, str], Path]:
+    """export(limit, precision): mini_checkpoint as an exported model, with this limit of one file."""
+
+    @functools.cache
+    def export(limit: int, precision: str) -> Path:
+        if (limit, precision) == (onnx_builder.FILE_LIMIT, "fp32"):
+            return exported_model
+        path = tmp_path_factory.mktemp("exports") / "exported"
+        checkpoint = open_checkpoint(mini_checkpoint)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(onnx_builder, "FILE_LIMIT", limit)
+            export_checkpoint(checkpoint, path, precision=precision, samples=parity_samples)
+        return path
+
+    return export
+
+
+@pytest.fixture
+def large_model(export: Callable[[int, str], Path]) -> Path:
     """The exported model of mini_checkpoint as if its encoders were above the limit of one file."""
-    path = tmp_path_factory.mktemp("large") / "exported"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(onnx_builder, "FILE_LIMIT", 100_000)
-        export_checkpoint(open_checkpoint(mini_checkpoint), path, format="onnx", samples=parity_samples)
-    return path
+    return export(LARGE, "fp32")
 
 
 def test_above_the_limit_each_encoder_is_a_graph_and_one_data_file(large_model: Path) -> None:
@@ -112,22 +134,15 @@ def test_a_model_above_the_limit_passes_the_gate_and_answers_as_the_one_below(
         assert np.array_equal(first.encode_text(tokens), second.encode_text(tokens))
 
 
-@pytest.mark.parametrize("limit", [100_000, onnx_builder.FILE_LIMIT])
+@pytest.mark.parametrize("limit", [LARGE, onnx_builder.FILE_LIMIT])
 def test_an_fp16_export_passes_the_gate_with_its_weights_inside_and_outside(
-    mini_checkpoint: Path,
-    parity_samples: ParitySamples,
-    exported_model: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    limit: int,
+    export: Callable[[int, str], Path], exported_model: Path, limit: int
 ) -> None:
-    monkeypatch.setattr(onnx_builder, "FILE_LIMIT", limit)
-    checkpoint = open_checkpoint(mini_checkpoint)
-    half = export_checkpoint(checkpoint, tmp_path / "half", precision="fp16", samples=parity_samples)
+    half = open_exported_model(export(limit, "fp16"))
     assert half.parity()["verdict"] == "PASS" and half.options == {}
     single = sum(path.stat().st_size for path in exported_model.glob("*.onnx*"))
     assert 0.5 < sum(path.stat().st_size for path in half.path.glob("*.onnx*")) / single < 0.6
-    assert (half.path / (TOWERS[0] + DATA_SUFFIX)).exists() == (limit == 100_000)
+    assert (half.path / (TOWERS[0] + DATA_SUFFIX)).exists() == (limit == LARGE)
     pixels = np.random.default_rng(0).standard_normal((3, 3, 32, 32), dtype=np.float32)
     with half.open() as fp16, open_exported_model(exported_model).open() as fp32:
         first, second = fp16.encode_image(pixels), fp32.encode_image(pixels)
@@ -216,16 +231,20 @@ def test_notes_are_found_and_removed_wherever_a_graph_can_carry_them() -> None:
 
 
 @pytest.mark.parametrize(
-    ("limit", "precision"), [(100_000, "fp32"), (onnx_builder.FILE_LIMIT, "fp32"), (100_000, "fp16")]
+    ("limit", "precision"), [(LARGE, "fp32"), (onnx_builder.FILE_LIMIT, "fp32"), (LARGE, "fp16")]
 )
 def test_two_exports_hold_the_same_bytes(
-    checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int, precision: str
+    export: Callable[[int, str], Path],
+    checkpoint: Checkpoint,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    limit: int,
+    precision: str,
 ) -> None:
+    first = export(limit, precision)
     monkeypatch.setattr(onnx_builder, "FILE_LIMIT", limit)
-    for folder in (tmp_path / "a", tmp_path / "b"):
-        folder.mkdir()
-        export_towers(checkpoint, folder, DTYPES[precision])
-    files = sorted(path.name for path in (tmp_path / "a").iterdir())
-    assert len(files) == (4 if limit == 100_000 else 2)
+    export_towers(checkpoint, tmp_path, DTYPES[precision])
+    files = sorted(path.name for path in tmp_path.iterdir())
+    assert len(files) == (4 if limit == LARGE else 2)
     for name in files:
-        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+        assert (tmp_path / name).read_bytes() == (first / name).read_bytes()

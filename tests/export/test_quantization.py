@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
@@ -42,6 +43,7 @@ def export(
     mini_checkpoint: Path,
     parity_samples: ParitySamples,
     calibration: ParitySamples,
+    traced_before: Callable[[], AbstractContextManager[None]],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Export:
     """target → the mini checkpoint as an exported model in int8, which passed the gate."""
@@ -49,15 +51,17 @@ def export(
 
     def export(target: str) -> ExportedModel:
         if target not in made:
-            made[target] = export_checkpoint(
-                open_checkpoint(mini_checkpoint),
-                tmp_path_factory.mktemp(target) / "int8",
-                samples=parity_samples,
-                precision="int8",
-                target=target,
-                calibration=calibration,
-                limits=replace(find_format("onnx").precisions["int8"], margin=0.5),  # the weights are random
-            )
+            limits = find_format("onnx").precisions["int8"]
+            with traced_before():
+                made[target] = export_checkpoint(
+                    open_checkpoint(mini_checkpoint),
+                    tmp_path_factory.mktemp(target) / "int8",
+                    samples=parity_samples,
+                    precision="int8",
+                    target=target,
+                    calibration=calibration,
+                    limits=replace(limits, margin=0.5),  # the weights are random
+                )
         return made[target]
 
     return export

@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,11 +35,15 @@ def checkpoint(mini_checkpoint: Path) -> Checkpoint:
 
 @pytest.fixture(scope="module")
 def deferred(
-    checkpoint: Checkpoint, parity_samples: ParitySamples, tmp_path_factory: pytest.TempPathFactory
+    checkpoint: Checkpoint,
+    parity_samples: ParitySamples,
+    traced_before: Callable[[], AbstractContextManager[None]],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
     """A deferred export, made without the fakes: nothing of it needs a GPU."""
     out = tmp_path_factory.mktemp("deferred") / "mini"
-    return defer_export(checkpoint, out, format="trt", samples=parity_samples).path
+    with traced_before():
+        return defer_export(checkpoint, out, format="trt", samples=parity_samples).path
 
 
 @pytest.mark.parametrize("version", ["10.16.1.11", "11.4.0.106"])
@@ -46,11 +52,13 @@ def test_one_code_path_builds_gates_and_runs_with_both_major_versions(
     fake_gpu: Path,
     checkpoint: Checkpoint,
     parity_samples: ParitySamples,
+    traced_before: Callable[[], AbstractContextManager[None]],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("FAKE_TENSORRT", version)
-    exported = export_checkpoint(checkpoint, tmp_path / "trt", format="trt", samples=parity_samples)
+    with traced_before():
+        exported = export_checkpoint(checkpoint, tmp_path / "trt", format="trt", samples=parity_samples)
     assert exported.parity()["verdict"] == "PASS"
     assert exported.options["version"] == version and exported.options["gpu"] == "Fake GPU"
     assert exported.options["cleared_flags"] == ["TF32"]

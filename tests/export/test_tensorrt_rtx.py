@@ -6,6 +6,8 @@ source and whose builder is another.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,10 +33,10 @@ trt: Any = pytest.importorskip("tensorrt_rtx")
 # a trunk of each family, with few layers or small images. MobileViT and Swin take long to trace, however small: they
 # are in the slow tier (test_full_size.py), as int8 is, but for that of the deferred export
 SMALL: dict[str, dict[str, Any]] = {
-    "ViT-T-16": {"image_size": 64, "layers": 2},
-    "RN50": {"image_size": 64, "layers": (1, 1, 1, 1)},
-    "ResNet-18": {"image_size": 64},
-    "MobileNetV3-S": {"image_size": 64},
+    "ViT-T-16": {"image_size": 32, "layers": 1},
+    "RN50": {"image_size": 32, "layers": (1, 1, 1, 1)},
+    "ResNet-18": {"image_size": 32},
+    "MobileNetV3-S": {"image_size": 32},
 }
 CASES = [
     *((name, "fp32") for name in ("ViT-T-16", "RN50", "ResNet-18")),
@@ -46,7 +48,7 @@ CASES = [
 
 def _small(name: str) -> Architecture:
     architecture = read_architecture(name)
-    text = architecture.text_cfg.changed(layers=2, width=64, heads=2)
+    text = architecture.text_cfg.changed(layers=1, width=64, heads=2)
     return architecture.changed(vision_cfg=architecture.vision_cfg.changed(**SMALL[name]), text_cfg=text)
 
 
@@ -61,25 +63,30 @@ def test_small_graphs_parse_and_build(name: str, precision: str, tmp_path: Path)
     checkpoint = _checkpoint(_small(name), tmp_path / "checkpoint")
     typed_graphs(BuildJob(checkpoint, tmp_path, precision, "trt"), tmp_path)
     plan = default_plan(checkpoint.spec)
-    for tower, profiles in zip(TOWERS, (plan.image, plan.text), strict=True):
+    engines = list(zip(TOWERS, (plan.image, plan.text), strict=True))
+    for tower, profiles in engines if name == "ViT-T-16" else engines[:1]:  # all have the same text tower
         assert len(build_engine(trt, tmp_path / f"{tower}.onnx", profiles, plan, None).content) > 10_000
 
 
 def test_a_deferred_rtx_export_says_that_nvidia_built_it(
-    mini_checkpoint: Path, parity_samples: ParitySamples, tmp_path: Path
+    mini_checkpoint: Path,
+    parity_samples: ParitySamples,
+    traced_before: Callable[[], AbstractContextManager[None]],
+    tmp_path: Path,
 ) -> None:
     images, texts = parity_samples.images, parity_samples.texts
     few = replace(parity_samples, images=images[:4], texts=texts[:4])
     others = replace(parity_samples, images=images[4:100], texts=texts[4:100])
-    deferred = defer_export(
-        open_checkpoint(mini_checkpoint),
-        tmp_path / "rtx",
-        format="trt-rtx",
-        precision="int8",
-        samples=few,
-        calibration=others,
-        allow_inconclusive=True,
-    )
+    with traced_before():
+        deferred = defer_export(
+            open_checkpoint(mini_checkpoint),
+            tmp_path / "rtx",
+            format="trt-rtx",
+            precision="int8",
+            samples=few,
+            calibration=others,
+            allow_inconclusive=True,
+        )
     proved_by = open_deferred(deferred.path).manifest.fields["proved_by"]
     assert proved_by == f"tensorrt_rtx {trt.__version__}, parsed and built"
     assert deferred.graphs.keys() == {"int8"}

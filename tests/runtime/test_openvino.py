@@ -7,8 +7,9 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,9 +30,14 @@ from kdx.runtime.torch import TorchEncoder
 
 
 @pytest.fixture(scope="module")
-def model(mini_checkpoint: Path, parity_samples: ParitySamples) -> ExportedModel:
+def model(
+    mini_checkpoint: Path,
+    parity_samples: ParitySamples,
+    traced_before: Callable[[], AbstractContextManager[None]],
+) -> ExportedModel:
     checkpoint, out = open_checkpoint(mini_checkpoint), mini_checkpoint.parent / "exported-openvino"
-    return export_checkpoint(checkpoint, out, format="openvino", samples=parity_samples)
+    with traced_before():
+        return export_checkpoint(checkpoint, out, format="openvino", samples=parity_samples)
 
 
 @pytest.fixture(scope="module")

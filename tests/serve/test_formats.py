@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ from kdx.serve.supervisor import TritonServer
 def test_openvino_runs_in_the_server(
     mini_checkpoint: Path,
     parity_samples: ParitySamples,
+    traced_before: Callable[[], AbstractContextManager[None]],
     tmp_path: Path,
     make_photo: Callable[..., bytes],
 ) -> None:
@@ -35,9 +37,8 @@ def test_openvino_runs_in_the_server(
     except SetupError:
         pytest.skip("no server with OpenVINO: kdx serve install --format openvino")
     checkpoint = open_checkpoint(mini_checkpoint)
-    export_checkpoint(
-        checkpoint, tmp_path / "exported", format="openvino", precision="fp32", samples=parity_samples
-    )
+    with traced_before():
+        export_checkpoint(checkpoint, tmp_path / "exported", format="openvino", samples=parity_samples)
     write_repository(tmp_path / "exported", tmp_path / "repository")
     images, texts = [make_photo(seed) for seed in range(5)], ["a star", "a photo of a dog."]
     with (
@@ -52,12 +53,13 @@ def test_openvino_runs_in_the_server(
 def test_a_deferred_export_is_built_when_it_is_to_be_served_and_found_the_next_time(
     mini_checkpoint: Path,
     parity_samples: ParitySamples,
+    traced_before: Callable[[], AbstractContextManager[None]],
     tmp_path: Path,
     request: pytest.FixtureRequest,
 ) -> None:
-    deferred = defer_export(
-        open_checkpoint(mini_checkpoint), tmp_path / "deferred", format="trt", samples=parity_samples
-    ).path
+    checkpoint = open_checkpoint(mini_checkpoint)
+    with traced_before():
+        deferred = defer_export(checkpoint, tmp_path / "deferred", format="trt", samples=parity_samples).path
     with pytest.raises(UsageError):  # known without TensorRT, and before minutes of building
         write_repository(deferred, tmp_path / "repository", backend="onnxruntime", device="gpu")
     cache: Path = request.getfixturevalue("fake_gpu")  # from here on

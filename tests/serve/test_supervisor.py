@@ -78,14 +78,20 @@ def test_a_model_that_failed_its_gate_is_not_served(exported_model: Path, tmp_pa
     assert not (tmp_path / "repository").exists()
 
 
-def test_a_server_stops_without_leaving_processes_or_shared_memory(repository: Path, tmp_path: Path) -> None:
-    with TritonServer(repository, tmp_path / "log") as server:
-        assert server.pid
-        stubs = psutil.Process(server.pid).children(recursive=True)
-        regions = list(server._shared_memory)
-        assert len(stubs) == len(regions) == STUBS
+def test_a_failure_inside_the_block_stops_the_server_which_leaves_no_processes_or_shared_memory(
+    repository: Path, tmp_path: Path
+) -> None:
+    processes: list[psutil.Process] = []
+    regions: list[Path] = []
+    server = TritonServer(repository, tmp_path / "log")
+    with pytest.raises(ZeroDivisionError), server:
+        triton = psutil.Process(server.pid)
+        processes += [triton, *triton.children(recursive=True)]
+        regions += server._shared_memory
         _probe(server)
-    assert not any(stub.is_running() for stub in stubs)
+        raise ZeroDivisionError
+    assert len(processes) - 1 == len(regions) == STUBS
+    assert not any(process.is_running() for process in processes)
     assert not any(region.exists() for region in regions)
 
 
@@ -96,17 +102,7 @@ def test_a_log_that_cannot_be_written_is_the_machines_fault(repository: Path, tm
     assert caught.value.where == str(tmp_path / "file")
 
 
-def test_a_failure_inside_the_block_stops_the_server(repository: Path, tmp_path: Path) -> None:
-    server = TritonServer(repository, tmp_path / "log")
-    pids: list[int | None] = []
-    with pytest.raises(ZeroDivisionError), server:
-        pids.append(server.pid)
-        raise ZeroDivisionError
-    assert pids[0] and not psutil.pid_exists(pids[0])
-
-
-@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGSTOP])
-@pytest.mark.parametrize("model", ["embed_text", "zero_shot"])
+@pytest.mark.parametrize(("model", "end"), [("embed_text", signal.SIGSTOP), ("zero_shot", signal.SIGKILL)])
 def test_an_instance_that_dies_or_stops_is_noticed_and_the_rest_is_stopped(
     repository: Path, tmp_path: Path, model: str, end: signal.Signals
 ) -> None:
@@ -167,7 +163,7 @@ def test_serve_up_ends_its_server_however_it_ends(
 ) -> None:
     command = [sys.executable, "-c", "from kdx.cli import main; main()", "serve", "up", str(exported_model)]
     with subprocess.Popen(
-        [*command, "--port", "0", "--log", str(tmp_path / "log")],
+        [*command, "--instances", "1", "--port", "0", "--log", str(tmp_path / "log")],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -182,7 +178,7 @@ def test_serve_up_ends_its_server_however_it_ends(
             assert serving.wait(30) == code
         finally:
             serving.kill()
-    assert len(children) == 1 + STUBS
+    assert len(children) == 1 + 2 + ZERO_SHOT_INSTANCES
     _, alive = psutil.wait_procs(children, timeout=20)
     assert not alive
     if stop != signal.SIGKILL:
