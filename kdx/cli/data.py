@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import click
 
 from .data_convert import command as convert
+from .data_info import command as info
 from .data_prepare import command as prepare
-from .output import print_json
 
-SKIPPED_SHOWN = 5
+SHOWN = 5  # files that an error names
 
 _out = click.argument("out", type=click.Path(path_type=Path))
 _seed = click.option(
@@ -34,6 +32,7 @@ def command() -> None:
 
 
 command.add_command(convert, "convert")
+command.add_command(info, "info")
 command.add_command(prepare, "prepare")
 
 
@@ -117,30 +116,6 @@ def subset(source: Path, out: Path, pairs: int, wrong_captions: float, seed: int
 
 @command.command()
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document, with all skipped samples.")
-def info(folder: Path, as_json: bool) -> None:
-    """Say what is in the set FOLDER: splits, samples, captions, image sizes, classes, skipped samples.
-
-    Example: kdx data info shapes --json
-    """
-    from kdx.data.describe import describe_set
-
-    description = describe_set(folder)
-    if as_json:
-        print_json(description)
-        return
-    for name, split in description["splits"].items():
-        click.echo("\n".join(_split_lines(name, split)))
-    classes = description["classes"]
-    click.echo(
-        f"classes: {len(classes)} ({', '.join(classes[:6])}{', …' if len(classes) > 6 else ''})"
-        if classes
-        else "classes: not named"
-    )
-
-
-@command.command()
-@click.argument("folder", type=click.Path(path_type=Path))
 def verify(folder: Path) -> None:
     """Compare the shards of FOLDER with the digests in its SHA256SUMS.
 
@@ -161,27 +136,6 @@ def verify(folder: Path) -> None:
             ("missing", verified.missing),
             ("not in SHA256SUMS", verified.unnamed),
         )
-        said = "; ".join(f"{what}: {', '.join(names[:SKIPPED_SHOWN])}" for what, names in kinds if names)
+        said = "; ".join(f"{what}: {', '.join(names[:SHOWN])}" for what, names in kinds if names)
         raise DataError(said, where=folder, remedy="copy these again, or convert the set again")
     click.echo(f"{folder}: {len(verified.same)} files are as they were written")
-
-
-def _split_lines(name: str, split: dict[str, Any]) -> list[str]:
-    sizes = ", ".join(split["image_sizes"])
-    lines = [
-        f"{name}: {split['samples']} samples in {split['shards']} shards, {split['labelled']} labelled",
-        f"  {split['captions']} captions, {split['distinct_captions']} distinct; images {sizes}",
-    ]
-    skipped = split["skipped"]
-    if skipped:
-        reasons = Counter(sample["reason"] for sample in skipped).most_common(SKIPPED_SHOWN)
-        lines.append(
-            f"  {len(skipped)} skipped: " + "; ".join(f"{count} × {reason}" for reason, count in reasons)
-        )
-        lines += [f"    {sample['key']}: {sample['reason']}" for sample in skipped[:SKIPPED_SHOWN]]
-    if split["others"]:
-        kinds = "; ".join(
-            f"{count} × {kind}" for kind, count in list(split["others"].items())[:SKIPPED_SHOWN]
-        )
-        lines.append(f"  not samples: {kinds}" + ("; …" if len(split["others"]) > SKIPPED_SHOWN else ""))
-    return lines

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,23 +16,30 @@ from .shards import SPLITS, ShardSet, open_split, read_classes, read_templates, 
 PROBED = 16  # images whose size is read
 
 
-def describe_set(folder: Path) -> dict[str, Any]:
-    """splits (by name: shards, samples, captions, distinct_captions, labelled, image_sizes, skipped, others),
-    classes, templates. others counts by kind what is no part of a sample. image_sizes counts "WIDTHxHEIGHT" over 16
-    images spread over the split.
-
-    Raises DataError if the folder has no shards or one is no whole tar.
-    """
+def open_splits(folder: Path) -> dict[str, ShardSet]:
+    """The splits that there are, whatever is wrong with their samples. Raises DataError if there is none."""
     splits = {
-        split: _describe_split(open_split(folder, split, need_captions=False, min_good_share=0))
+        split: open_split(folder, split, need_captions=False, min_good_share=0)
         for split in SPLITS
         if shard_paths(folder, split)
     }
     if not splits:
         open_split(folder, "train")  # raises, and says which names are looked for
+    return splits
+
+
+def describe_set(folder: Path, splits: Mapping[str, ShardSet] | None = None) -> dict[str, Any]:
+    """splits (by name: shards, samples, captions, distinct_captions, caption_words, labelled, image_sizes, skipped,
+    others), classes, templates. caption_words: min, median and max of the words of a caption. others counts by kind
+    what is no part of a sample. image_sizes counts "WIDTHxHEIGHT" over 16 images spread over the split.
+
+    splits: those of `open_splits`, where they are open already. Raises DataError if the folder has no shards or one
+    is no whole tar.
+    """
+    splits = open_splits(folder) if splits is None else splits
     return {
         "folder": str(folder),
-        "splits": splits,
+        "splits": {name: _describe_split(samples) for name, samples in splits.items()},
         "classes": read_classes(folder),
         "templates": read_templates(folder),
     }
@@ -44,11 +52,17 @@ def _describe_split(samples: ShardSet) -> dict[str, Any]:
         "samples": len(samples),
         "captions": len(captions),
         "distinct_captions": len(set(captions)),
+        "caption_words": _words(captions),
         "labelled": sum(samples.label(row) is not None for row in range(len(samples))),
         "image_sizes": _image_sizes(samples),
         "skipped": [{"key": key, "reason": reason} for key, reason in samples.skipped],
         "others": samples.others,
     }
+
+
+def _words(captions: list[str]) -> dict[str, int] | None:
+    counts = sorted(len(caption.split()) for caption in captions)
+    return {"min": counts[0], "median": counts[len(counts) // 2], "max": counts[-1]} if counts else None
 
 
 def _image_sizes(samples: ShardSet) -> dict[str, int]:

@@ -34,8 +34,10 @@ def test_a_drawn_set_is_described_as_text_and_as_json(
     assert _run("info", out) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "train: 6 samples in 1 shards, 6 labelled"
-    assert lines[1].startswith("  6 captions, ") and lines[1].endswith("images 16x16")
+    assert lines[1].startswith("  6 captions, ") and " words (median " in lines[1]
     assert lines[2] == "val: 3 samples in 1 shards, 3 labelled"
+    assert lines[4].startswith("images: 9 PNG; ") or lines[4].startswith("images: 9 JPEG; ")
+    assert lines[5] == "  shorter side 16 px; longer side 16 px"
     assert lines[-1].startswith(f"classes: {len(CLASSES)} ({CLASSES[0]}, ")
     assert _run("info", out, "--json") == 0
     described = json.loads(capsys.readouterr().out)
@@ -165,3 +167,20 @@ def test_verify_names_what_changed(
     assert _run("verify", out) == 4
     said = capsys.readouterr().err
     assert "changed: train-00000.tar" in said and "not in SHA256SUMS: val-00000.tar" in said
+
+
+def test_info_names_duplicates_and_broken_images_and_draws_a_sheet(
+    tmp_path: Path, make_photo: Callable[..., bytes], capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = [make_photo(1, size=200), make_photo(2, size=200)[:-900], make_photo(1, size=200)]
+    write_shards(tmp_path, "train", [Sample(f"t{n}", image, ("x",), None) for n, image in enumerate(images)])
+    write_shards(tmp_path, "val", [Sample("v", images[0], ("x y",), None)])
+    assert _run("info", tmp_path, "--decode", "--sheet", tmp_path / "sheet.html") == 0
+    said = capsys.readouterr().out
+    assert (
+        "2 duplicates of another image; 1 held-out images are in train too\n    train/t0 = train/t2 = val/v"
+        in said
+    )
+    assert "1 broken:\n    train/t1: cannot be decoded: " in said
+    assert (tmp_path / "sheet.html").read_text(encoding="utf-8").count("<img ") == 3
+    assert _run("info", tmp_path, "--sheet", tmp_path / "sheet.png") == 2
