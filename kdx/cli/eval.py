@@ -16,6 +16,8 @@ from kdx.cli.output import print_json
 if TYPE_CHECKING:
     from kdx.evaluate.sharing import Peers
 
+TORCHRUN = "TORCHELASTIC_RUN_ID"  # what torchrun sets in each of its processes
+
 
 @click.command(name="eval")
 @click.argument("models", nargs=-1, required=True, metavar="MODEL...")
@@ -68,6 +70,8 @@ def command(
     model, *others = models
     if out and not others and not table:
         raise click.UsageError("--out is for several models; --json prints the score of one")
+    if (others or table) and TORCHRUN in os.environ:
+        raise click.UsageError("the processes of torchrun score one model; compare several without it")
     samples = open_samples(**data)
     if table:
         show_family(models, samples, limit, out, as_json)
@@ -94,7 +98,7 @@ def _ranks() -> Generator[Peers]:
     """The processes that torchrun started this one with; this one alone without it, where torch is not needed."""
     from kdx.evaluate.sharing import Alone
 
-    if "TORCHELASTIC_RUN_ID" not in os.environ:
+    if TORCHRUN not in os.environ:
         yield Alone()
         return
     from kdx.distill.ranks import join_ranks

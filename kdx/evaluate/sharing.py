@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import logging
 import shutil
+import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ from .stored import Arrays, read_arrays, write_arrays
 log = logging.getLogger(__name__)
 
 DIGEST = "digest"  # of what a piece was made from, among its arrays
+KEPT = 30 * 24 * 3600  # seconds that the pieces of an interrupted evaluation wait for its next attempt
 
 
 class Peers(Protocol):
@@ -122,6 +124,7 @@ def workplace(name: str | None, peers: Peers) -> Generator[Workplace]:
         try:
             folder = cache_folder() / "evaluations" / (name or "")
             if peers.rank == 0:
+                _remove_old(folder.parent)
                 stack.enter_context(_lock(folder))
         except SetupError as error:
             if peers.size > 1:
@@ -152,3 +155,11 @@ def _lock(folder: Path) -> Generator[None]:
                 "another process scores the same model on the same data", where=folder, remedy="wait for it"
             ) from None
         yield
+
+
+def _remove_old(evaluations: Path) -> None:
+    for folder in evaluations.glob("*"):
+        with contextlib.suppress(OSError, SetupError):
+            if time.time() - max(path.stat().st_mtime for path in (folder, *folder.iterdir())) > KEPT:
+                with _lock(folder):
+                    shutil.rmtree(folder, ignore_errors=True)

@@ -36,6 +36,39 @@ def test_both_directions_by_hand(encoder: Encoder, make_image: MakeImage) -> Non
     assert result.mean_recall[1] == pytest.approx((1 / 3 + 3 / 5) / 2)
 
 
+def test_ranks_by_hand(encoder: Encoder) -> None:
+    # one image a unit vector of its own; the captions' ranks among the images are 1, 2, 3 and 1
+    images = np.eye(3, dtype=np.float32)
+    vectors = np.array([[9, 1, 0], [9, 5, 1], [9, 8, 1], [1, 0, 9]], dtype=np.float32)
+    result = score_retrieval(_giving(encoder, vectors).embed_texts, images, [["0"], ["1"], ["2", "3"]])
+    assert result.image_ranks.tolist() == [0, 1, 2, 0] and result.owners.tolist() == [0, 1, 2, 2]
+    assert result.to_image.mean_rank.value == 7 / 4 and result.to_image.median_rank.value == 1.5
+    assert result.to_image.median_rank.interval[0] == 1.0
+    # of the images' captions: 0 ties with 1 and 2 and comes first; 1 is behind 2; 3 is first
+    assert result.caption_ranks.tolist() == [0, 1, 0]
+    assert result.to_text.mean_rank.value == pytest.approx(4 / 3) and result.to_text.median_rank.value == 1.0
+
+
+def test_captions_that_rise_and_fall_with_their_image_widen_the_interval(encoder: Encoder) -> None:
+    # 40 images of which 20 are found by all of their five captions: 200 trials, worth no more than 40
+    images = np.eye(40, dtype=np.float32)
+    vectors = np.concatenate([np.repeat(images[:20], 5, axis=0), np.repeat(images[:1], 100, axis=0)])
+    captions = [[str(5 * row + n) for n in range(5)] for row in range(40)]
+    recall = score_retrieval(_giving(encoder, vectors).embed_texts, images, captions).text_to_image[1]
+    assert (recall.hits, recall.total) == (100, 200)
+    low, high = recall.interval
+    width_of_40 = 2 * 1.96 * np.sqrt(0.5 * 0.5 / 40)
+    assert high - low == pytest.approx(width_of_40, rel=0.1)
+    independent = Proportion(100, 200).interval
+    assert high - low > 2 * (independent[1] - independent[0])
+
+
+def test_one_caption_an_image_has_wilsons_interval(encoder: Encoder) -> None:
+    vectors = np.eye(4, dtype=np.float32)
+    result = score_retrieval(_giving(encoder, vectors).embed_texts, vectors, [[str(n)] for n in range(4)])
+    assert result.text_to_image[1].interval == Proportion(4, 4).interval
+
+
 def test_equal_captions_are_embedded_once_and_count_by_position(encoder: Any, make_image: MakeImage) -> None:
     result = evaluate_retrieval(encoder, [make_image("red")] * 4, [["red"]] * 4)
     assert encoder.texts_embedded == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -165,3 +166,16 @@ def test_without_a_place_to_write_an_evaluation_keeps_nothing_and_ends(
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("KDX_CACHE", str(tmp_path / "file"))
     assert _evaluate(known, data).num_images == COUNT - len(BAD)
+
+
+def test_what_nobody_went_on_with_for_a_month_is_removed(cache: Path) -> None:
+    folder = cache / "evaluations/old"
+    with contextlib.suppress(KeyboardInterrupt), workplace("old", Alone()):
+        (folder / "images-00000.npz").write_bytes(b"")
+        raise KeyboardInterrupt
+    with workplace("other", Alone()):
+        assert folder.exists()
+    for path in (*folder.iterdir(), folder):
+        os.utime(path, (0, 0))
+    with workplace("other", Alone()):
+        assert not folder.exists()

@@ -37,6 +37,36 @@ def test_accuracy_is_the_share_of_right_classes(encoder: Encoder, make_image: Ma
     assert result.protocol == "4 images, 3 classes, 1 templates"
 
 
+def test_predictions_are_kept_image_by_image(encoder: Encoder, make_image: MakeImage) -> None:
+    images = [make_image(colour) for colour in ("red", "blue", "green")]
+    result = evaluate_zero_shot(encoder, images, [0, 1, 2], CLASSES, ["{}"])
+    assert result.predictions.tolist() == [0, 2, 1] and result.labels.tolist() == [0, 1, 2]
+    assert result.ranks.tolist() == [0, 2, 2]  # of two equal cosines the first class comes first
+
+
+def test_the_interval_of_the_mean_per_class_is_that_of_its_classes() -> None:
+    # two classes of 200 images, of which 150 and 100 are right: (0.75 + 0.5) / 2
+    labels = np.repeat([0, 1], 200)
+    right = np.concatenate([np.arange(200) < 150, np.arange(200) < 100])
+    images = np.eye(2, dtype=np.float32)[np.where(right, labels, 1 - labels)]
+    result = score_zero_shot(images, labels, np.eye(2, dtype=np.float32), num_templates=1)
+    assert result.mean_per_class == 0.625
+    error = np.sqrt((0.75 * 0.25 / 200 + 0.5 * 0.5 / 200) / 4)
+    low, high = result.mean_per_class_interval
+    assert (high - low) / 2 == pytest.approx(1.96 * error, rel=0.1)
+    assert (low + high) / 2 == pytest.approx(0.625, abs=0.3 * error)
+
+
+def test_blocks_of_any_size_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(5)
+    images, weights = (random.integers(-2, 3, (n, 6)).astype(np.float32) for n in (50, 9))
+    labels = random.integers(0, 9, 50)
+    whole = score_zero_shot(images, labels, weights, num_templates=1)
+    monkeypatch.setattr("kdx.evaluate.metrics.MAX_SCORES", 20)
+    parts = score_zero_shot(images, labels, weights, num_templates=1)
+    assert parts == whole and parts.predictions.tolist() == whole.predictions.tolist()
+
+
 def test_classes_without_an_image_do_not_count_in_the_mean_per_class(
     encoder: Encoder, make_image: MakeImage
 ) -> None:

@@ -44,6 +44,11 @@ def test_images_equal_those_in_process(
     assert np.abs(client.embed_images(images) - local.embed_images(images)).max() < 1e-5
 
 
+def test_the_server_says_which_model_and_precision_it_serves(client: TritonEmbedder, local: Embedder) -> None:
+    assert client.identity is not None
+    assert (client.identity, client.precision) == (local.identity, "fp32")
+
+
 @pytest.mark.slow  # it looks at the clock
 def test_requests_that_follow_each_other_at_once_do_not_wait_for_the_batcher(client: TritonEmbedder) -> None:
     seconds: list[float] = []
