@@ -24,7 +24,7 @@ from kdx.core.folders import Manifest, sealed_folder
 from kdx.export.tensorrt import build_engines
 from kdx.export.tensorrt_plan import default_plan
 from kdx.runtime.exported_model import KIND, ExportedModel, open_exported_model, read_exported_model
-from kdx.runtime.tensorrt import TensorRTEncoder
+from kdx.runtime.tensorrt import Bucket, TensorRTEncoder, Tower
 
 
 @pytest.fixture
@@ -122,6 +122,26 @@ def test_an_engine_that_cannot_be_captured_runs_without_a_graph(
             difference = encoder.encode_image(_pixels(2)) - reference.encode_image(_pixels(2))
             assert np.abs(difference).max() < 1e-6
     assert cuda.launches == launched
+
+
+def test_a_graph_whose_capture_met_a_fault_is_given_back(
+    engines: ExportedModel, reference: Encoder, cuda: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    enqueue, destroy = Tower._enqueue, cuda.cudaGraphDestroy
+    enqueued: list[Bucket] = []
+    destroyed: list[Any] = []
+
+    def fail_at_the_capture(tower: Tower, bucket: Bucket) -> None:
+        enqueued.append(bucket)
+        if len(enqueued) == 2:
+            raise DataError("does not run")
+        enqueue(tower, bucket)
+
+    monkeypatch.setattr(Tower, "_enqueue", fail_at_the_capture)
+    monkeypatch.setattr(cuda, "cudaGraphDestroy", lambda graph: (destroyed.append(graph), destroy(graph))[1])
+    with engines.open() as encoder:
+        difference = encoder.encode_image(_pixels(2)) - reference.encode_image(_pixels(2))
+    assert np.abs(difference).max() < 1e-6 and len(destroyed) == 1
 
 
 def test_threads_share_an_encoder(engines: ExportedModel, reference: Encoder) -> None:
