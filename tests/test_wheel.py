@@ -39,6 +39,8 @@ def test_the_wheel_holds_the_package_and_nothing_else(source: Path, contents: zi
         "kdx/models/architectures/ViT-T-16.json",
         "kdx/bench/report.html",
         "kdx/serve/server-requirements.txt",
+        "kdx/data/prepare/img2dataset-requirements.txt",
+        "kdx/data/prepare/download.py",
         "kdx/serve/triton_models/zero_shot.py",
         "kdx/export/parity.py",
         "kdx/cli/demo.py",

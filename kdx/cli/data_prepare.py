@@ -63,7 +63,7 @@ def command(
 
     LIST is Google's file of CC3M or CC12M as it comes, or any table with a column of URLs: between TABs, CSV, Parquet
     or a folder of Parquet files; or a URL a line. img2dataset does it, in an environment that the first call makes
-    (about 650 MB). After an interruption the same command goes on.
+    (about 700 MB). After an interruption the same command goes on.
 
     Example: kdx data prepare Train_GCC-training.tsv --out cc3m -- --timeout 20
     """

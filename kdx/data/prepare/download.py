@@ -1,8 +1,8 @@
 """Runs img2dataset: a script for its environment, which imports nothing of kdx.
 
 Its input is a JSON object: {"options": of img2dataset's `download` by name, "typed": more of them, as they were typed}.
-It adds three things to img2dataset: a shard gets its name when it is whole; a shard of
-which a sample could not be written counts as failed; and no process outlives the one that started it.
+It adds to img2dataset: a JPEG of which the end is missing is refused; a shard gets its name when it is whole, and
+counts as failed if a sample of it could not be written; and no process outlives the one that started it.
 
 Every process of img2dataset runs this file's top level, since it starts them anew (spawn).
 """
@@ -16,12 +16,28 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from img2dataset.resizer import Resizer  # pyright: ignore[reportMissingImports]
 from img2dataset.writer import WebDatasetSampleWriter  # pyright: ignore[reportMissingImports]
 
 PARTS = "_tmp"  # img2dataset's own folder for what is not finished, inside the output folder
 ROWS_A_REPORT = 50
 PR_SET_PDEATHSIG = 1
 PARENT = "KDX_PARENT"
+START_OF_JPEG, START_OF_SCAN, END_OF_JPEG = (
+    b"\xff\xd8",
+    b"\xff\xda",
+    b"\xff\xd9",
+)  # none occurs in compressed data
+
+
+class WholeImageResizer(Resizer):
+    """OpenCV would paint what is missing of a JPEG gray. A server that names no length may have sent half of one."""
+
+    def __call__(self, img_stream, *more):
+        data = img_stream.getbuffer().tobytes()
+        if data.startswith(START_OF_JPEG) and data.rfind(END_OF_JPEG) < data.rfind(START_OF_SCAN):
+            return None, None, None, None, None, "image cut short"
+        return super().__call__(img_stream, *more)
 
 
 class WholeShardWriter(WebDatasetSampleWriter):
@@ -78,6 +94,7 @@ def main() -> None:
         # by Spark's own configuration; img2dataset would make one for this machine alone
         SparkSession.builder.appName("kdx data prepare").getOrCreate()
     img2dataset: Any = importlib.import_module("img2dataset.main")  # the package has a function of that name
+    img2dataset.Resizer = WholeImageResizer
     img2dataset.WebDatasetSampleWriter = WholeShardWriter
     img2dataset.download(**{**job["options"], **typed})
 

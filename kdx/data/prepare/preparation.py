@@ -23,7 +23,7 @@ from kdx.core.progress import Progress, Stages, silent_stages
 from kdx.core.spelling import nearest
 from kdx.core.workspace import FULL
 
-from .environment import install_img2dataset
+from .environment import find_downloader
 from .folder import SHARD_DIGITS, PreparedFolder
 from .scripts import ask, running
 from .stats import Counts, read_stats, stats_files
@@ -107,8 +107,11 @@ def prepare(path: Path, out: Path, settings: Settings, *, stages: Stages = silen
     folder = PreparedFolder(out)
     folder.check()
     files = list_files(path)
-    with stages("installing img2dataset"):
-        python = install_img2dataset(settings.distributor).python
+    downloader = find_downloader(settings.distributor)
+    if not downloader.is_installed:
+        with stages("installing img2dataset"):
+            downloader.install()
+    python = downloader.python
     url_list = _find_columns(path, files, python, settings)
     with folder.kept_alone():
         record = _begin(folder, path, url_list, python, settings, stages)
@@ -145,16 +148,20 @@ def _find_columns(path: Path, files: tuple[Path, ...], python: Path, settings: S
 def _begin(
     folder: PreparedFolder, path: Path, url_list: UrlList, python: Path, settings: Settings, stages: Stages
 ) -> dict[str, Any]:
-    """The record of the folder: the old one, if it is of this list and these settings."""
+    """The record of the folder: the old one, if it is of this list and these settings. Where nothing has come yet, a
+    new one takes its place.
+    """
     content = {name: value for name, value in settings.typed.items() if name not in HOW}
     wanted = {
         "list": [file_digest(file) for file in url_list.files],
         "columns": [url_list.url, url_list.caption],
         "settings": {"image_size": settings.image_size, **content},
     }
-    if record := folder.read_record():
-        _check_same(folder, path, record, wanted)
+    record = folder.read_record()
+    if record is not None and all(record[name] == wanted[name] for name in wanted):
         return record
+    if record is not None and folder.counts().got:
+        raise _other_preparation(folder, path, record, wanted)
     shutil.rmtree(folder.list, ignore_errors=True)
     folder.list.mkdir()
     job = {
@@ -178,15 +185,16 @@ def _begin(
     return {**wanted, **answer}
 
 
-def _check_same(folder: PreparedFolder, path: Path, record: dict[str, Any], wanted: dict[str, Any]) -> None:
-    remedy = "choose another path for --out, or give the same command as before to go on"
+def _other_preparation(
+    folder: PreparedFolder, path: Path, record: dict[str, Any], wanted: dict[str, Any]
+) -> UsageError:
     if record["list"] != wanted["list"]:
-        raise UsageError(f"holds images of another list than {path}", where=folder.path, remedy=remedy)
-    for name, what in (("columns", "other columns"), ("settings", "other settings")):
-        if record[name] != wanted[name]:
-            raise UsageError(
-                f"was begun with {what}: {record[name]}, now {wanted[name]}", where=folder.path, remedy=remedy
-            )
+        what = f"holds images of another list than {path}"
+    else:
+        name = "columns" if record["columns"] != wanted["columns"] else "settings"
+        what = f"was begun with other {name}: {record[name]}, now {wanted[name]}"
+    remedy = "choose another path for --out, or give the same command as before to go on"
+    return UsageError(what, where=folder.path, remedy=remedy)
 
 
 def _download(
@@ -224,7 +232,11 @@ def _download(
             for counts in seen.values():
                 total.add(counts)
             doing = sum(rows for number, rows in list(watcher.rows.items()) if number not in seen)
-            progress(min(total.rows + doing, record["rows"]), record["rows"], f"{total.got} images")
+            progress(
+                min(total.rows + doing, record["rows"]),
+                record["rows"],
+                f"{total.got} images" * bool(total.got),
+            )
             if watcher.full:
                 raise SetupError(
                     f"cannot be written: {os.strerror(watcher.full)}",

@@ -18,7 +18,7 @@ REASONS = (  # what urllib, OpenCV and img2dataset say → the reason that is co
     (r"Connection refused", "connection refused"),
     (r"Connection reset|Remote end closed|Connection aborted|Broken pipe", "connection closed"),
     (r"Network is unreachable|No route to host", "network unreachable"),
-    (r"IncompleteRead", "cut short"),
+    (r"IncompleteRead|cut short", "cut short"),
     (r"CERTIFICATE|SSL|TLS", "no secure connection"),
     (r"X-Robots-Tag", "use not allowed (X-Robots-Tag)"),
     (r"decoding error|OpenCV", "not an image"),

@@ -48,6 +48,8 @@ class Web:
             self.send(request, b"<!doctype html><title>gone</title>", "text/html")
         elif kind == "short":
             self.send(request, image[: len(image) // 2], length=len(image))
+        elif kind == "half":  # and says that this is all
+            self.send(request, image[: len(image) // 2])
         elif kind == "moved":
             request.send_response(302)
             request.send_header("Location", f"/photo/{number}")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from kdx.core.errors import DataError
-from kdx.data.prepare.environment import install_img2dataset
+from kdx.data.prepare.environment import find_downloader
 from kdx.data.prepare.scripts import ask
 
 ONE, TWO = "http://a.example/1.jpg", "https://b.example/x,y.png?w=1"
@@ -17,7 +17,9 @@ ONE, TWO = "http://a.example/1.jpg", "https://b.example/x,y.png?w=1"
 
 @pytest.fixture(scope="module")
 def python() -> Path:
-    return install_img2dataset().python
+    downloader = find_downloader()
+    downloader.install()
+    return downloader.python
 
 
 def convert(

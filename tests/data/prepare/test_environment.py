@@ -9,7 +9,7 @@ import pytest
 
 from kdx.core import environments
 from kdx.core.errors import SetupError
-from kdx.data.prepare.environment import REQUIREMENTS, install_img2dataset
+from kdx.data.prepare.environment import DISTRIBUTORS, REQUIREMENTS, find_downloader
 
 PYTHON: dict[str, Any] = {"executable": "/opt/python3.11", "version": "3.11"}
 
@@ -31,8 +31,8 @@ def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]
 
 
 def test_what_is_pinned_is_installed_once_and_nothing_reports(commands: list[list[str]]) -> None:
-    downloader = install_img2dataset()
-    assert downloader.installed_now and not install_img2dataset().installed_now
+    downloader = find_downloader()
+    assert downloader.install() and downloader.is_installed and not downloader.install()
     pins = [line for line in REQUIREMENTS.read_text().splitlines() if not line.startswith("#")]
     assert all(line.count("==") == 1 for line in pins) and not any("wandb" in line for line in pins)
     assert len(commands) == 2 and commands[1][-len(pins) :] == pins and "--no-deps" in commands[1]
@@ -43,8 +43,9 @@ def test_what_is_pinned_is_installed_once_and_nothing_reports(commands: list[lis
 
 
 def test_a_cluster_has_its_own_environment(commands: list[list[str]]) -> None:
-    here, spark, ray = (install_img2dataset(name).python for name in ("multiprocessing", "pyspark", "ray"))
-    assert len({here, spark, ray}) == 3
+    downloaders = [find_downloader(name) for name in DISTRIBUTORS]
+    assert len({downloader.python for downloader in downloaders}) == 3
+    assert all(downloader.install() for downloader in downloaders)
     last = [command[-1].partition("==")[0] for command in commands if "install" in command]
     assert last == ["webdataset", "webdataset", "pyspark", "webdataset", "ray"]
 
@@ -52,5 +53,5 @@ def test_a_cluster_has_its_own_environment(commands: list[list[str]]) -> None:
 def test_a_python_that_img2dataset_cannot_use_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(environments, "interpreter_facts", lambda executable: {**PYTHON, "version": "3.13"})
     with pytest.raises(SetupError, match=r"img2dataset needs Python 3\.11 or 3\.12") as caught:
-        install_img2dataset()
+        find_downloader()
     assert caught.value.remedy == "install python3.11, so that it is on the PATH"
