@@ -29,6 +29,11 @@ from kdx.runtime.formats import find_format
 
 REQUIREMENTS = Path(__file__).with_name("server-requirements.txt")
 PYTHONS = ("3.11", "3.12")  # for which both the stub and numpy 1.26 exist
+TENSORRT = (
+    "tensorrt",
+    "tensorrt-cu13",
+    "tensorrt-cu12",
+)  # NVIDIA's names for the one that brings its libraries
 INSTALL = "run `kdx serve install{options}`"
 SHARED_MEMORY = Path("/dev/shm")
 REMEDY = f"{PIP_REMEDY}; the binary needs x86-64 Linux with glibc 2.35"
@@ -80,8 +85,12 @@ def runner_requirements(format_name: str, device: str) -> list[str]:
         return [_as_here("onnxruntime-gpu", "[cuda,cudnn]")] if device == "gpu" else []
     packages = find_format(format_name).packages
     if format_name == "trt":
-        packages = (*packages, "tensorrt")  # NVIDIA's package that finds its libraries
+        packages = (*packages, next(filter(_is_here, TENSORRT), TENSORRT[0]))
     return [_as_here(package) for package in packages]
+
+
+def _is_here(package: str) -> bool:
+    return any(True for _ in importlib.metadata.distributions(name=package))
 
 
 def _as_here(package: str, extra: str = "") -> str:

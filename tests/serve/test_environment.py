@@ -142,6 +142,17 @@ def test_on_a_gpu_onnx_runtime_is_that_for_gpus_alone(monkeypatch: pytest.Monkey
     assert caught.value.remedy == "run `kdx serve install`"
 
 
+@pytest.mark.parametrize("name", ["tensorrt", "tensorrt-cu13"])
+def test_a_server_gets_the_tensorrt_that_engines_are_built_with_here(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed = tmp_path / f"{name.replace('-', '_')}-11.4.0.106.dist-info"
+    installed.mkdir()
+    (installed / "METADATA").write_text(f"Name: {name}\nVersion: 11.4.0.106\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert f"{name}==11.4.0.106" in environment.runner_requirements("trt", "gpu")
+
+
 def test_the_first_interpreter_that_the_stub_can_use_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     known: dict[str, Any] = {
         sys.executable: {**PYTHON, "version": "3.13", "executable": "too new"},
