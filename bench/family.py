@@ -19,6 +19,7 @@ from kdx.core.progress import Stages, silent_stages
 from kdx.core.provenance import collect_provenance
 from kdx.data.image_set import ImageSet
 from kdx.evaluate import Evaluation, evaluate_set
+from kdx.evaluate.sharing import Alone, Peers
 from kdx.evaluate.speed import Case, SpeedProcess, take_turns
 
 from .family_members import BASELINE, Member, read_members
@@ -26,6 +27,7 @@ from .page import METRICS
 
 MIN_SAMPLES = 5  # calls that are timed of each network, however long one takes
 IMAGE = Case(1)
+ALONE = Alone()
 
 Row = dict[str, Any]
 
@@ -43,17 +45,19 @@ def compare_family(
     limit: int | None = None,
     seconds: float = 10.0,
     stages: Stages = silent_stages,
-) -> dict[str, Any]:
+    peers: Peers = ALONE,
+) -> dict[str, Any] | None:
     """Scores all, and puts the seeds of one method together.
 
-    paths: runs and checkpoints. seconds: of timing, of each network.
+    paths: runs and checkpoints. seconds: of timing, of each network. peers: the processes that share the scoring.
 
-    Returns, as JSON: `rows`, teachers first, then by network from the worst to the best: `role` ("teacher" of another
-    that is given, or "student"), `network`, `method` (None of a checkpoint, and of a teacher that was not distilled),
-    `teachers` (names), `score` (a fraction, the mean over `runs`), its sample `std` (None of one run), `interval`
-    (95 %, of one run where it has one), `published_top1` (ImageNet, in percent, or None) and its `published_source`,
-    `image_parameters`, `parameters`, `ms` (Timing.summary of one image), `runs` (`path`, `seed`, `score`,
-    `model_digest`); `dataset`, `protocol`, `metric`, `num_images`, `threads`, `load_average`, `provenance`.
+    Returns None in all but the first of `peers`; there, as JSON: `rows`, teachers first, then by network from the worst
+    to the best: `role` ("teacher" of another that is given, or "student"), `network`, `method` (None of a checkpoint,
+    and of a teacher that was not distilled), `teachers` (names), `score` (a fraction, the mean over `runs`), its sample
+    `std` (None of one run), `interval` (95 %, of one run where it has one), `published_top1` (ImageNet, in percent, or
+    None) and its `published_source`, `image_parameters`, `parameters`, `ms` (Timing.summary of one image), `runs`
+    (`path`, `seed`, `score`, `model_digest`); `dataset`, `protocol`, `metric`, `num_images`, `load_average`,
+    `provenance`.
 
     Raises UsageError for a model given twice or one that is neither, DataError for a folder that is not whole, and what
     `evaluate_set` raises.
@@ -62,7 +66,10 @@ def compare_family(
     scored: list[Scored] = []
     for member in members:
         with stages(f"scoring {member.path.name}") as progress, kdx.load(member.path) as embedder:
-            scored.append(Scored(member, evaluate_set(embedder, samples, limit=limit, progress=progress)))
+            evaluation = evaluate_set(embedder, samples, limit=limit, progress=progress, peers=peers)
+            scored.append(Scored(member, evaluation))
+    if peers.rank:
+        return None
     times, load = _time(members, seconds, stages)
     groups: dict[str, list[Scored]] = {}
     for each in scored:
@@ -81,7 +88,6 @@ def compare_family(
         "protocol": protocol if about.zero_shot else f"{protocol}, {about.protocol}",
         "metric": about.metric,
         "num_images": max(each.evaluation.num_images for each in scored),
-        "threads": 1,
         "load_average": load,
         "provenance": collect_provenance(),
     }
@@ -120,11 +126,13 @@ def cells(row: Row) -> list[str]:
 def about(document: Mapping[str, Any]) -> list[str]:
     """What the numbers were taken on, and where the published ones stand; a sentence each."""
     metric = METRICS.get(document["metric"], document["metric"])
+    provenance = document["provenance"]
+    place = ", ".join(provenance["gpu"]) or f"one thread of {provenance['cpu']}"
     lines = [
         f"Measured: {metric} on {document['dataset']} ({document['protocol']}); ± is the standard deviation over "
         "seeds, brackets the 95 % interval of one.",
-        f"Latency: p50 of one image through the image encoder on one thread of {document['provenance']['cpu']}; load "
-        f"average {document['load_average']:.1f}. Parameters: image and text encoder.",
+        f"Latency: p50 of one image through the image encoder on {place}; load average "
+        f"{document['load_average']:.1f}. Parameters: image and text encoder.",
     ]
     sources = dict.fromkeys(row["published_source"] for row in document["rows"] if row["published_source"])
     if sources:

@@ -73,18 +73,16 @@ def command(
     if (others or table) and TORCHRUN in os.environ:
         raise click.UsageError("the processes of torchrun score one model; compare several without it")
     samples = open_samples(**data)
-    if table:
-        show_family(models, samples, limit, out, as_json)
-        return
-    if others:
-        show_comparison(models, samples, limit, out, as_json)
-        return
-    with (
-        _ranks() as ranks,
-        kdx.load(model) as embedder,
-        (silent_stages if ranks.rank else show_progress)("scoring") as progress,
-    ):
-        evaluation = evaluate_set(embedder, samples, limit=limit, progress=progress, peers=ranks)
+    with _ranks() as ranks:
+        if table:
+            show_family(models, samples, limit, out, as_json, ranks)
+            return
+        if others:
+            show_comparison(models, samples, limit, out, as_json, ranks)
+            return
+        show = silent_stages if ranks.rank else show_progress
+        with kdx.load(model) as embedder, show("scoring") as progress:
+            evaluation = evaluate_set(embedder, samples, limit=limit, progress=progress, peers=ranks)
     if ranks.rank:
         return
     if as_json:

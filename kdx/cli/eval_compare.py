@@ -18,22 +18,30 @@ if TYPE_CHECKING:
     from kdx.evaluate import Evaluation
     from kdx.evaluate.agreement import Agreement
     from kdx.evaluate.paired import Difference
+    from kdx.evaluate.sharing import Peers
 
 COMPARISON = "comparison"  # .json and .md in --out
 HEADS = ("", "A", "B", "B − A in points (95 %)", "p")
 
 
 def show_comparison(
-    models: Sequence[str], samples: ImageSet, limit: int | None, out: Path | None, as_json: bool
+    models: Sequence[str],
+    samples: ImageSet,
+    limit: int | None,
+    out: Path | None,
+    as_json: bool,
+    peers: Peers,
 ) -> None:
-    """Scores all and prints the differences. Raises UsageError for a model given twice."""
+    """Scores all and prints the differences, in the first of `peers`. Raises UsageError for a model given twice."""
     from kdx.core.folders import check_place, write_atomic
     from kdx.evaluate.agreement import compare_evaluations
 
     check_distinct(models)
     if out:
         check_place(out / f"{COMPARISON}.json")
-    evaluations = _evaluate(models, samples, limit)
+    evaluations = _evaluate(models, samples, limit, peers)
+    if peers.rank:
+        return
     first, *others = evaluations
     agreements = [compare_evaluations(first, other) for other in others]
     if out:
@@ -61,17 +69,20 @@ def check_distinct(models: Sequence[str | Path]) -> None:
         seen.add(place)
 
 
-def _evaluate(models: Sequence[str], samples: ImageSet, limit: int | None) -> list[Evaluation]:
+def _evaluate(models: Sequence[str], samples: ImageSet, limit: int | None, peers: Peers) -> list[Evaluation]:
     """All are opened before the first is scored, which may take long."""
     import kdx
+    from kdx.core.progress import silent_stages
     from kdx.evaluate import evaluate_set
 
     evaluations: list[Evaluation] = []
     with ExitStack() as stack:
         embedders = [stack.enter_context(kdx.load(model)) for model in models]
         for model, embedder in zip(models, embedders, strict=True):
-            with show_progress(f"images, {model}") as progress:
-                evaluations.append(evaluate_set(embedder, samples, limit=limit, progress=progress))
+            with (silent_stages if peers.rank else show_progress)(f"scoring {model}") as progress:
+                evaluations.append(
+                    evaluate_set(embedder, samples, limit=limit, progress=progress, peers=peers)
+                )
     return evaluations
 
 
@@ -130,10 +141,15 @@ def _about(evaluation: Evaluation) -> str:
 
 
 def _names(models: Sequence[str], evaluations: Sequence[Evaluation], number: int) -> list[str]:
-    return [
-        f"A: {models[0]} ({evaluations[0].model})",
-        f"B: {models[number]} ({evaluations[number].model})",
-    ]
+    return [f"{letter}: {_name(models[row], evaluations[row])}" for letter, row in (("A", 0), ("B", number))]
+
+
+def _name(model: str, evaluation: Evaluation) -> str:
+    precision = evaluation.precision or "precision unknown"
+    left_out = (
+        f", without {evaluation.bad_images:,} images that it cannot read" if evaluation.bad_images else ""
+    )
+    return f"{model} ({evaluation.model}, {precision}, {evaluation.image_size} px{left_out})"
 
 
 def _rows(agreement: Agreement) -> list[tuple[str, ...]]:
@@ -143,8 +159,7 @@ def _rows(agreement: Agreement) -> list[tuple[str, ...]]:
         rows.append((*_row("top-1", zero_shot.top1.difference), _p_text(zero_shot.top1.p_value)))
         if zero_shot.top5:
             rows.append((*_row("top-5", zero_shot.top5.difference), _p_text(zero_shot.top5.p_value)))
-        first, second = zero_shot.mean_per_class
-        rows.append(("mean per class", _percent(first), _percent(second), _points(second - first), ""))
+        rows.append((*_row("mean per class", zero_shot.mean_per_class), ""))
     if retrieval:
         for name, differences in (
             ("image → text", retrieval.image_to_text),

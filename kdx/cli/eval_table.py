@@ -14,17 +14,25 @@ from .progress import show_progress
 
 if TYPE_CHECKING:
     from kdx.data.image_set import ImageSet
+    from kdx.evaluate.sharing import Peers
 
 TABLE = "family"  # .json, .md and .html in --out
 
 
 def show_family(
-    runs: Sequence[str], samples: ImageSet, limit: int | None, out: Path | None, as_json: bool
+    runs: Sequence[str],
+    samples: ImageSet,
+    limit: int | None,
+    out: Path | None,
+    as_json: bool,
+    peers: Peers,
 ) -> None:
+    """Scores all and prints the table, in the first of `peers`. Raises UsageError for a server."""
     from kdx.bench.family import compare_family, family_table
     from kdx.bench.family_page import render_family_page
     from kdx.core.errors import UsageError
     from kdx.core.folders import check_place, write_atomic
+    from kdx.core.progress import silent_stages
 
     for run in runs:
         if "://" in run:
@@ -33,7 +41,11 @@ def show_family(
             )
     if out:
         check_place(out / f"{TABLE}.json")
-    document = compare_family([Path(run) for run in runs], samples, limit=limit, stages=show_progress)
+    stages = silent_stages if peers.rank else show_progress
+    paths = [Path(run) for run in runs]
+    document = compare_family(paths, samples, limit=limit, stages=stages, peers=peers)
+    if document is None:
+        return
     if out:
         out.mkdir(parents=True, exist_ok=True)
         write_atomic(out / f"{TABLE}.json", json.dumps(document, indent=2) + "\n")

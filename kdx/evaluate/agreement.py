@@ -11,11 +11,12 @@ import numpy.typing as npt
 
 from kdx.core.errors import DataError
 
+from .bootstrap import bootstrap_interval
 from .evaluation import Evaluation
 from .metrics import Proportion
-from .paired import Difference, Discordance, percentile_interval, resampled_ratios
+from .paired import Difference, Discordance
 from .retrieval import CUTOFFS, RetrievalResult
-from .zero_shot import ZeroShotResult
+from .zero_shot import ZeroShotResult, mean_of_classes
 
 Rows = npt.NDArray[np.int64]
 
@@ -24,22 +25,21 @@ Rows = npt.NDArray[np.int64]
 class ZeroShotAgreement:
     """top5: None where there are no more than five classes. same_class: how often the two give the same, right or not.
 
-    mean_per_class: of both models on all their images, without an interval.
+    The interval of mean_per_class is the bootstrap's.
     """
 
     num_images: int
     top1: Discordance
     top5: Discordance | None
-    mean_per_class: tuple[float, float]
+    mean_per_class: Difference
     same_class: Proportion
 
     def to_dict(self) -> dict[str, Any]:
-        first, second = self.mean_per_class
         return {
             "num_images": self.num_images,
             "top1": self.top1.to_dict(),
             "top5": self.top5 and self.top5.to_dict(),
-            "mean_per_class": {"first": first, "second": second, "value": second - first},
+            "mean_per_class": self.mean_per_class.to_dict(),
             "same_class": self.same_class.to_dict(),
         }
 
@@ -118,8 +118,21 @@ def _compare_zero_shot(
         num_images=len(rows),
         top1=Discordance.count(ranks < 1, other_ranks < 1),
         top5=Discordance.count(ranks < 5, other_ranks < 5) if first.top5 and second.top5 else None,
-        mean_per_class=(first.mean_per_class, second.mean_per_class),
+        mean_per_class=_mean_per_class(first.labels[rows], ranks < 1, other_ranks < 1),
         same_class=Proportion(int(same.sum()), len(same)),
+    )
+
+
+def _mean_per_class(
+    labels: Rows, hits: npt.NDArray[np.bool_], other_hits: npt.NDArray[np.bool_]
+) -> Difference:
+    gains = other_hits.astype(np.int64) - hits
+    all_once = np.ones_like(labels)
+    ((low, high),) = bootstrap_interval(
+        len(labels), lambda drawn: np.array([mean_of_classes(labels, gains, drawn)])
+    ).tolist()
+    return Difference(
+        mean_of_classes(labels, hits, all_once), mean_of_classes(labels, other_hits, all_once), (low, high)
     )
 
 
@@ -128,24 +141,30 @@ def _compare_retrieval(
 ) -> RetrievalAgreement:
     hits, queries = (array[rows] for array in _hits(first))  # [N, 2·K]
     other_hits, _ = (array[others] for array in _hits(second))
-    resampled = resampled_ratios(other_hits - hits, queries)  # [R, 2·K]
-    scores, other_scores = (each.sum(axis=0) / queries.sum(axis=0) for each in (hits, other_hits))
 
-    def difference(*columns: int) -> Difference:
-        """Of the mean of these columns."""
-        chosen = list(columns)
-        return Difference(
-            float(scores[chosen].mean()),
-            float(other_scores[chosen].mean()),
-            percentile_interval(resampled[:, chosen].mean(axis=1)),
+    def scores(found: Rows, drawn: Rows) -> npt.NDArray[np.float64]:
+        """Image to text, text to image, and the mean of both: [3·K]."""
+        shares = (drawn @ found) / (drawn @ queries)
+        return np.concatenate([shares, (shares[: len(CUTOFFS)] + shares[len(CUTOFFS) :]) / 2])
+
+    gains, all_once = other_hits - hits, np.ones(len(rows), dtype=np.int64)
+    intervals = bootstrap_interval(len(rows), lambda drawn: scores(gains, drawn)).tolist()
+    differences = [
+        Difference(value, other, (low, high))
+        for value, other, (low, high) in zip(
+            scores(hits, all_once).tolist(), scores(other_hits, all_once).tolist(), intervals, strict=True
         )
+    ]
+    count = len(CUTOFFS)
 
-    half = len(CUTOFFS)
+    def by_k(part: list[Difference]) -> dict[int, Difference]:
+        return dict(zip(CUTOFFS, part, strict=True))
+
     return RetrievalAgreement(
         num_images=len(rows),
-        image_to_text={k: difference(i) for i, k in enumerate(CUTOFFS)},
-        text_to_image={k: difference(half + i) for i, k in enumerate(CUTOFFS)},
-        mean_recall={k: difference(i, half + i) for i, k in enumerate(CUTOFFS)},
+        image_to_text=by_k(differences[:count]),
+        text_to_image=by_k(differences[count : 2 * count]),
+        mean_recall=by_k(differences[2 * count :]),
     )
 
 

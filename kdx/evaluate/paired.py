@@ -14,8 +14,6 @@ import numpy as np
 import numpy.typing as npt
 
 Z = 1.959963984540054  # of the normal distribution, two-sided 95 %
-RESAMPLES = 2000  # whose 2.5th and 97.5th percentile vary by some 3 % of the interval's width
-RESAMPLED = 2**22  # numbers held at a time
 
 
 @dataclass(frozen=True)
@@ -117,27 +115,3 @@ def tango_interval(only_first: int, only_second: int, total: int) -> tuple[float
         return float(root_scalar(margin, args=(sign,), bracket=(beside, end)).root)
 
     return bound(-1), bound(1)
-
-
-def resampled_ratios(
-    gains: npt.NDArray[np.integer[Any]], queries: npt.NDArray[np.integer[Any]], *, seed: int = 0
-) -> npt.NDArray[np.float64]:
-    """Σ gains / Σ queries of RESAMPLES sets whose images are drawn anew, each with all that belongs to it.
-
-    gains: [N, K], by how many hits the second model is ahead on each image, in K scores; queries: [N, K], of how many.
-    Returns float64 [RESAMPLES, K]; the same seed draws the same.
-    """
-    random = np.random.default_rng(seed)
-    count = len(gains)
-    size = max(1, RESAMPLED // count)
-    ratios: list[npt.NDArray[np.float64]] = []
-    for start in range(0, RESAMPLES, size):
-        drawn = random.multinomial(count, np.full(count, 1 / count), size=min(size, RESAMPLES - start))
-        ratios.append((drawn @ gains) / (drawn @ queries))
-    return np.concatenate(ratios)
-
-
-def percentile_interval(resampled: npt.NDArray[np.float64]) -> tuple[float, float]:
-    """The bootstrap's 95 % interval (B. Efron 1979). resampled: [R]."""
-    low, high = np.percentile(resampled, (2.5, 97.5))
-    return float(low), float(high)

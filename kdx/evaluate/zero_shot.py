@@ -90,7 +90,7 @@ def score_zero_shot(
         scores = images[rows] @ weights.T  # [b, C]
         ranks[rows] = target_ranks(scores, labels[rows])
         predictions[rows] = scores.argmax(axis=1)  # of equal ones the first, as in ranks
-    mean_per_class, interval = _mean_per_class(labels, ranks == 0, num_classes)
+    mean_per_class, interval = _mean_per_class(labels, ranks == 0)
     return ZeroShotResult(
         top1=share_within(ranks, 1),
         top5=share_within(ranks, 5) if num_classes > 5 else None,
@@ -105,18 +105,25 @@ def score_zero_shot(
 
 
 def _mean_per_class(
-    labels: npt.NDArray[np.int64], hits: npt.NDArray[np.bool_], num_classes: int
+    labels: npt.NDArray[np.int64], hits: npt.NDArray[np.bool_]
 ) -> tuple[float, tuple[float, float]]:
     """The recall of each class that has an image, averaged; and the interval of that."""
 
     def mean(drawn: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-        counts = np.bincount(labels, drawn, num_classes)
-        found = np.bincount(labels, drawn * hits, num_classes)
-        present = counts > 0
-        return np.array([(found[present] / counts[present]).mean()])
+        return np.array([mean_of_classes(labels, hits, drawn)])
 
     ((low, high),) = bootstrap_interval(len(labels), mean).tolist()
     return float(mean(np.ones_like(labels))[0]), (low, high)
+
+
+def mean_of_classes(
+    labels: npt.NDArray[np.int64], values: npt.NDArray[Any], drawn: npt.NDArray[np.int64]
+) -> float:
+    """The mean of each class's images, averaged over the classes that have any. drawn: how often each image counts."""
+    counts = np.bincount(labels, drawn)
+    sums = np.bincount(labels, drawn * values)
+    present = counts > 0
+    return float((sums[present] / counts[present]).mean())
 
 
 def _check(images: FloatArray, labels: npt.NDArray[np.int64], num_classes: int) -> None:

@@ -172,7 +172,7 @@ def test_the_page_names_the_models_and_escapes_what_it_is_given() -> None:
         "metric": "zero_shot_top1",
         "num_images": 500,
         "load_average": 0.2,
-        "provenance": {"cpu": "A CPU"},
+        "provenance": {"cpu": "A CPU", "gpu": []},
     }
     page = render_family_page(document)
     HTMLParser().feed(page)

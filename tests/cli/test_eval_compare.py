@@ -46,7 +46,7 @@ def _run(*args: object) -> Result:
 def test_two_forms_of_one_model_score_the_same(model: Path, twin: Path, data: Path) -> None:
     lines = _run(model, twin, "--data", data).stdout.splitlines()
     assert lines[0].startswith("shards (val), 12 images; zero-shot: 12 images, 7 classes, ")
-    assert f"A: {model} (kdx-mini)" in lines and f"B: {twin} (kdx-mini)" in lines
+    assert f"A: {model} (kdx-mini, fp32, 32 px)" in lines and f"B: {twin} (kdx-mini, fp32, 32 px)" in lines
     top1 = next(line for line in lines if line.startswith("top-1 "))
     assert top1.split()[1] == top1.split()[3] and "0.0 (−24.2 … +24.2)" in top1 and top1.endswith(" 1")
     assert any(line.startswith("Top-1 agreement: the same class for 12 of 12 images") for line in lines)

@@ -59,7 +59,9 @@ def test_images_of_the_colour_that_one_model_mistakes_make_the_difference(
     assert found is not None and found.num_images == 9
     assert found.top1 == Discordance(both=6, only_first=3, only_second=0, neither=0)
     assert found.top1.p_value == pytest.approx(2 / 2**3)
-    assert found.mean_per_class == (1.0, pytest.approx(2 / 3))
+    assert (found.mean_per_class.first, found.mean_per_class.second) == (1.0, pytest.approx(2 / 3))
+    # of sets drawn anew one in twenty lacks red or green, and has two classes of which one is mistaken
+    assert found.mean_per_class.interval[0] == -1 / 2
     assert found.same_class == Proportion(6, 9)
     assert found.top5 is None  # there are three classes
 
@@ -78,6 +80,19 @@ def test_recalls_are_compared_query_by_query(
     assert found.text_to_image[1].value == pytest.approx(-2 / 6)
     low, high = found.text_to_image[1].interval
     assert low == -1 and high == 0  # a set drawn anew may be of blue images alone, or have none
+
+
+def test_an_images_captions_are_drawn_together(
+    evaluations: Callable[..., tuple[Evaluation, Evaluation]],
+) -> None:
+    """Two captions that are found or lost together tell no more than one: with one lost image of three, thirds."""
+    found = compare_evaluations(*evaluations(3)).retrieval
+    assert found is not None
+    lost = (
+        -np.random.default_rng(0).binomial(3, 1 / 3, 200_000) / 3
+    )  # how many of three draws are the blue image
+    expected = np.percentile(lost, (2.5, 97.5))
+    assert found.text_to_image[1].interval == pytest.approx(tuple(expected))
 
 
 def test_a_model_agrees_with_itself(evaluations: Callable[..., tuple[Evaluation, Evaluation]]) -> None:

@@ -7,15 +7,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from scipy.optimize import minimize_scalar
 
-from kdx.evaluate.paired import (
-    RESAMPLES,
-    Difference,
-    Discordance,
-    Z,
-    percentile_interval,
-    resampled_ratios,
-    tango_interval,
-)
+from kdx.evaluate.paired import Difference, Discordance, Z, tango_interval
 
 
 def test_images_are_counted_by_who_gets_them_right() -> None:
@@ -89,34 +81,6 @@ def _constrained_variance(only_first: int, only_second: int, total: int, delta: 
     )
     share = min((lowest, highest, float(found.x)), key=unlikelihood)
     return (2 * share + delta - delta**2) / total
-
-
-def test_a_gain_that_is_the_same_for_all_images_has_no_width() -> None:
-    ratios = resampled_ratios(np.ones((7, 1), int), np.full((7, 1), 5))
-    assert ratios.shape == (RESAMPLES, 1)
-    assert percentile_interval(ratios[:, 0]) == pytest.approx((0.2, 0.2))
-
-
-def test_the_bootstrap_is_as_wide_as_the_standard_error_says() -> None:
-    gains = np.repeat([1, 0, -1], [200, 500, 100])[:, None]
-    low, high = percentile_interval(resampled_ratios(gains, np.ones_like(gains))[:, 0])
-    error = gains.std() / np.sqrt(len(gains))
-    assert (low + high) / 2 == pytest.approx(gains.mean(), abs=0.2 * error)
-    assert high - low == pytest.approx(2 * Z * error, rel=0.1)
-
-
-def test_an_images_captions_are_drawn_together() -> None:
-    """Five captions that always agree tell no more than one, so the interval is as wide as with one."""
-    gains = np.repeat([1, 0, -1], [20, 50, 10])[:, None]
-    ones = np.ones_like(gains)
-    np.testing.assert_allclose(resampled_ratios(5 * gains, 5 * ones), resampled_ratios(gains, ones))
-
-
-def test_a_seed_gives_the_same_interval_again() -> None:
-    gains = np.array([[1], [0], [-1], [0]])
-    ones = np.ones_like(gains)
-    np.testing.assert_array_equal(resampled_ratios(gains, ones), resampled_ratios(gains, ones))
-    assert not np.array_equal(resampled_ratios(gains, ones), resampled_ratios(gains, ones, seed=1))
 
 
 def test_a_difference_is_told_with_both_scores() -> None:
