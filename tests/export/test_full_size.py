@@ -2,8 +2,7 @@
 
 Each goes through the real gate, by the limits of its format's record. With -s it prints the rows of
 docs/benchmarks/architectures.md. A format that this machine lacks skips with what is missing; `trt` and `trt-rtx` are
-built where there is a GPU for them, and deferred elsewhere. Some hours and up to 12 GB of memory for all;
-`-k "ViT-T-16 and openvino"` runs a part.
+built where there is a GPU for them, and deferred elsewhere. Hours for all; `-k "ViT-T-16 and openvino"` runs a part.
 """
 
 from __future__ import annotations
