@@ -41,8 +41,11 @@ def expected_folders(record: SetRecord) -> str:
 
 def image_files(folder: Path) -> list[os.DirEntry[str]]:
     """The pictures in a folder by name; those in its subfolders are not."""
-    with os.scandir(folder) as found:
-        files = [file for file in found if not file.name.startswith(".") and _is_picture(file.name)]
+    try:
+        with os.scandir(folder) as found:
+            files = [file for file in found if not file.name.startswith(".") and _is_picture(file.name)]
+    except OSError as error:
+        raise _unreadable(folder, error) from None
     return sorted(files, key=lambda file: file.name)
 
 
@@ -57,6 +60,8 @@ def subfolders(place: Path) -> set[str]:
             }
     except (FileNotFoundError, NotADirectoryError):
         return set()
+    except OSError as error:
+        raise _unreadable(place, error) from None
 
 
 def _check_folders(record: SetRecord, place: Path, there: set[str], expected: list[str]) -> None:
@@ -86,6 +91,10 @@ def _entries(root: Path, place: Path, folders: list[str], border: int) -> Iterat
         for file in files:
             image = CroppedFile(file.path, border) if border else PlainFile(file.path)
             yield Entry(os.path.relpath(file.path, root), image, label)
+
+
+def _unreadable(folder: Path, error: OSError) -> DataError:
+    return DataError(f"cannot be read: {error.strerror}", where=folder, remedy="check its permissions")
 
 
 def _is_picture(name: str) -> bool:

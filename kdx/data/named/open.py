@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 
 MIN_GOOD_SHARE = 0.9  # with more left out the score would say little about the set
 SHOWN = 3
+NAMED = 20  # of what is left out
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,7 @@ def open_named(
         raise DataError(f"there is no {name} here: no such folder", where=root, remedy="check --root")
     listing = _with_names(_list(name, record, root), classes, root)
     _check_share(name, root, listing)
+    _tell_skipped(name, listing.skipped)
     if record.images is not None and len(listing.entries) != record.images:
         log.warning(
             "%s: holds %s images, the published %s %s",
@@ -173,6 +175,13 @@ def _protocol(record: SetRecord, listing: Listing) -> str:
     if record.captions == 1:
         return "first caption"
     return captions_an_image([entry.captions for entry in listing.entries])
+
+
+def _tell_skipped(name: str, skipped: list[tuple[str, str]]) -> None:
+    for key, reason in skipped[:NAMED]:
+        log.warning("left out %s of %s: %s", key, name, reason)
+    if len(skipped) > NAMED:
+        log.warning("left out %s more images of %s", f"{len(skipped) - NAMED:,}", name)
 
 
 def _check_share(name: str, root: Path, listing: Listing) -> None:

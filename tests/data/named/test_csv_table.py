@@ -77,10 +77,13 @@ def test_other_columns_are_shown(table: Write) -> None:
     assert raised.value.remedy == "call the columns filepath, and label or title"
 
 
-def test_an_absent_image_and_two_labels_are_counted_and_named(table: Write) -> None:
+def test_an_absent_image_and_two_labels_are_counted_and_named(
+    table: Write, caplog: pytest.LogCaptureFixture
+) -> None:
     good = "".join(f"photos/{name}.jpg,cat\n" for name in "abcdefghijkl")
     root = table(f"filepath,label\n{good}photos/absent.jpg,cat\n")
     assert open_named("csv", root).skipped == [("photos/absent.jpg", "the image is absent")]
+    assert "left out photos/absent.jpg of csv: the image is absent" in caplog.text
     root = table(f"filepath,label\n{good}photos/a.jpg,dog\n")
     assert open_named("csv", root).skipped == [("photos/a.jpg", "it has several labels: cat, dog")]
 
