@@ -106,6 +106,21 @@ def test_a_data_set_by_name(model: Path, data: Path, tmp_path: Path) -> None:
     assert "zero-shot: 12 images, 2 classes, 1 templates" in result.stdout
 
 
+def test_an_image_of_a_data_set_that_cannot_be_read_is_counted(
+    model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    from kdx.data.named.table import class_folders, find_set
+
+    for folder in class_folders(find_set("objectnet")):  # its images are decoded to cut their frame
+        (tmp_path / "images" / folder).mkdir(parents=True)
+        Image.new("RGB", (32, 32), "green").save(tmp_path / "images" / folder / "1.png")
+    (tmp_path / "images/banana/1.png").write_bytes(b"an error page")
+    lines = _run(model, "--dataset", "objectnet", "--root", tmp_path).stdout.splitlines()
+    assert lines[0] == "kdx-mini (fp32, 32 px), objectnet, 112 images"
+    assert lines[1] == "1 images that cannot be read or decoded were left out"
+    assert "images/banana/1.png" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -140,10 +140,7 @@ def _with_names(listing: Listing, file: Path | None, root: Path) -> Listing:
     skipped = list(listing.skipped)
     for entry in listing.entries:
         try:
-            text = listing.texts.get(entry.key)
-            entries.append(
-                entry if text is None else replace(entry, label=find_label(text, classes, what="its label"))
-            )
+            entries.append(_labelled(entry, listing.texts.get(entry.key), classes))
         except BadSample as reason:
             skipped.append((entry.key, str(reason)))
     if classes is None and any(entry.label is not None for entry in entries):
@@ -153,6 +150,15 @@ def _with_names(listing: Listing, file: Path | None, root: Path) -> Listing:
             remedy="give a file with the class names in label order, one a line, as --classes",
         )
     return replace(listing, entries=entries, skipped=skipped, classes=classes)
+
+
+def _labelled(entry: Entry, text: str | None, classes: list[str] | None) -> Entry:
+    """Raises BadSample."""
+    if text is not None:
+        return replace(entry, label=find_label(text, classes, what="its label"))
+    if entry.label is not None and classes is not None and entry.label >= len(classes):
+        raise BadSample(f"its label is {entry.label}, there are only {len(classes):,} classes")
+    return entry
 
 
 def _check_replacement(file: Path, given: list[str], classes: list[str]) -> None:

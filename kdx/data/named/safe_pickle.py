@@ -1,7 +1,8 @@
 """Pickles that came with a data set, read without running anything that they name.
 
 Unpickling calls what a pickle tells it to call. Here it may call nothing: of all names a pickle can mention, those with
-which NumPy stores an array are answered by records that keep what they are given, and any other is refused.
+which NumPy stores an array are answered by records that keep what they are given, and any other is refused. Nor may it
+make memory out of nothing: one number in a damaged pickle can have its reader allocate gigabytes.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import io
 import math
 import pickle
+import pickletools
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
@@ -18,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kdx.core.errors import DataError
+from kdx.core.images import read_encoded
 
 TORCH_MAGIC, TORCH_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # of torch.save before 1.6, a pickle each
 NOT_READ = "it is damaged, or not the file that was published; get it again"
@@ -25,22 +28,23 @@ NOT_READ = "it is damaged, or not the file that was published; get it again"
 
 def read_pickle(path: Path) -> Any:
     """Numbers, texts (of Python 2 as bytes), lists, dictionaries, and arrays as StoredArray. Raises DataError."""
-    with _opened(path) as file:
-        return _load(file, path)
+    return _load(_content(path), path)
 
 
 def read_torch_save(path: Path) -> Any:
     """What torch.save wrote, in its zip format or the one before torch 1.6, without tensors. Raises DataError."""
-    with _opened(path) as file:
-        if not zipfile.is_zipfile(file):
-            file.seek(0)
-            return _load_before_zip(file, path)
-        try:
-            with zipfile.ZipFile(file) as archive:
-                names = [name for name in archive.namelist() if name.endswith("/data.pkl")]
-                content = archive.read(names[0]) if len(names) == 1 else None
-        except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, RuntimeError) as error:
-            raise DataError(f"cannot be read: {error}", where=path, remedy=NOT_READ) from None
+    file = _content(path)
+    if not zipfile.is_zipfile(file):
+        file.seek(0)
+        return _load_before_zip(file, path)
+    try:
+        with zipfile.ZipFile(file) as archive:
+            members = [member for member in archive.infolist() if member.filename.endswith("/data.pkl")]
+            # torch.save stores without compression, so a member is no larger than the file
+            stored = len(members) == 1 and members[0].compress_type == zipfile.ZIP_STORED
+            content = archive.read(members[0]) if stored else None
+    except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, RuntimeError) as error:
+        raise DataError(f"cannot be read: {error}", where=path, remedy=NOT_READ) from None
     if content is None:
         raise DataError("is a zip, but none that torch.save wrote", where=path, remedy=NOT_READ)
     return _load(io.BytesIO(content), path)
@@ -79,6 +83,14 @@ def _named_only(*_: Any) -> None:
     """Stands for a class that is only mentioned: `numpy.ndarray` as the kind of array to make."""
 
 
+# plain data, and what an array is made of
+_NAMES = """
+PROTO FRAME STOP MARK NONE NEWTRUE NEWFALSE INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT
+STRING BINSTRING SHORT_BINSTRING BINBYTES SHORT_BINBYTES BINBYTES8 UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8
+EMPTY_LIST LIST APPEND APPENDS EMPTY_DICT DICT SETITEM SETITEMS EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3
+PUT BINPUT LONG_BINPUT MEMOIZE GET BINGET LONG_BINGET POP POP_MARK GLOBAL STACK_GLOBAL REDUCE BUILD
+"""
+_OPCODES = frozenset(_NAMES.split())
 _ADMITTED: dict[tuple[str, str], Any] = {
     ("numpy.core.multiarray", "_reconstruct"): StoredArray,
     ("numpy._core.multiarray", "_reconstruct"): StoredArray,
@@ -95,8 +107,12 @@ class _Unpickler(pickle.Unpickler):
         return _ADMITTED[module, name]
 
 
-def _load(file: io.BufferedIOBase, path: Path) -> Any:
+def _load(file: io.BytesIO, path: Path) -> Any:
+    """The next pickle in the file."""
     try:
+        start = file.tell()
+        _check_opcodes(file)
+        file.seek(start)
         return _Unpickler(file, encoding="bytes").load()
     except (
         Exception
@@ -105,15 +121,23 @@ def _load(file: io.BufferedIOBase, path: Path) -> Any:
         raise DataError(f"cannot be read as a pickle: {reason}", where=path, remedy=NOT_READ) from None
 
 
-def _load_before_zip(file: io.BufferedIOBase, path: Path) -> Any:
+def _check_opcodes(file: io.BytesIO) -> None:
+    """Raises ValueError or UnpicklingError."""
+    for number, (opcode, argument, _) in enumerate(pickletools.genops(file)):
+        if opcode.name not in _OPCODES:
+            raise pickle.UnpicklingError(f"uses {opcode.name}, which no such file needs")
+        if (
+            opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and (argument or 0) > number
+        ):  # a table of that length is made
+            raise pickle.UnpicklingError(f"remembers {argument:,} things after {number:,} steps")
+
+
+def _load_before_zip(file: io.BytesIO, path: Path) -> Any:
     if (_load(file, path), _load(file, path)) != (TORCH_MAGIC, TORCH_PROTOCOL):
         raise DataError("is not what torch.save wrote", where=path, remedy=NOT_READ)
     _load(file, path)  # sizes of the machine that wrote it
     return _load(file, path)
 
 
-def _opened(path: Path) -> io.BufferedReader:
-    try:
-        return path.open("rb")
-    except OSError as error:
-        raise DataError(f"cannot be read: {error.strerror}", where=path, remedy="check the file") from None
+def _content(path: Path) -> io.BytesIO:
+    return io.BytesIO(read_encoded(path))

@@ -147,6 +147,32 @@ def test_a_batch_that_is_cut(tmp_path: Path, pixels: Pixels) -> None:
         open_named("cifar10", tmp_path)
 
 
+def test_a_label_that_is_no_class_is_counted_and_named(tmp_path: Path, pixels: Pixels) -> None:
+    labels = [*LABELS[:-1], 10]
+    rows = b"".join(bytes([label]) + row.tobytes() for label, row in zip(labels, pixels, strict=True))
+    (tmp_path / "test_batch.bin").write_bytes(rows)
+    found = open_named("cifar10", tmp_path)
+    assert found.skipped == [("00011", "its label is 10, there are only 10 classes")]
+    assert len(found) == 11
+
+
+def test_no_damage_to_a_batch_raises_anything_else(tmp_path: Path, pixels: Pixels) -> None:
+    whole = python_2_batch(pixels, {b"labels": LABELS})
+    places = [*range(260), *range(len(whole) - 400, len(whole))]  # all but the pixels
+    random = np.random.default_rng(0)
+    refused = 0
+    for _ in range(300):
+        batch = bytearray(whole)
+        for place in random.choice(places, 2):
+            batch[place] = random.integers(256)
+        (tmp_path / "test_batch").write_bytes(batch)
+        try:
+            open_named("cifar10", tmp_path)
+        except DataError:
+            refused += 1
+    assert refused > 100
+
+
 def test_labels_that_do_not_fit_the_data(tmp_path: Path, pixels: Pixels) -> None:
     (tmp_path / "test_batch").write_bytes(python_2_batch(pixels, {b"labels": LABELS[:5]}))
     with pytest.raises(DataError, match=r"data of shape \[12, 3072\] and 5 labels"):

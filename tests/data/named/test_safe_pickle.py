@@ -54,6 +54,18 @@ def test_a_pickle_that_would_run_something_is_refused(tmp_path: Path) -> None:
     assert not made.exists()
 
 
+def test_a_pickle_that_asks_for_memory_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "test_batch"
+    for pickled in (
+        b"\x80\x02]r\xff\xff\xff\xff.",  # a table of 4 billion remembered things
+        b"\x80\x05\x96" + (2**40).to_bytes(8, "little") + b".",  # a bytearray of a TiB
+        b"\x80\x04\x8e" + (2**40).to_bytes(8, "little") + b"few bytes.",
+    ):
+        path.write_bytes(pickled)
+        with pytest.raises(DataError, match="cannot be read as a pickle"):
+            read_pickle(path)
+
+
 @pytest.mark.parametrize("name", ["eval", "exec", "getattr", "__import__"])
 def test_no_builtin_can_be_named(tmp_path: Path, name: str) -> None:
     path = tmp_path / "test_batch"

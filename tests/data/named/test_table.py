@@ -7,6 +7,7 @@ import pytest
 
 from kdx.core.errors import UsageError
 from kdx.core.requests import check_labels, check_templates
+from kdx.data.named.open import LAYOUTS
 from kdx.data.named.table import FACTS, class_folders, find_set, known_sets, prompts
 
 
@@ -64,6 +65,7 @@ def test_masked_sets_have_200_of_the_classes(name: str, first: tuple[str, str], 
 @pytest.mark.parametrize("name", known_sets())
 def test_every_entry_refers_to_facts_that_are_there(name: str) -> None:
     record = known_sets()[name]
+    assert set(record.layouts) <= LAYOUTS.keys()
     if record.classes is not None:
         check_labels(class_folders(record).values())
     if record.templates is not None:
