@@ -67,7 +67,7 @@ def _read(path: Path) -> Member:
     kind = read_manifest(path).kind
     if kind not in (KIND, RUN_KIND):
         raise UsageError(
-            f"is a {kind}: the table takes runs and checkpoints",
+            f"is of kind {kind}: the table takes runs and checkpoints",
             where=path,
             remedy="compare exported models with `kdx export --table`, any two models with `kdx eval A B`",
         )

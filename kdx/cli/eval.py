@@ -70,8 +70,6 @@ def command(
     model, *others = models
     if out and not others and not table:
         raise click.UsageError("--out is for several models; --json prints the score of one")
-    if (others or table) and TORCHRUN in os.environ:
-        raise click.UsageError("the processes of torchrun score one model; compare several without it")
     samples = open_samples(**data)
     with _ranks() as ranks:
         if table:

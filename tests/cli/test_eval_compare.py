@@ -3,6 +3,8 @@
 import io
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -76,3 +78,18 @@ def test_a_model_given_twice_is_refused_before_anything_is_scored(model: Path, d
 def test_files_are_for_several_models(model: Path, data: Path, tmp_path: Path) -> None:
     done = _run(model, "--data", data, "--out", tmp_path / "out")
     assert done.exit_code == 2 and not (tmp_path / "out").exists()
+
+
+def test_processes_of_torchrun_print_the_comparison_of_one_once(model: Path, twin: Path, data: Path) -> None:
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--no-python"]
+    program = [sys.executable, "-c", "from kdx.cli import main; main()"]
+    done = subprocess.run(
+        [sys.executable, *launch, *program, "eval", model, twin, "--data", data, "--json"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    alone = json.loads(_run(model, twin, "--data", data, "--json").stdout)
+    assert json.loads(done.stdout)["comparisons"] == alone["comparisons"]
