@@ -126,9 +126,8 @@ def _check_opcodes(file: io.BytesIO) -> None:
     for number, (opcode, argument, _) in enumerate(pickletools.genops(file)):
         if opcode.name not in _OPCODES:
             raise pickle.UnpicklingError(f"uses {opcode.name}, which no such file needs")
-        if (
-            opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and (argument or 0) > number
-        ):  # a table of that length is made
+        # a table as long as the highest number is made
+        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and (argument or 0) > number:
             raise pickle.UnpicklingError(f"remembers {argument:,} things after {number:,} steps")
 
 
