@@ -233,7 +233,7 @@ def _summary(task: str, turns: list[Turn], num_images: int) -> dict[str, Any]:
         "difference": {
             turn.program: {name: turn.metrics[name] - value for name, value in peer.metrics.items()}
             for turn in of_task
-            if turn is not peer
+            if turn.program != PEER_NAME
         },
     }
 
