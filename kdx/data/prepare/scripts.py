@@ -14,6 +14,7 @@ from typing import Any
 from kdx.core.bound_process import start_bound
 from kdx.core.errors import DataError, SetupError
 from kdx.core.progress import Progress, silent
+from kdx.core.workspace import FULL
 
 FOLDER = Path(__file__).parent
 
@@ -46,7 +47,10 @@ def running(python: Path, script: str, job: dict[str, Any]) -> Iterator[subproce
 def ask(
     python: Path, script: str, job: dict[str, Any], where: Path, progress: Progress = silent
 ) -> dict[str, Any]:
-    """The answer of a script that answers in lines of JSON. Raises DataError with what it says of `where`."""
+    """The answer of a script that answers in lines of JSON.
+
+    where: what it reads; DataError says so if it cannot. SetupError: what it writes, job["out"], has no space.
+    """
     answer: dict[str, Any] | None = None
     line = b""
     with running(python, script, job) as process:
@@ -59,8 +63,12 @@ def ask(
             if answer is not None and "done" in answer:
                 progress(answer["done"], answer["total"])
         code = process.wait()
-    if answer is not None and answer.get("errno"):
-        raise SetupError(answer["error"], where=where, remedy="free space, or choose another path")
+    if answer is not None and answer.get("errno") in FULL:
+        raise SetupError(
+            f"cannot be written: {os.strerror(answer['errno'])}",
+            where=job.get("out", where),
+            remedy="free space, or choose another path",
+        )
     if answer is not None and "error" in answer:
         raise DataError(f"cannot be read: {answer['error']}", where=where, remedy="make or copy it again")
     if code or answer is None:

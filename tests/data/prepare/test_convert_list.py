@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from kdx.core.errors import DataError
+from kdx.core.errors import DataError, SetupError
+from kdx.data.prepare import scripts
 from kdx.data.prepare.environment import find_downloader
 from kdx.data.prepare.scripts import ask
 
@@ -81,3 +83,16 @@ def test_a_list_that_is_damaged_is_named(python: Path, tmp_path: Path, content: 
     with pytest.raises(DataError, match="cannot be read: ") as caught:
         convert(python, [listed], tmp_path / "out", format=format_, url=0, caption=1)
     assert caught.value.where == str(listed)
+
+
+def test_a_list_that_does_not_fit_the_disk_is_the_machines_fault(python: Path, tmp_path: Path) -> None:
+    listed, script = tmp_path / "list.txt", Path(scripts.__file__).with_name("convert_list.py")
+    listed.write_text(
+        "".join(f"{ONE}?{hashlib.sha256(bytes([n % 256, n >> 8])).hexdigest()}\n" for n in range(5000))
+    )
+    limited = tmp_path / "python"  # the kernel refuses there as it does on a full disk
+    limited.write_text(f'#!/bin/sh\nulimit -f 100\nexec "{python}" -I "{script}"\n')
+    limited.chmod(0o755)
+    with pytest.raises(SetupError, match="cannot be written: File too large") as caught:
+        convert(limited, [listed], tmp_path / "out", format="lines", url=0, caption=None, rows_per_file=5000)
+    assert caught.value.where == str(tmp_path / "out")
