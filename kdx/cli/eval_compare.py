@@ -114,7 +114,7 @@ def _text(models: Sequence[str], evaluations: Sequence[Evaluation], agreements: 
             ).rstrip()
             for row in rows
         ]
-        lines += ["", *_remarks(agreement)]
+        lines += _remarks(agreement)
     return "\n".join(lines)
 
 
@@ -126,7 +126,7 @@ def _markdown(
         lines += ["", *(f"- {name}" for name in _names(models, evaluations, number)), ""]
         lines += [f"| {' | '.join(HEADS)} |", "|---|---:|---:|---|---|"]
         lines += [f"| {' | '.join(row)} |" for row in _rows(agreement)]
-        lines += ["", *_remarks(agreement)]
+        lines += _remarks(agreement)
     return "\n".join(lines) + "\n"
 
 
@@ -181,6 +181,7 @@ def _row(name: str, difference: Difference) -> tuple[str, str, str, str]:
 
 
 def _remarks(agreement: Agreement) -> list[str]:
+    """Each a paragraph, after an empty line."""
     lines: list[str] = []
     if zero_shot := agreement.zero_shot:
         same, top1 = zero_shot.same_class, zero_shot.top1
@@ -192,7 +193,7 @@ def _remarks(agreement: Agreement) -> list[str]:
         )
     if agreement.same_weights:
         lines.append("A and B are the same weights in two forms.")
-    return lines
+    return [part for line in lines for part in ("", line)]
 
 
 def _percent(fraction: float) -> str:
