@@ -135,11 +135,3 @@ def test_options_that_do_not_go_together(model: Path, arguments: list[str], mess
     result = _run(model, *arguments)
     assert result.exit_code == 2
     assert message in result.stderr
-
-
-def test_several_models_are_not_compared_by_several_processes(
-    model: Path, data: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
-    done = _run(model, model, "--data", data)
-    assert done.exit_code == 2 and "one model" in done.stderr
