@@ -12,7 +12,8 @@ from kdx.core.log import MetricsLog
 from kdx.core.preprocess import normalize_levels
 from kdx.core.progress import Progress
 from kdx.data.loader import Batch, Loader, ViewReader, check_bad_share
-from kdx.data.views import key_digest, philox
+from kdx.data.sample import key_digest
+from kdx.data.views import philox
 from kdx.models.clip import ClipModel
 from kdx.models.masking import encode_masked_image
 

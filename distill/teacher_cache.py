@@ -28,8 +28,9 @@ from kdx.core.folders import MANIFEST, open_sealed, read_manifest, sealed_folder
 from kdx.core.preprocess import normalize
 from kdx.core.progress import Progress, silent
 from kdx.data.loader import ViewReader
+from kdx.data.sample import key_digest
 from kdx.data.shards import Shard, ShardSet
-from kdx.data.views import RULES as VIEW_RULES, ViewConfig, key_digest
+from kdx.data.views import RULES as VIEW_RULES, ViewConfig
 
 from .objective import Embeddings
 

@@ -19,8 +19,9 @@ from kdx.core.errors import DataError, UsageError
 from kdx.core.preprocess import Preprocess, decode_image
 from kdx.core.tokenizer import Tokenizer
 
+from .sample import key_digest
 from .shards import ShardSet
-from .views import ViewConfig, key_digest, philox, render_view
+from .views import ViewConfig, philox, render_view
 
 log = logging.getLogger(__name__)
 

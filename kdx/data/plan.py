@@ -16,10 +16,9 @@ from pathlib import Path
 from kdx.core.errors import DataError, UsageError
 
 from .drafts import MAX_TEXT
-from .sample import is_index, names_among
+from .sample import is_index, key_digest, names_among
 from .sources.keys import distinct_key
 from .sources.source import LeaveOut, Row, Source
-from .views import key_digest
 
 TRAIN, VAL, TEST = "train", "val", "test"
 SPLITS = {
@@ -68,8 +67,8 @@ class Plan:
         digest = hashlib.sha256(json.dumps([self.splits, classes]).encode())
         for split in self.splits:
             for planned in self.images(split):
-                fields = [planned.key, planned.image, planned.captions, planned.label]
-                digest.update(json.dumps(fields).encode() + b"\n")
+                fields = (planned.key, planned.image, planned.captions, planned.label)
+                digest.update(repr(fields).encode("utf-8", "surrogateescape") + b"\n")
         self.digest = digest.hexdigest()
 
     @property

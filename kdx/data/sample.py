@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -20,6 +21,13 @@ class Sample:
     image: bytes
     captions: tuple[str, ...]
     label: int | None
+
+
+def key_digest(key: str) -> int:
+    """The 64-bit identity of a sample's key, the same on every machine."""
+    return int.from_bytes(
+        hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little"
+    )
 
 
 class BadSample(Exception):

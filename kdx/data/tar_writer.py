@@ -35,9 +35,7 @@ class TarWriter:
 
     def add(self, name: str, content: bytes) -> None:
         """Raises DataError for a name that does not fit a header."""
-        self._write(_header(name, len(content)))
-        self._write(content)
-        self._write(bytes(-len(content) % BLOCK))
+        self._write(b"".join((_header(name, len(content)), content, bytes(-len(content) % BLOCK))))
 
     def close(self) -> None:
         """The end of the archive, and all of it on the disk."""

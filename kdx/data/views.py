@@ -6,7 +6,6 @@ A run sees K views of each sample in turn (view = epoch mod K); a teacher cache 
 
 from __future__ import annotations
 
-import hashlib
 import math
 from random import Random
 
@@ -48,13 +47,6 @@ class ViewConfig(Config):
         if not 0 < self.scale[0] <= self.scale[1] <= 1:
             raise ValueError("views.scale must be two shares of the area, 0 < smallest ≤ largest ≤ 1")
         return self
-
-
-def key_digest(key: str) -> int:
-    """The 64-bit identity of a sample's key, the same on every machine."""
-    return int.from_bytes(
-        hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little"
-    )
 
 
 def philox(seed: int, stream: int, counter: int = 0) -> np.random.Generator:

@@ -252,3 +252,80 @@ def test_two_conversions_into_one_folder_are_refused(photos: Path) -> None:
 
     _convert(photos, progress=again)
     assert len(open_split(photos.parent / "shards", "train")) == 30
+
+
+def test_a_full_disk_is_one_line_and_the_next_goes_on(photos: Path) -> None:
+    # a limit on the size of a file has the kernel refuse writing as a full disk does; the second shard meets it
+    for number in range(4, 8):
+        (photos / f"{number:02d}.jpg").write_bytes(
+            (photos / f"{number:02d}.jpg").read_bytes() + bytes(100_000)
+        )
+    code = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+from kdx.cli import main
+import kdx.data.convert as module
+module.convert.__kwdefaults__["samples_per_shard"] = 4
+main(sys.argv[1:])
+"""
+    command = [
+        "data",
+        "convert",
+        photos,
+        "--captions",
+        photos.parent / "captions.csv",
+        "--out",
+        photos.parent / "shards",
+    ]
+    full = subprocess.run(
+        [sys.executable, "-c", code, *map(str, command)], capture_output=True, text=True, check=False
+    )
+    assert full.returncode == 5, full.stderr
+    assert (
+        f"error: {photos.parent / 'shards'}: cannot be written: File too large\n  remedy: free space"
+        in full.stderr
+    )
+    assert "Traceback" not in full.stderr and "1 finished shards are kept" in full.stderr
+    assert not (photos.parent / "shards").exists()
+    assert _convert(photos, samples_per_shard=4).resumed_shards == 1
+    assert len(open_split(photos.parent / "shards", "train")) == 30
+
+
+def test_odd_files_of_the_world_are_read_or_named(real_photos: Path, tmp_path: Path) -> None:
+    """Each file that kdx reads is a sample with the same pixels, and each other one that is noticed is named."""
+    (tmp_path / "photos").mkdir()
+    lines = ["file,caption"]
+    readable: dict[str, Path] = {}
+    for path in sorted((real_photos / "odd").iterdir()):
+        if path.name == "manifest.json":
+            continue
+        try:
+            decode_image(path)
+        except DataError:
+            continue
+        (tmp_path / "photos" / path.name).write_bytes(path.read_bytes())
+        lines.append(f"{path.name},{path.name}")
+        readable[path.name] = path
+    (tmp_path / "photos" / "page.jpg").write_text("<html></html>")
+    (tmp_path / "captions.csv").write_text("\n".join([*lines, "page.jpg,x"]))
+    result = _convert(tmp_path / "photos")
+    assert [image for image, _ in result.left_out] == ["page.jpg"]
+    samples = {sample.captions[0]: sample for sample in open_split(tmp_path / "shards", "train")}
+    assert samples.keys() == readable.keys() and len(readable) > 15
+    for name, path in readable.items():
+        assert np.array_equal(
+            np.asarray(decode_image(samples[name].image)), np.asarray(decode_image(path))
+        ), name
+
+
+def test_a_folder_of_real_photos_and_its_table_become_a_set(real_photos: Path, tmp_path: Path) -> None:
+    place = real_photos / "imagenet-sample"
+    source = open_source([place / "small"], [place / "labels.csv"], Wanted(label="class_index"))
+    result = convert(source, tmp_path / "shards", val=0.2)
+    assert sum(images for images, _ in result.splits.values()) == 1000 and result.num_left_out == 0
+    assert 150 < result.splits["val"][0] < 250
+    val = open_split(tmp_path / "shards", "val", need_captions=False)
+    assert (
+        all(0 <= (val.label(row) or 0) < 1000 for row in range(len(val)))
+        and verify_set(tmp_path / "shards").whole
+    )

@@ -8,7 +8,8 @@ from PIL import Image
 from kdx.core.config import parse
 from kdx.core.errors import UsageError
 from kdx.core.preprocess import Preprocess
-from kdx.data.views import ViewConfig, key_digest, philox, render_view
+from kdx.data.sample import key_digest
+from kdx.data.views import ViewConfig, philox, render_view
 
 
 def _photo(width: int = 40, height: int = 30) -> Image.Image:

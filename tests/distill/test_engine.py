@@ -19,8 +19,9 @@ from kdx.core.folders import open_sealed, read_manifest
 from kdx.core.log import read_metrics
 from kdx.core.preprocess import decode_image, normalize
 from kdx.data.loader import Batch
+from kdx.data.sample import key_digest
 from kdx.data.shards import Sample, ShardSet, open_split, write_shards
-from kdx.data.views import key_digest, render_view
+from kdx.data.views import render_view
 from kdx.distill import Recipe, engine, loop, open_teachers, read_recipe, teacher_cache, train
 from kdx.distill.objective import INITIAL_LOG_SCALE
 from kdx.distill.teacher_cache import TeacherCache, open_cache

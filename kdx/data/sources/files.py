@@ -8,7 +8,7 @@ from pathlib import Path
 from ..drafts import MAX_IMAGE
 from .source import Unusable
 
-CHUNK = 2**20
+SMALLEST = 4096  # bytes of one read
 
 
 class ImageFiles:
@@ -67,7 +67,7 @@ def _read_all(descriptor: int) -> bytes:
     if size > MAX_IMAGE:
         raise Unusable(f"it has {size:,} bytes")
     chunks: list[bytes] = []
-    while chunk := os.read(descriptor, max(CHUNK, size + 1)):
+    while chunk := os.read(descriptor, max(SMALLEST, size + 1)):  # one more shows whether it is all
         chunks.append(chunk)
         if len(chunk) == size:
             break
