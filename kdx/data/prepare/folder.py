@@ -78,6 +78,12 @@ class PreparedFolder:
                 "is damaged", where=self.own / "record.json", remedy="choose another path"
             ) from None
 
+    def forget_list(self) -> None:
+        """The record first, so that none speaks of a list that is not whole. Leaves an empty folder for a new list."""
+        (self.own / "record.json").unlink(missing_ok=True)
+        shutil.rmtree(self.list, ignore_errors=True)
+        self.list.mkdir()
+
     def write_record(self, record: dict[str, Any]) -> None:
         """Last, when the list is whole."""
         new = self.own / "record.new"

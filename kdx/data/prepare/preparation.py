@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import threading
 import time
@@ -162,8 +161,7 @@ def _begin(
         return record
     if record is not None and folder.counts().got:
         raise _other_preparation(folder, path, record, wanted)
-    shutil.rmtree(folder.list, ignore_errors=True)
-    folder.list.mkdir()
+    folder.forget_list()
     job = {
         "files": [str(file.absolute()) for file in url_list.files],
         "format": url_list.format,

@@ -56,6 +56,8 @@ def test_a_folder_of_which_nothing_came_is_removed_again(tmp_path: Path) -> None
     with folder.kept_alone():
         folder.write_record({"rows": 3})
     assert folder.read_record() == {"rows": 3}
+    folder.forget_list()
+    assert folder.read_record() is None and list(folder.list.iterdir()) == []
 
 
 def test_two_do_not_work_in_one_folder(tmp_path: Path) -> None:
