@@ -54,9 +54,9 @@ def command(
 
     An interrupted run goes on where it stopped when it is started again. Under torchrun the processes share the images.
 
-    Example: kdx eval student-run exported --data shards
+    A published set goes by its name: kdx eval exported --dataset imagenet-v2 --root imagenetv2
 
-    Example: kdx eval exported --dataset imagenet-v2 --root imagenetv2
+    Example: kdx eval student-run exported --data shards
     """
     import kdx
     from kdx.cli.progress import show_progress
