@@ -165,7 +165,8 @@ def test_an_option_that_is_kdxs_or_nobodys_is_refused(tmp_path: Path) -> None:
 # As a command, which is ended from outside
 
 SMALL_SHARDS = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where a shell's background runs the tests
 from kdx.cli import main
 from kdx.data.prepare import preparation
 preparation.ROWS_A_SHARD, preparation.ROWS_A_FILE = 5, 10
