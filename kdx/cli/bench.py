@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .output import print_json, print_table
+from .output import print_json, print_table, save_document
 
 if TYPE_CHECKING:
     from kdx.data.shards import Sample
@@ -219,13 +219,8 @@ def serving(
 
 
 def _tell(document: dict[str, Any], table: str, out: Path | None, as_json: bool) -> None:
-    import json
-
-    from kdx.core.folders import write_atomic
-
     if out is not None:
-        write_atomic(out.with_name(out.name + ".json"), json.dumps(document, indent=2) + "\n")
-        write_atomic(out.with_name(out.name + ".md"), table.rstrip() + "\n")
+        save_document(out, document, md=table)
     if as_json:
         print_json(document)
     else:

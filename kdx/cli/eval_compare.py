@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .output import print_json
+from .output import print_json, save_document
 from .progress import show_progress
 
 if TYPE_CHECKING:
@@ -33,7 +32,7 @@ def show_comparison(
     peers: Peers,
 ) -> None:
     """Scores all and prints the differences, in the first of `peers`. Raises UsageError for a model given twice."""
-    from kdx.core.folders import check_place, write_atomic
+    from kdx.core.folders import check_place
     from kdx.evaluate.agreement import compare_evaluations
 
     check_distinct(models)
@@ -44,13 +43,11 @@ def show_comparison(
         return
     first, *others = evaluations
     agreements = [compare_evaluations(first, other) for other in others]
+    document = _document(models, evaluations, agreements)
     if out:
-        out.mkdir(parents=True, exist_ok=True)
-        document = _document(models, evaluations, agreements)
-        write_atomic(out / f"{COMPARISON}.json", json.dumps(document, indent=2) + "\n")
-        write_atomic(out / f"{COMPARISON}.md", _markdown(models, evaluations, agreements))
+        save_document(out / COMPARISON, document, md=_markdown(models, evaluations, agreements))
     if as_json:
-        print_json(_document(models, evaluations, agreements))
+        print_json(document)
     else:
         click.echo(_text(models, evaluations, agreements))
         if out:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from .output import print_json
+from .output import print_json, save_document
 from .progress import show_progress
 
 if TYPE_CHECKING:
@@ -31,7 +30,7 @@ def show_family(
     from kdx.bench.family import compare_family, family_table
     from kdx.bench.family_page import render_family_page
     from kdx.core.errors import UsageError
-    from kdx.core.folders import check_place, write_atomic
+    from kdx.core.folders import check_place
     from kdx.core.progress import silent_stages
 
     for run in runs:
@@ -47,10 +46,7 @@ def show_family(
     if document is None:
         return
     if out:
-        out.mkdir(parents=True, exist_ok=True)
-        write_atomic(out / f"{TABLE}.json", json.dumps(document, indent=2) + "\n")
-        write_atomic(out / f"{TABLE}.md", family_table(document))
-        write_atomic(out / f"{TABLE}.html", render_family_page(document))
+        save_document(out / TABLE, document, md=family_table(document), html=render_family_page(document))
     if as_json:
         print_json(document)
     else:

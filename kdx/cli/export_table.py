@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
-from .output import print_json
+from .output import print_json, save_document
 from .progress import show_progress
 
 TABLE = "exports"  # .json, .md and .html in --out
@@ -20,17 +19,14 @@ def show_table(
     """The table; with a budget the path of the model to take stands alone on stdout, for `kdx serve up $(…)`."""
     from kdx.bench.choice import Budget, check_met, choice_table, compare_exports
     from kdx.bench.choice_page import render_choice_page
-    from kdx.core.folders import check_place, write_atomic
+    from kdx.core.folders import check_place
 
     asked = Budget.parse(budget) if budget else None
     if out:
         check_place(out / f"{TABLE}.json")
     document = compare_exports(models, data, budget=asked, limit=samples, stages=show_progress)
     if out:
-        out.mkdir(parents=True, exist_ok=True)
-        write_atomic(out / f"{TABLE}.json", json.dumps(document, indent=2) + "\n")
-        write_atomic(out / f"{TABLE}.md", choice_table(document))
-        write_atomic(out / f"{TABLE}.html", render_choice_page(document))
+        save_document(out / TABLE, document, md=choice_table(document), html=render_choice_page(document))
     if as_json:
         print_json(document)
     else:

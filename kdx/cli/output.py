@@ -28,6 +28,15 @@ def print_json(document: Any, *, indent: int | None = 2) -> None:
     click.echo(json.dumps(_valid(document), indent=indent, ensure_ascii=ascii_only, allow_nan=False))
 
 
+def save_document(stem: Path, document: Any, **texts: str) -> None:
+    """STEM.json, and STEM.md, STEM.html … of the texts by their suffix; the folder is made."""
+    from kdx.core.folders import write_atomic
+
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    for suffix, text in {"json": json.dumps(document, indent=2), **texts}.items():
+        write_atomic(stem.with_name(f"{stem.name}.{suffix}"), text.rstrip() + "\n")
+
+
 def print_table(table: Table) -> None:
     """As wide as the terminal; in a pipe, every row is one line without trailing spaces."""
     from rich.console import Console

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from .output import print_json
+from .output import print_json, save_document
 
 if TYPE_CHECKING:
     from kdx.core.encoder import Embedder
     from kdx.runtime.formats import Limits
 
-REPORT, PAGE = "parity.json", "parity.html"
+REPORT = "parity"  # .json and .html in --out
 
 
 @click.command(name="parity")
@@ -36,7 +35,7 @@ REPORT, PAGE = "parity.json", "parity.html"
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
-    help=f"Folder for {REPORT} and the picture {PAGE}; it is made.",
+    help=f"Folder for {REPORT}.json and the picture {REPORT}.html; it is made.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the report as one JSON document.")
 def command(
@@ -58,14 +57,14 @@ def command(
     import kdx
     from kdx.cli.export import parity_table
     from kdx.cli.progress import show_progress
-    from kdx.core.folders import check_place, write_atomic
+    from kdx.core.folders import check_place
     from kdx.export.pair import check_comparable, embed_samples, judge_pair
     from kdx.export.samples import read_parity_samples
     from kdx.runtime.formats import find_limits
 
     precision, limits = (precision, find_limits(precision)) if precision else _limits_of(candidate)
     if out:
-        check_place(out / REPORT)
+        check_place(out / f"{REPORT}.json")
     held_out = read_parity_samples(data, samples)
     with kdx.load(reference) as first, kdx.load(candidate) as second, show_progress("parity") as progress:
         check_comparable(first, second)
@@ -79,18 +78,16 @@ def command(
     if out:
         from kdx.bench.parity_page import render_parity_page
 
-        out.mkdir(parents=True, exist_ok=True)
         page = render_parity_page(
             report, (expected.images, expected.texts), (answered.images, answered.texts)
         )
-        write_atomic(out / REPORT, json.dumps(report, indent=2) + "\n")
-        write_atomic(out / PAGE, page)
+        save_document(out / REPORT, report, html=page)
     if as_json:
         print_json(report)
     else:
         click.echo(parity_table(report))
         if out:
-            click.echo(f"picture: {out / PAGE}", err=True)
+            click.echo(f"picture: {out / REPORT}.html", err=True)
     _exit_by(report["verdict"])
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,7 +122,7 @@ def arrow_files(folder: Path) -> list[Path]:
 # Files
 
 
-class _ArrowFile:
+class _ArrowFile(ABC):
     """Rows by number, cheaply where they are asked for in their order."""
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:
@@ -131,9 +132,9 @@ class _ArrowFile:
         self._first = self._behind = 0  # rows of the current batch
         self._values: Any = None
 
+    @abstractmethod
     def batches(self, columns: list[str], start: int) -> Iterator[pa.RecordBatch]:
         """Of all rows from `start` on."""
-        raise NotImplementedError
 
     def value(self, column: str, row: int) -> Any:
         if not self._first <= row < self._behind:

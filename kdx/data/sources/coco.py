@@ -8,7 +8,7 @@ from typing import Any
 
 from kdx.core.errors import DataError
 
-from .files import ImageFiles
+from .files import OfFiles
 from .json_items import read_items
 from .keys import key_of
 from .source import LeaveOut, Row
@@ -16,24 +16,7 @@ from .source import LeaveOut, Row
 COCO_REMEDY = "give COCO's captions_*.json, or Karpathy's dataset_*.json"
 
 
-class _Annotations:
-    classes: list[str] | None = None
-
-    def __init__(self, file: Path, folders: list[Path]) -> None:
-        self.place = file
-        self._files = ImageFiles(folders)
-
-    def read(self, image: str) -> bytes:
-        return self._files.read(image)
-
-    def state(self, image: str) -> tuple[int, int] | None:
-        return self._files.state(image)
-
-    def name(self, image: str) -> str:
-        return image
-
-
-class CocoCaptions(_Annotations):
+class CocoCaptions(OfFiles):
     """`images` = [{"id", "file_name"}], `annotations` = [{"image_id", "caption"}]."""
 
     def rows(self, leave_out: LeaveOut) -> Iterator[Row]:
@@ -55,7 +38,7 @@ class CocoCaptions(_Annotations):
                 yield Row(name, key_of(name), (caption,))
 
 
-class KarpathySplits(_Annotations):
+class KarpathySplits(OfFiles):
     """`images` = [{"filename", "filepath" (COCO), "split", "sentences": [{"raw"}]}]."""
 
     def rows(self, leave_out: LeaveOut) -> Iterator[Row]:

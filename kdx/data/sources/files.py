@@ -62,6 +62,25 @@ class ImageFiles:
         return [f"{folder}/{name}" if name[:1] != "/" else name for name in names for folder in self._folders]
 
 
+class OfFiles:
+    """What all sources have in common whose images are files. place: what was given, for errors."""
+
+    classes: list[str] | None = None
+
+    def __init__(self, place: Path, folders: list[Path]) -> None:
+        self.place = place
+        self._files = ImageFiles(folders)
+
+    def read(self, image: str) -> bytes:
+        return self._files.read(image)
+
+    def state(self, image: str) -> tuple[int, int] | None:
+        return self._files.state(image)
+
+    def name(self, image: str) -> str:
+        return image
+
+
 def _read_all(descriptor: int) -> bytes:
     size = os.fstat(descriptor).st_size
     if size > MAX_IMAGE:

@@ -10,7 +10,7 @@ from kdx.core.errors import DataError
 from kdx.core.images import SUFFIXES, UNREAD_SUFFIXES
 
 from ..drafts import MAX_TEXT
-from .files import ImageFiles
+from .files import OfFiles
 from .keys import key_of
 from .source import LeaveOut, Row, Unusable
 
@@ -18,21 +18,9 @@ PICTURES = (*SUFFIXES, *UNREAD_SUFFIXES)
 SPLITS = {"train", "val", "valid", "validation", "dev", "test"}
 
 
-class _Folder:
-    classes: list[str] | None = None
-
+class _Folder(OfFiles):
     def __init__(self, folder: Path) -> None:
-        self.place = folder
-        self._files = ImageFiles([folder])
-
-    def read(self, image: str) -> bytes:
-        return self._files.read(image)
-
-    def state(self, image: str) -> tuple[int, int] | None:
-        return self._files.state(image)
-
-    def name(self, image: str) -> str:
-        return image
+        super().__init__(folder, [folder])
 
 
 class CaptionedFolder(_Folder):

@@ -11,7 +11,7 @@ from kdx.core.errors import DataError, beginning
 
 from ..drafts import MAX_TEXT
 from .columns import PREPARE, Columns, Wanted, find_columns, has_images, is_url
-from .files import ImageFiles
+from .files import OfFiles
 from .keys import key_of
 from .source import LeaveOut, Row
 
@@ -20,17 +20,14 @@ UTF16 = (b"\xff\xfe", b"\xfe\xff")
 GUESSED = "WINDOWS-1252"  # what spreadsheets write where it is not UTF-8
 
 
-class Table:
+class Table(OfFiles):
     """Rows of a CSV or TSV with a header; images lie in the first of `folders` that has them.
 
     Several rows of one image are its captions, wherever they stand.
     """
 
-    classes: list[str] | None = None
-
     def __init__(self, file: Path, folders: list[Path], wanted: Wanted) -> None:
-        self.place = file
-        self._files = ImageFiles(folders)
+        super().__init__(file, folders)
         self._wanted = wanted
         csv.field_size_limit(MAX_TEXT)
 
@@ -43,15 +40,6 @@ class Table:
             raise DataError(
                 f"cannot be read: {error.strerror}", where=self.place, remedy="check the path"
             ) from None
-
-    def read(self, image: str) -> bytes:
-        return self._files.read(image)
-
-    def state(self, image: str) -> tuple[int, int] | None:
-        return self._files.state(image)
-
-    def name(self, image: str) -> str:
-        return image
 
     def _rows(self, leave_out: LeaveOut) -> Iterator[Row]:
         with self.place.open(encoding="utf-8-sig", newline="") as file:
