@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
 
+from kdx.core.bound_pool import bound_pool
 from kdx.core.errors import SetupError
 from kdx.evaluate.speed import peak_of_this_process
 
@@ -17,7 +16,7 @@ def peak_memory(model: str, images: Sequence[bytes], texts: Sequence[str]) -> fl
     Python and the libraries are in it: it is what one process with this model needs. A URL would tell of the
     client alone. Raises what kdx.load and the model raise, and SetupError where the process is killed.
     """
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+    with bound_pool(1) as pool:
         try:
             return pool.submit(_embed, model, list(images), list(texts)).result()
         except BrokenProcessPool:

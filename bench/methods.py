@@ -8,16 +8,16 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
-from multiprocessing.context import SpawnContext, SpawnProcess
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import kdx
+from kdx.core.bound_pool import bound_pool
 from kdx.core.encoder import FloatArray
 from kdx.core.errors import KdxError, SetupError, UsageError
 from kdx.core.folders import check_free, sealed_folder
@@ -199,8 +199,7 @@ def _tasks(
 
 def _run_all(job: Job, tasks: list[Task], jobs: int, progress: Progress) -> list[Row]:
     """Rows in the order of the tasks."""
-    spawn = _Spawn()  # a fork would share the GPU's context
-    with ProcessPoolExecutor(jobs, mp_context=spawn) as pool:
+    with bound_pool(jobs) as pool:
         pending: dict[Future[Row], int] = {pool.submit(_run, job, task): i for i, task in enumerate(tasks)}
         rows: dict[int, Row] = {}
         try:
@@ -212,24 +211,7 @@ def _run_all(job: Job, tasks: list[Task], jobs: int, progress: Progress) -> list
                 "the process of a run was killed, as a machine does when its memory is used up",
                 remedy="choose fewer --jobs, or a smaller batch_size",
             ) from None
-        except BaseException:  # an interrupted comparison does not wait for its runs
-            for process in spawn.started:
-                process.terminate()
-            raise
     return [rows[number] for number in range(len(tasks))]
-
-
-class _Spawn(SpawnContext):
-    """Remembers the processes that it starts: the host may have others, which are not ours to end."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.started: list[SpawnProcess] = []
-
-    def Process(self, *args: Any, **kwargs: Any) -> SpawnProcess:  # type: ignore[override]
-        process = SpawnProcess(*args, **kwargs)
-        self.started.append(process)
-        return process
 
 
 def _run(job: Job, task: Task) -> Row:

@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import os
 import statistics
-import tempfile
 import time
 from collections.abc import Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
 from itertools import cycle, islice
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +22,12 @@ import numpy as np
 import psutil
 
 import kdx
+from kdx.core.bound_pool import bound_pool
 from kdx.core.encoder import Embedder
 from kdx.core.errors import SetupError
 from kdx.core.progress import Progress, silent
 from kdx.core.provenance import collect_provenance, cpu_count
+from kdx.core.scratch import scratch_folder
 from kdx.evaluate.speed import one_thread
 from kdx.runtime.exported_model import open_exported_model
 from kdx.serve.repository import write_repository
@@ -60,14 +60,11 @@ def measure_serving(
     model = open_exported_model(exported_model)
     done: dict[str, list[dict[str, float]]] = {"served": [], "alone": []}
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kdx-serving-")))
+        folder = stack.enter_context(scratch_folder())
         repository = write_repository(exported_model, folder / "repository", instances=instances)
         server = stack.enter_context(TritonServer(repository, folder / "triton.log"))
-        alone = stack.enter_context(_processes(instances, str(exported_model), images))
-        asking = stack.enter_context(_processes(1, server.url, images, clients))
-        stack.callback(
-            lambda: asking.submit(_close).result()
-        )  # else each connection complains as Python ends
+        alone = stack.enter_context(bound_pool(instances, _open, (str(exported_model), list(images), 1)))
+        asking = stack.enter_context(bound_pool(1, _open, (server.url, list(images), clients)))
         try:
             with one_thread():  # the processes start now
                 _alone(alone, instances, WARM_UP)
@@ -77,6 +74,7 @@ def measure_serving(
                 progress(number, rounds)
                 done["alone"].append(_alone(alone, instances, seconds))
                 done["served"].append(_served(asking, server, seconds))
+            asking.submit(_close).result()  # else each connection complains as Python ends
         except BrokenProcessPool:
             raise SetupError(
                 "a process that encodes or asks was killed", where=exported_model, remedy="free memory"
@@ -120,12 +118,6 @@ def serving_table(document: dict[str, Any]) -> str:
             f"of {document['seconds']:g} s; {provenance['cpu']}, {provenance['cpu_count']} cores, load average before "
             f"{document['load_average']:.1f}.",
         ]
-    )
-
-
-def _processes(count: int, model: str, images: Sequence[bytes], clients: int = 1) -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(
-        count, mp_context=get_context("spawn"), initializer=_open, initargs=(model, list(images), clients)
     )
 
 

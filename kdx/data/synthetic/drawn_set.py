@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import io
-import multiprocessing
-import signal
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
 from random import Random
 
+from kdx.core.bound_pool import bound_pool
 from kdx.core.errors import SetupError, UsageError
 from kdx.core.folders import write_atomic
 from kdx.core.progress import Progress, silent
@@ -80,15 +78,11 @@ def _process_map(total: int) -> Iterator[Callable[..., Iterable[Sample]]]:
     if cpu_count() == 1 or total <= 2 * CHUNK:
         yield map
         return
-    spawn = multiprocessing.get_context("spawn")  # a fork would copy locks that torch's threads hold
-    leave_interrupts = partial(signal.signal, signal.SIGINT, signal.SIG_IGN)  # to the parent
-    executor = ProcessPoolExecutor(cpu_count(), mp_context=spawn, initializer=leave_interrupts)
     try:
-        yield partial(executor.map, chunksize=CHUNK)
+        with bound_pool(cpu_count()) as pool:
+            yield partial(pool.map, chunksize=CHUNK)
     except BrokenProcessPool:
         raise SetupError(
             "a drawing process died",
             remedy='free memory; in a script, call it under if __name__ == "__main__"',
         ) from None
-    finally:
-        executor.shutdown(cancel_futures=True)

@@ -1,0 +1,54 @@
+"""A pool of processes that ends with what uses it: at once on an error or Ctrl-C, and also when this process is killed.
+
+The pools of concurrent.futures wait for the calls that run, and their processes outlive a parent that is killed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Callable, Generator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from typing import Any
+
+
+@contextlib.contextmanager
+def bound_pool(
+    count: int, initializer: Callable[..., object] | None = None, initargs: tuple[Any, ...] = ()
+) -> Generator[ProcessPoolExecutor]:
+    """Yields a pool of `count` fresh processes, for a block in which they are all that is waited for.
+
+    An exception that leaves the block, KeyboardInterrupt too, ends the processes in the middle of their calls; without
+    one, the calls that were submitted are finished. A process that is killed breaks the pool, as usual
+    (BrokenProcessPool).
+    """
+    spawn = get_context("spawn")  # a fork would copy a GPU's context, and locks that other threads hold
+    theirs, ours = spawn.Pipe(duplex=False)  # `ours` is closed by us, or by the system when we are killed
+    pool = ProcessPoolExecutor(
+        count, mp_context=spawn, initializer=_begin, initargs=(theirs, initializer, initargs)
+    )
+    with theirs, ours:
+        try:
+            yield pool
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _begin(parent: Connection, initializer: Callable[..., object] | None, initargs: tuple[Any, ...]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's to answer
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    if initializer is not None:
+        initializer(*initargs)
+
+
+def _end_with(parent: Connection) -> None:
+    with contextlib.suppress(EOFError, OSError):
+        parent.recv()  # never comes: the pipe is closed
+    os._exit(1)
