@@ -13,7 +13,7 @@ from pathlib import Path
 import kdx
 from kdx.core.cache import cache_folder
 from kdx.core.digests import file_digest
-from kdx.core.errors import GateError, UsageError
+from kdx.core.errors import GateError
 from kdx.core.folders import MANIFEST, Manifest, open_sealed, read_manifest, sealed_folder
 from kdx.runtime.deferred import KIND as DEFERRED, DeferredExport, finish, open_deferred
 from kdx.runtime.exported_model import ExportedModel, open_exported_model
@@ -96,12 +96,6 @@ def open_repository(path: Path) -> Manifest:
 def read_to_serve(path: Path) -> ExportedModel | DeferredExport:
     """What lies at `path`, exported or to be built here. What is neither is refused with how to export it."""
     kind = read_manifest(path).kind if path.is_dir() else None
-    if kind in ("run", "checkpoint"):
-        raise UsageError(
-            f"is a {kind}; a server takes what was exported from it",
-            where=path,
-            remedy=f"kdx export {path} --data DIR --out EXPORTED, then kdx serve up EXPORTED",
-        )
     return open_deferred(path) if kind == DEFERRED else open_exported_model(path)
 
 

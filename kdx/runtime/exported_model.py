@@ -13,7 +13,7 @@ from typing import Any
 from kdx.core.digests import value_digest
 from kdx.core.encoder import Encoder, EncoderSpec
 from kdx.core.errors import DataError, UsageError
-from kdx.core.folders import Manifest, open_sealed, read_json
+from kdx.core.folders import MANIFEST, Manifest, open_sealed, read_json, read_manifest
 from kdx.core.tokenizer import vocabulary_file
 
 from .formats import Format, find_format
@@ -70,7 +70,17 @@ class ExportedModel:
 
 
 def open_exported_model(path: Path) -> ExportedModel:
-    """Checks every digest and returns the model. Raises DataError when the folder is not whole."""
+    """Checks every digest and returns the model.
+
+    Raises UsageError for a run or checkpoint, DataError when the folder is not whole.
+    """
+    kind = read_manifest(path).kind if (path / MANIFEST).exists() else None
+    if kind in ("run", "checkpoint"):
+        raise UsageError(
+            f"is a {kind}, and what was exported from it is needed",
+            where=path,
+            remedy=f"kdx export {path} --data DIR --out EXPORTED, and give EXPORTED",
+        )
     model = read_exported_model(path, open_sealed(path, KIND))
     for file in (model.image_encoder, model.text_encoder):
         if file.name not in model.manifest.digest:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from kdx.core.errors import DataError
+from kdx.core.errors import DataError, UsageError
 from kdx.core.folders import sealed_folder
 from kdx.models.checkpoint import open_checkpoint
 from kdx.runtime.exported_model import KIND, open_exported_model
@@ -43,12 +43,6 @@ def test_without_one_of_its_files_it_does_not_open(exported_model: Path, tmp_pat
     assert name in str(caught.value)
 
 
-def test_a_checkpoint_is_not_an_exported_model(mini_checkpoint: Path) -> None:
-    with pytest.raises(DataError) as caught:
-        open_exported_model(mini_checkpoint)
-    assert caught.value.where == str(mini_checkpoint) and "checkpoint" in caught.value.what
-
-
 def test_a_config_of_another_kdx_is_refused(exported_model: Path, tmp_path: Path) -> None:
     config = json.loads((exported_model / "config.json").read_text())
     for number, (wrong, what) in enumerate(
@@ -65,3 +59,9 @@ def test_a_config_of_another_kdx_is_refused(exported_model: Path, tmp_path: Path
         with pytest.raises(DataError) as caught:
             open_exported_model(_reseal(exported_model, tmp_path / str(number), wrong))
         assert what in caught.value.what
+
+
+def test_a_checkpoint_is_refused_with_how_to_export_it(mini_checkpoint: Path) -> None:
+    with pytest.raises(UsageError) as caught:
+        open_exported_model(mini_checkpoint)
+    assert caught.value.remedy is not None and f"kdx export {mini_checkpoint} " in caught.value.remedy
