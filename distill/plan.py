@@ -198,7 +198,7 @@ def _captions(samples: ShardSet | None, pairs: int | None) -> int | None:
     """All captions of the data; without it one a pair."""
     if samples is None:
         return pairs
-    return sum(len(samples.captions(row)) for row in range(len(samples)))
+    return int(samples.caption_counts.sum())
 
 
 def _epochs(

@@ -99,7 +99,7 @@ def _check_space(recipe: Recipe, samples: ShardSet, out: Path, teachers: Sequenc
     student = 4 * count_parameters(recipe.architecture).total_params
     caches = 0
     if recipe.objective.needs_teacher:
-        captions = sum(len(samples.captions(row)) for row in range(len(samples)))
+        captions = int(samples.caption_counts.sum())
         caches = sum(
             cache_size(
                 read_checkpoint_spec(teacher).embed_dim, len(samples), recipe.views.num_views, captions

@@ -16,10 +16,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, overload
 
+import numpy as np
+import numpy.typing as npt
+
 from kdx.core.digests import file_digest, value_digest
 from kdx.core.errors import DataError, UsageError
 from kdx.core.requests import check_templates
 from kdx.core.workspace import locked, move_all, workspace
+from kdx.models.clip_vocabulary import clip_tokenizer
 
 from .drafts import IMAGE_EXTENSIONS, MAX_IMAGE, MAX_TEXT, Draft, Drafts, group_members, read_drafts
 from .image_set import captions_an_image
@@ -30,6 +34,7 @@ from .sample import (
     encode_members,
     find_label,
     is_index,
+    key_digest,
     names_among,
     parse_class,
 )
@@ -66,6 +71,11 @@ class Shard:
     @property
     def name(self) -> str:
         return self.path.name
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 (hex) of the file."""
+        return file_digest(self.path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +147,25 @@ class ShardSet(Sequence[Sample]):
     def captions(self, index: int) -> tuple[str, ...]:
         return self._entries[index].captions
 
+    @cached_property
+    def key_digests(self) -> npt.NDArray[np.uint64]:
+        """[N], the key_digest of every key."""
+        return np.fromiter(map(key_digest, self.keys), dtype=np.uint64, count=len(self))
+
+    @property
+    def caption_counts(self) -> npt.NDArray[np.int32]:
+        """[N], how many captions each sample has."""
+        counts = (len(entry.captions) for entry in self._entries)
+        return np.fromiter(counts, dtype=np.int32, count=len(self))
+
+    def num_captions(self, index: int) -> int:
+        return len(self._entries[index].captions)
+
+    def tokens(self, index: int, caption: int, context_length: int) -> npt.NDArray[np.uint16]:
+        """CLIP's tokens of a caption, cut to `context_length` as Tokenizer.encode cuts; not padded."""
+        text = self._entries[index].captions[caption]
+        return np.array(clip_tokenizer().encode(text, context_length), dtype=np.uint16)
+
     def label(self, index: int) -> int | None:
         return self._entries[index].label
 
@@ -150,7 +179,7 @@ class ShardSet(Sequence[Sample]):
 
         Which samples are good, and so what row a sample has, is decided outside of the shards too (`classes.txt`).
         """
-        shards = [[s.name, s.file.size, file_digest(s.path), len(s.rows)] for s in self.shards]
+        shards = [[s.name, s.file.size, s.digest, len(s.rows)] for s in self.shards]
         return value_digest([shards, _rows_digest([entry.key, entry.captions] for entry in self._entries)])
 
     @cached_property

@@ -1,19 +1,23 @@
 """Facts of kdx/data/shards.py and its parts: what is written reads back, and what is bad is named."""
 
 import gzip
+import hashlib
 import io
 import json
 import os
+import pickle
 import tarfile
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
 from kdx.core.errors import DataError, UsageError
+from kdx.data.sample import key_digest
 from kdx.data.shards import (
     Sample,
     open_split,
@@ -22,6 +26,7 @@ from kdx.data.shards import (
     shard_paths,
     write_shards,
 )
+from kdx.models.clip_vocabulary import clip_tokenizer
 
 MakeSamples = Callable[..., list[Sample]]
 MakePhoto = Callable[..., bytes]
@@ -102,6 +107,23 @@ def test_equal_samples_give_equal_bytes_and_digests(tmp_path: Path, make_samples
     assert shards[0] == shards[1] != shards[2]
     one, two, three = (open_split(tmp_path / name, "train").digest for name in ("one", "two", "three"))
     assert one == two != three
+
+
+def test_columns_say_what_the_samples_say(tmp_path: Path, make_samples: MakeSamples) -> None:
+    captions = [("a red cat", "naïve " * 90), ("x",), ("one", "two", "three")]
+    write_shards(tmp_path, "train", make_samples(3, captions), samples_per_shard=2)
+    opened = pickle.loads(pickle.dumps(open_split(tmp_path, "train")))
+    assert opened.key_digests.dtype == np.uint64
+    assert opened.key_digests.tolist() == [key_digest(key) for key in opened.keys]
+    assert opened.caption_counts.tolist() == [opened.num_captions(row) for row in range(3)] == [2, 1, 3]
+    digests = [hashlib.sha256((tmp_path / f"train-0000{n}.tar").read_bytes()).hexdigest() for n in range(2)]
+    assert [shard.digest for shard in opened.shards] == digests
+    for row, texts in enumerate(captions):
+        for number, text in enumerate(texts):
+            for length in (2, 5, 76, 77, 78, 200):
+                tokens = opened.tokens(row, number, length)
+                assert tokens.dtype == np.uint16
+                assert tokens.tolist() == clip_tokenizer().encode(text.strip(), length)
 
 
 def test_threads_read_the_same_samples(tmp_path: Path, make_samples: MakeSamples) -> None:
