@@ -66,7 +66,7 @@ def command(folder: Path, as_json: bool) -> None:
 def _identify(folder: Path) -> tuple[str, Manifest | None]:
     from kdx.core.errors import DataError
     from kdx.core.folders import MANIFEST, read_manifest
-    from kdx.data.shards import SPLITS, shard_paths
+    from kdx.data.shards import splits_there
     from kdx.data.unpacked import convert_command
 
     if not folder.is_dir():
@@ -80,7 +80,7 @@ def _identify(folder: Path) -> tuple[str, Manifest | None]:
         )
     if (folder / DEMO).exists():
         return "demo", None
-    if any(shard_paths(folder, split) for split in SPLITS):
+    if splits_there(folder):
         return "set", None
     command = convert_command(folder)
     raise DataError(

@@ -11,7 +11,7 @@ from typing import Any
 from PIL import Image
 
 from .sampling import spread
-from .shards import SPLITS, ShardSet, open_split, read_classes, read_templates, shard_paths
+from .shards import ShardSet, open_split, read_classes, read_templates, splits_there
 
 PROBED = 16  # images whose size is read
 
@@ -20,8 +20,7 @@ def open_splits(folder: Path) -> dict[str, ShardSet]:
     """The splits that there are, whatever is wrong with their samples. Raises DataError if there is none."""
     splits = {
         split: open_split(folder, split, need_captions=False, min_good_share=0)
-        for split in SPLITS
-        if shard_paths(folder, split)
+        for split in splits_there(folder)
     }
     if not splits:
         open_split(folder, "train")  # raises, and says which names are looked for

@@ -60,8 +60,7 @@ def set_files(folder: Path) -> list[Path]:
 
 def shard_files(folder: Path) -> list[Path]:
     """The shards of all splits under the names that kdx writes."""
-    prefixes = [prefix for names in SPLITS.values() for prefix in names]
-    return [path for prefix in prefixes for path in sorted(folder.glob(f"{prefix}-*.tar"))]
+    return [path for prefix in SPLITS for path in sorted(folder.glob(f"{prefix}-*.tar"))]
 
 
 def _is_set(folder: Path) -> bool:

@@ -53,7 +53,8 @@ __all__ = [
     "write_shards",
 ]
 
-SPLITS = {"train": ("train",), "val": ("val", "test")}  # split → how its shards begin, the first found counts
+# split → how its shards begin, the first found counts: who has test shards alone scores on them
+SPLITS = {"train": ("train",), "val": ("val", "test"), "test": ("test",)}
 REASONS_SHOWN = 3
 
 
@@ -207,7 +208,7 @@ def _rows_digest(rows: Iterable[Any]) -> str:
 def open_split(
     folder: Path, split: str, *, need_captions: bool = True, min_good_share: float = 0.9
 ) -> ShardSet:
-    """Opens the shards of a split: "train", or "val", which may be called test-*.tar.
+    """Opens the shards of a split: "train", "test", or "val", which are test-*.tar where there are no val-*.tar.
 
     Bad samples are skipped and named in `ShardSet.skipped`; need_captions: whether one without a caption is bad.
     Raises DataError when there are no shards, when one is no whole tar, or when less than `min_good_share` of the
@@ -232,6 +233,14 @@ def shard_paths(folder: Path, split: str) -> list[Path]:
         if paths:
             return paths
     return numbered_shards(folder) if split == "train" else []
+
+
+def splits_there(folder: Path) -> dict[str, list[Path]]:
+    """The shards of each split, every shard once: test-*.tar without val-*.tar are those of "val"."""
+    paths = {split: shard_paths(folder, split) for split in SPLITS}
+    return {
+        split: found for split, found in paths.items() if found and (split != "test" or found != paths["val"])
+    }
 
 
 def numbered_shards(folder: Path) -> list[Path]:
@@ -273,8 +282,8 @@ def _class_names(folder: Path, texts: list[str]) -> list[str] | None:
 
 
 def _all_classes(folder: Path) -> Iterator[str]:
-    for split in SPLITS:
-        for path in shard_paths(folder, split):
+    for paths in splits_there(folder).values():
+        for path in paths:
             file = TarFile.at(path)
             groups, _ = group_members(file)
             for extension, member in itertools.chain.from_iterable(groups.values()):

@@ -24,6 +24,7 @@ from kdx.data.shards import (
     read_classes,
     read_templates,
     shard_paths,
+    splits_there,
     write_shards,
 )
 from kdx.models.clip_vocabulary import clip_tokenizer
@@ -172,6 +173,20 @@ def test_a_sample_that_could_not_be_read_back_is_refused_and_nothing_is_left(
         write_shards(tmp_path, "train", [good, sample])
     assert what in error.value.what and str(error.value.where).startswith(sample.key)
     assert _names(tmp_path) == []
+
+
+def test_test_shards_are_val_where_there_is_no_other_and_a_split_of_their_own_beside_it(
+    tmp_path: Path, make_samples: MakeSamples
+) -> None:
+    test, val = make_samples(5)[:2], make_samples(5)[2:]
+    write_shards(tmp_path, "test", test)
+    assert open_split(tmp_path, "val").keys == open_split(tmp_path, "test").keys
+    assert list(splits_there(tmp_path)) == ["val"]
+    (tmp_path / "both").mkdir()
+    for split, samples in (("val", val), ("test", test)):
+        write_shards(tmp_path / "both", split, samples)
+        assert open_split(tmp_path / "both", split).keys == [sample.key for sample in samples]
+    assert list(splits_there(tmp_path / "both")) == ["val", "test"]
 
 
 def test_an_error_between_shards_leaves_none(tmp_path: Path, make_samples: MakeSamples) -> None:
