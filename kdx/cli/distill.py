@@ -15,9 +15,11 @@ if TYPE_CHECKING:
 
 
 @click.command(name="distill")
-@click.argument("recipe", required=False)
+@click.argument("given", metavar="[RECIPE]", nargs=-1)
 @click.option("--data", type=click.Path(path_type=Path), help="Folder with train-*.tar shards.")
-@click.option("--out", type=click.Path(path_type=Path), help="Where the run is written.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Where the run, or the page of --plot, is written."
+)
 @click.option(
     "--teacher",
     "teachers",
@@ -34,9 +36,12 @@ if TYPE_CHECKING:
 @click.option("--overwrite", is_flag=True, help="Replace a run that lies at OUT.")
 @click.option("--list", "list_", is_flag=True, help="List the shipped recipes as a table.")
 @click.option("--dry-run", is_flag=True, help="Print the resolved recipe and what it costs; train nothing.")
+@click.option(
+    "--plot", is_flag=True, help="Draw the curves of runs: kdx distill --plot RUN… --out curves.html"
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def command(
-    recipe: str | None,
+    given: tuple[str, ...],
     data: Path | None,
     out: Path | None,
     teachers: tuple[Path, ...],
@@ -45,6 +50,7 @@ def command(
     overwrite: bool,
     list_: bool,
     dry_run: bool,
+    plot: bool,
     as_json: bool,
 ) -> None:
     """Train the student of RECIPE, a shipped recipe by its name or a TOML file, and write the run to OUT.
@@ -57,10 +63,17 @@ def command(
     be, and as comments below it what the run would cost: parameters, steps, FLOPs and files. It needs neither data nor
     a teacher, and is more exact if they are given.
 
+    --plot draws what runs have logged, side by side, also while they train.
+
     \b
     Example: kdx distill demo-clip-kd --data shards --teacher teacher-run --out student-run
     On 8 GPUs: torchrun --nproc-per-node 8 --no-python kdx distill RECIPE … (batch_size is that of all together)
     """
+    if plot:
+        if data or teachers or cache or settings or overwrite or list_ or dry_run:
+            raise click.UsageError("--plot takes runs, --out and --json alone")
+        _plot(given, out or Path("curves.html"), as_json)
+        return
     from kdx.distill.recipe import read_recipe, recipe_names
 
     if list_:
@@ -71,8 +84,13 @@ def command(
         else:
             click.echo(recipe_table(recipes))
         return
-    if recipe is None:
-        raise click.UsageError("RECIPE is missing; see the shipped ones with --list")
+    if len(given) != 1:
+        raise click.UsageError(
+            f"give one recipe, not {len(given)}"
+            if given
+            else "RECIPE is missing; see the shipped ones with --list"
+        )
+    (recipe,) = given
     resolved = read_recipe(recipe, settings)
     if dry_run:
         _show_plan(recipe, resolved, data, teachers, out, cache, as_json)
@@ -115,6 +133,21 @@ def command(
     click.echo(
         f"next: kdx eval {out} --data {data}   or   kdx export {out} --data {data} --out exported", err=True
     )
+
+
+def _plot(runs: tuple[str, ...], out: Path, as_json: bool) -> None:
+    from kdx.bench.curves import read_runs, render_curves
+    from kdx.core.folders import check_place, write_atomic
+
+    if not runs:
+        raise click.UsageError("which runs? kdx distill --plot RUN…")
+    check_place(out)
+    read = read_runs([Path(run) for run in runs])
+    write_atomic(out, render_curves(read))
+    if as_json:
+        print_json({run.name: {name: curve[-1][1] for name, curve in run.curves.items()} for run in read})
+    else:
+        click.echo(out)
 
 
 def _notes_on_export(recipe: Recipe) -> list[str]:

@@ -195,7 +195,12 @@ def check_space(path: Path, size: int) -> None:
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
-    """Writes a file so that a reader sees the old content or the new, never a part. Raises SetupError."""
+    """Writes a file so that a reader sees the old content or the new, never a part.
+
+    Raises UsageError where a folder lies, SetupError where nothing can be written.
+    """
+    if path.is_dir():
+        raise UsageError("is a folder, not a file", where=path, remedy="name a file")
     with workspace(path) as new:
         with new.open("wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)

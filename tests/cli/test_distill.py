@@ -320,3 +320,28 @@ def test_what_cannot_be_is_said_and_nothing_is_made(
     assert error.startswith("error: ") and what in error
     assert advice.startswith("  remedy: ") and remedy in advice
     assert not shown.out and [entry.name for entry in tmp_path.iterdir()] == ["data"]
+
+
+def test_runs_are_drawn_on_one_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "metrics.jsonl").write_text('{"step": 1, "loss": 2.5}\n')
+    page = tmp_path / "curves.html"
+    assert _run("--plot", tmp_path / "one", tmp_path / "two", "--out", page, "--json") == 0
+    assert json.loads(capsys.readouterr().out) == {"one": {"loss": 2.5}, "two": {"loss": 2.5}}
+    assert page.read_text().count("<polyline") == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("--plot",), "which runs"),
+        (("--plot", "run", "--dry-run"), "alone"),
+        (("a", "b"), "one recipe, not 2"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(
+    arguments: tuple[str, ...], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _run(*arguments) == 2
+    assert says in capsys.readouterr().err

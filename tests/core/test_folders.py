@@ -207,6 +207,11 @@ def test_an_atomic_write_replaces_and_leaves_no_temporary_file(tmp_path: Path) -
     assert [entry.name for entry in (tmp_path / "deep").iterdir()] == ["file"]
 
 
+def test_an_atomic_write_over_a_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="is a folder"):
+        write_atomic(tmp_path, "text")
+
+
 @pytest.mark.parametrize("content", ["[1, 2]", "{}", '{"name": "a web app"}', '"text"', '{"digest": []}'])
 def test_a_manifest_of_somebody_else_is_called_that(tmp_path: Path, content: str) -> None:
     (tmp_path / MANIFEST).write_text(content)
