@@ -8,16 +8,6 @@ import threading
 import time
 from collections.abc import Generator
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress as RichProgress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-
 from kdx.core.progress import Progress
 
 PLAIN_INTERVAL = 5.0  # seconds between lines where stderr is not a terminal
@@ -33,6 +23,16 @@ def show_progress(title: str) -> Generator[Progress]:
 
 @contextlib.contextmanager
 def _bar(title: str) -> Generator[Progress]:
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress as RichProgress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
     columns = (
         TextColumn("  {task.description:<22}"),
         BarColumn(bar_width=28),

@@ -19,7 +19,6 @@ from typing import Any, cast
 
 from .digests import file_digest
 from .errors import DataError, SetupError, UsageError
-from .provenance import collect_provenance
 from .workspace import locked, move_all, workspace
 
 MANIFEST = "manifest.json"
@@ -59,6 +58,8 @@ def sealed_folder(
     UsageError when `path` exists and `overwrite` is not set, or when it exists and is not a sealed folder of this
     kind; SetupError when the disk is full.
     """
+    from .provenance import collect_provenance  # what it asks is imported by nobody else
+
     path = _without_dots(path)
     check_free(path, kind, overwrite=overwrite)
     with workspace(path) as new:

@@ -8,10 +8,11 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import operator
 import sqlite3
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from kdx.core.errors import DataError, UsageError
 
@@ -39,8 +40,7 @@ CREATE TABLE other_label (image INTEGER NOT NULL, text TEXT NOT NULL);
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Planned:
+class Planned(NamedTuple):
     """A sample to be. image: as its source calls it. label: index into the classes, or the index that it says."""
 
     key: str
@@ -66,9 +66,9 @@ class Plan:
         self._numbered = numbered
         digest = hashlib.sha256(json.dumps([self.splits, classes]).encode())
         for split in self.splits:
-            for planned in self.images(split):
-                fields = (planned.key, planned.image, planned.captions, planned.label)
-                digest.update(repr(fields).encode("utf-8", "surrogateescape") + b"\n")
+            rows = self._rows(split)
+            while batch := rows.fetchmany(BATCH):
+                digest.update(repr(batch).encode())
         self.digest = digest.hexdigest()
 
     @property
@@ -77,16 +77,18 @@ class Plan:
 
     def images(self, split: str) -> Iterator[Planned]:
         """In the order of the source, by the first row of each."""
-        rows = self._database.execute(
+        for _, group in itertools.groupby(self._rows(split), key=operator.itemgetter(0)):
+            same = list(group)
+            _, key, place, label, _ = same[0]
+            captions = tuple([row[4] for row in same if row[4] is not None])
+            yield Planned(key, _from_bytes(place), captions, self._label(label))
+
+    def _rows(self, split: str) -> sqlite3.Cursor:
+        return self._database.execute(
             "SELECT image.id, key, place, label, text FROM image LEFT JOIN caption ON caption.image = image.id"
             " WHERE split = ? ORDER BY image.id, caption.rowid",
             (split,),
         )
-        for _, group in itertools.groupby(rows, key=lambda row: row[0]):
-            same = list(group)
-            _, key, place, label, _ = same[0]
-            captions = tuple(row[4] for row in same if row[4] is not None)
-            yield Planned(key, _from_bytes(place), captions, self._label(label))
 
     def _label(self, text: str | None) -> int | None:
         if text is None:
@@ -197,16 +199,16 @@ def _assign_splits(database: sqlite3.Connection, source: Source, val: float | No
             f"the source has its own split ({said})", where=source.place, remedy="leave out --val"
         )
     if val is not None:
-        keys = database.execute("SELECT id, key FROM image")
-        chosen = [(number,) for number, key in keys if key_digest(key) < val * 2**64]
+        border = val * 2**64
+        database.create_function("held_out", 1, lambda key: key_digest(key) < border, deterministic=True)
+        chosen = database.execute("UPDATE image SET split = 'val' WHERE held_out(key)").rowcount
         total = database.execute("SELECT count(*) FROM image").fetchone()[0]
-        if not 0 < len(chosen) < total:
+        if not 0 < chosen < total:
             raise UsageError(
-                f"--val {val:g} would hold out {len(chosen)} of {total} images",
+                f"--val {val:g} would hold out {chosen} of {total} images",
                 where=source.place,
                 remedy="give another share, or more images",
             )
-        database.executemany("UPDATE image SET split = 'val' WHERE id = ?", chosen)
     database.execute("UPDATE image SET split = 'train' WHERE split IS NULL")
 
 

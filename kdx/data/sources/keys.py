@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import re
 
 LONGEST = 90  # bytes: with an extension a name of up to 100 fits every tar reader
+AS_IT_IS = re.compile(r"((?:[\w-]+/)*[\w-]+)\.\w+", re.ASCII)  # what most paths are
 
 
 def key_of(path: str) -> str:
@@ -13,6 +15,8 @@ def key_of(path: str) -> str:
     A key ends at the first dot of a file's name and its parts may not begin with one, so other dots become
     underscores. A path that is too long, or has characters that are no text, is cut and ends in its digest.
     """
+    if (plain := AS_IT_IS.fullmatch(path)) and len(plain[1]) <= LONGEST:
+        return plain[1]
     parts = [part.strip() for part in path.replace("\\", "/").split("/")]
     parts = [part for part in parts if part not in ("", ".", "..")]
     if not parts:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from .source import LeaveOut, Row, Source
@@ -21,7 +20,7 @@ class Several:
     def rows(self, leave_out: LeaveOut) -> Iterator[Row]:
         for number, source in enumerate(self._sources):
             for row in source.rows(leave_out):
-                yield replace(row, image=f"{number}:{row.image}")
+                yield row._replace(image=f"{number}:{row.image}")
 
     def read(self, image: str) -> bytes:
         source, name = self._find(image)
