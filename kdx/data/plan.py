@@ -250,8 +250,9 @@ def _classes(database: sqlite3.Connection, source: Source) -> list[str] | None:
 
 
 def _to_bytes(text: str) -> bytes:
-    return text.encode("utf-8", "surrogateescape")
+    """Of any text: a file's name may be no Unicode, and JSON can spell half a character."""
+    return text.encode("utf-8", "surrogatepass")
 
 
 def _from_bytes(content: bytes) -> str:
-    return content.decode("utf-8", "surrogateescape")
+    return content.decode("utf-8", "surrogatepass")

@@ -22,7 +22,7 @@ def read_any_folders(record: SetRecord, root: Path) -> Listing | None:
     if not folders:
         return None
     numbered = all(name.isascii() and name.isdigit() for name in folders)
-    ordered = sorted(folders, key=int) if numbered else sorted(folders)
+    ordered = sorted(folders, key=lambda name: (int(name), name)) if numbered else sorted(folders)
     entries: list[Entry] = []
     for label, folder in enumerate(ordered):
         files = image_files(root / folder)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from kdx.core.errors import DataError
+from kdx.data.sample import is_index
 
 from .class_folders import image_files
 from .image_list import Entry, Listing, PlainFile
@@ -128,7 +129,7 @@ def _from_caffe(path: Path, synsets: list[str]) -> dict[str, str]:
     classes: dict[str, str] = {}
     for number, line in enumerate(read_lines(path), 1):
         name, _, label = line.rpartition(" ")
-        if not label.isdigit() or int(label) >= len(synsets):
+        if not is_index(label) or int(label) >= len(synsets):
             raise DataError(
                 f"line {number:,} is {line[:60]!r}, not a photo and a label of 0 to {len(synsets) - 1}",
                 where=path,

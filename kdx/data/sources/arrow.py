@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from kdx.core.errors import DataError, UsageError
 
+from ..sample import is_index
 from .columns import CAPTION, IMAGE, LABEL, PREPARE, SPLIT, URL, Wanted, find, is_url, missing, plain, shown
 from .folder import SPLITS
 from .source import LeaveOut, Row, Unusable
@@ -57,9 +58,14 @@ class ArrowFiles:
             self._check_schema(path, file.schema)
             split = _split_of(path, self.place)
             row = 0
-            for batch in file.batches(self._columns.said, 0):
+            for batch in file.read(self._columns.said, 0):
                 for said in batch.to_pylist():
-                    yield self._row(f"{number}:{row}", f"{total:09d}", said, split)
+                    image = f"{number}:{row}"
+                    found = self._row(image, f"{total:09d}", said, split)
+                    if (reason := self._no_class(found.label)) is None:
+                        yield found
+                    else:
+                        leave_out(self.name(image), reason)
                     row, total = row + 1, total + 1
 
     def read(self, image: str) -> bytes:
@@ -94,6 +100,12 @@ class ArrowFiles:
             label = None
         own = None if self._columns.split is None else said[self._columns.split]
         return Row(image, key, tuple(captions), None if label is None else str(label), own or split)
+
+    def _no_class(self, label: str | None) -> str | None:
+        """Why a label is none of the file's own classes."""
+        if label is None or self.classes is None or (is_index(label) and int(label) < len(self.classes)):
+            return None
+        return f"its class is {label[:40]!r}, the file has 0 to {len(self.classes) - 1}"
 
     def _check_schema(self, path: Path, schema: pa.Schema) -> None:
         for name in (self._columns.image, *self._columns.said):
@@ -136,10 +148,19 @@ class _ArrowFile(ABC):
     def batches(self, columns: list[str], start: int) -> Iterator[pa.RecordBatch]:
         """Of all rows from `start` on."""
 
+    def read(self, columns: list[str], start: int) -> Iterator[pa.RecordBatch]:
+        """`batches`. Raises DataError for a file that is damaged behind its beginning."""
+        import pyarrow as pa
+
+        try:
+            yield from self.batches(columns, start)
+        except (pa.ArrowException, OSError) as error:
+            raise _damaged(self.path, error) from None
+
     def value(self, column: str, row: int) -> Any:
         if not self._first <= row < self._behind:
             if row != self._behind or row == 0:
-                self._batches = self.batches([column], row)
+                self._batches = self.read([column], row)
             batch = next(self._batches)
             self._values, self._first, self._behind = batch.column(0), row, row + batch.num_rows
         return self._values[row - self._first].as_py()
@@ -194,8 +215,12 @@ def _open_file(path: Path) -> _ArrowFile:
     try:
         return _Parquet(path) if path.suffix == ".parquet" else _Stream(path)
     except (pa.ArrowException, OSError) as error:
-        reason = str(error).partition("\n")[0]
-        raise DataError(f"cannot be read: {reason}", where=path, remedy="get the file again") from None
+        raise _damaged(path, error) from None
+
+
+def _damaged(path: Path, error: Exception) -> DataError:
+    reason = str(error).partition("\n")[0]
+    return DataError(f"cannot be read: {reason}", where=path, remedy="get the file again")
 
 
 def _split_of(path: Path, place: Path) -> str | None:
@@ -221,7 +246,7 @@ def _find_columns(schema: pa.Schema, wanted: Wanted, place: Path) -> _Columns:
     label = find([n for n in names if n not in (image, *captions)], wanted.label, LABEL, place)
     if not captions and label is None:
         raise missing("a caption or a class", (*CAPTION[:3], *LABEL[:2]), names, place)
-    split = find([n for n in names if _is_text(schema.field(n).type)], None, SPLIT, place)
+    split = find([n for n in names if _is_one_text(schema.field(n).type)], None, SPLIT, place)
     return _Columns(image, captions, label, split)
 
 
@@ -265,15 +290,24 @@ def _find_image(schema: pa.Schema, wanted: Wanted, place: Path) -> str:
 
 
 def _first_text(place: Path, column: str) -> str:
-    batch = next(_open_file(place).batches([column], 0), None)
+    batch = next(_open_file(place).read([column], 0), None)
     return "" if batch is None or batch.num_rows == 0 else str(batch.column(0)[0].as_py())
 
 
 def _is_text(kind: pa.DataType) -> bool:
+    """Or a list of texts."""
     import pyarrow.types as types
 
-    if types.is_list(kind) or types.is_large_list(kind) or types.is_dictionary(kind):
-        return _is_text(kind.value_type)
+    if types.is_list(kind) or types.is_large_list(kind):
+        kind = kind.value_type
+    return _is_one_text(kind)
+
+
+def _is_one_text(kind: pa.DataType) -> bool:
+    import pyarrow.types as types
+
+    if types.is_dictionary(kind):
+        kind = kind.value_type
     return types.is_string(kind) or types.is_large_string(kind)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 
 from ..drafts import MAX_IMAGE
@@ -21,7 +22,7 @@ class ImageFiles:
         """Raises Unusable."""
         try:
             descriptor = self._open(image)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             raise Unusable("there is no such file") from None
         except (OSError, ValueError) as error:  # ValueError: NUL
             raise Unusable(f"cannot be read: {getattr(error, 'strerror', error)}") from None
@@ -49,11 +50,11 @@ class ImageFiles:
         return image
 
     def _open(self, image: str) -> int:
-        missing: FileNotFoundError | None = None
+        missing: OSError | None = None
         for path in self._paths(image):
             try:
                 return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe must not hold it up
-            except FileNotFoundError as error:
+            except (FileNotFoundError, NotADirectoryError) as error:
                 missing = error
         raise missing or FileNotFoundError
 
@@ -82,7 +83,10 @@ class OfFiles:
 
 
 def _read_all(descriptor: int) -> bytes:
-    size = os.fstat(descriptor).st_size
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):  # of a device there is no end
+        raise Unusable("it is no file")
+    size = status.st_size
     if size > MAX_IMAGE:
         raise Unusable(f"it has {size:,} bytes")
     chunks: list[bytes] = []

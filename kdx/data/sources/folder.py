@@ -29,7 +29,7 @@ class CaptionedFolder(_Folder):
 
     def rows(self, leave_out: LeaveOut) -> Iterator[Row]:
         for folder, files in walk(self.place):
-            texts = {name[:-4] for name in files if name.endswith(".txt")}
+            texts = {name[:-4]: name for name in files if is_text(name)}
             used: set[str] = set()
             for name in files:
                 stem, suffix = os.path.splitext(name)  # noqa: PTH122 - Path takes ten times as long
@@ -41,13 +41,13 @@ class CaptionedFolder(_Folder):
                     continue
                 used.add(stem)
                 try:
-                    caption = self._caption(f"{folder}{stem}.txt")
+                    caption = self._caption(folder + texts[stem])
                 except Unusable as reason:
                     leave_out(image, str(reason))
                 else:
                     yield Row(image, key_of(image), (caption,), None, split_of(folder))
-            for stem in sorted(texts - used):
-                leave_out(f"{folder}{stem}.txt", "there is no image beside it")
+            for stem in sorted(texts.keys() - used):
+                leave_out(folder + texts[stem], "there is no image beside it")
 
     def _caption(self, text: str) -> str:
         content = self._files.read(text)
@@ -72,6 +72,8 @@ class ClassFolders(_Folder):
                     continue
                 if not names:
                     leave_out(folder + name, "lies in no folder of a class")
+                elif not _is_unicode(folder):
+                    leave_out(folder + name, "the name of its class's folder is not UTF-8 text")
                 else:
                     yield Row(folder + name, key_of(folder + name), (), "/".join(names), split)
 
@@ -83,7 +85,7 @@ def open_folder(folder: Path) -> CaptionedFolder | ClassFolders:
         stems = {os.path.splitext(name)[0] for name in files if is_picture(name)}  # noqa: PTH122
         pictures = pictures or bool(stems)
         in_folders = in_folders or (bool(stems) and place not in {f"{split}/" for split in SPLITS} | {""})
-        if any(name.endswith(".txt") and name[:-4] in stems for name in files):
+        if any(is_text(name) and name[:-4] in stems for name in files):
             texts = True
             break
     if texts:
@@ -98,12 +100,34 @@ def open_folder(folder: Path) -> CaptionedFolder | ClassFolders:
 
 
 def walk(folder: Path) -> Iterator[tuple[str, list[str]]]:
-    """(path in `folder` with a slash behind it, names of its files), in an order that stays; hidden ones left out."""
-    yield from _walk(os.fspath(folder), "")
+    """(path in `folder` with a slash behind it, names of its files), in an order that stays; hidden ones left out.
+
+    Links are followed, save to a folder that they lie in.
+    """
+    top = os.fspath(folder)
+    waiting: list[tuple[str, frozenset[tuple[int, int]]]] = [("", frozenset())]  # with the folders above each
+    while waiting:
+        inside, above = waiting.pop()
+        try:
+            status = os.stat(f"{top}/{inside}")  # noqa: PTH116 - there may be 100,000 folders
+            here = status.st_dev, status.st_ino
+            if here in above:
+                continue
+            files, folders = _entries(f"{top}/{inside}")
+        except OSError as error:
+            raise DataError(
+                f"cannot be read: {error.strerror}", where=f"{top}/{inside}", remedy="check its permissions"
+            ) from None
+        yield inside, files
+        waiting += [(f"{inside}{name}/", above | {here}) for name in reversed(folders)]
 
 
 def is_picture(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in PICTURES  # noqa: PTH122
+
+
+def is_text(name: str) -> bool:
+    return name[-4:].lower() == ".txt"
 
 
 def split_of(folder: str) -> str | None:
@@ -112,26 +136,20 @@ def split_of(folder: str) -> str | None:
     return first if first in SPLITS else None
 
 
-def _walk(top: str, inside: str) -> Iterator[tuple[str, list[str]]]:
+def _is_unicode(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _entries(place: str) -> tuple[list[str], list[str]]:
+    """The names of files and of folders, each in order."""
     files: list[str] = []
     folders: list[str] = []
-    try:
-        with os.scandir(f"{top}/{inside}") as entries:
-            for entry in entries:
-                if entry.name.startswith(".") or (
-                    entry.is_symlink() and _holds(entry.path, f"{top}/{inside}")
-                ):
-                    continue
+    with os.scandir(place) as entries:
+        for entry in entries:
+            if not entry.name.startswith("."):
                 (folders if entry.is_dir() else files).append(entry.name)
-    except OSError as error:
-        raise DataError(
-            f"cannot be read: {error.strerror}", where=f"{top}/{inside}", remedy="check its permissions"
-        ) from None
-    yield inside, sorted(files)
-    for name in sorted(folders):
-        yield from _walk(top, f"{inside}{name}/")
-
-
-def _holds(link: str, folder: str) -> bool:
-    """Whether a link leads to a folder above itself, and so round in a circle."""
-    return os.path.realpath(folder).startswith(os.path.realpath(link))
+    return sorted(files), sorted(folders)

@@ -39,6 +39,12 @@ class _Reader:
         self._decoder = json.JSONDecoder()
 
     def items(self, arrays: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
+        if self._next() == "[":
+            raise DataError(
+                "is a JSON list, not an object with lists in it",
+                where=self._path,
+                remedy="it should be an object that has " + " and ".join(f"`{name}`" for name in arrays),
+            )
         self._take("{")
         while self._next() != "}":
             name = self._value()

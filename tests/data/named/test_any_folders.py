@@ -22,6 +22,8 @@ def test_classes_are_called_by_their_folders(tmp_path: Path, write_folders: Writ
 def test_numbers_are_in_their_order(tmp_path: Path, write_folders: Writer) -> None:
     write_folders(tmp_path, ["10", "9", "1"])
     assert open_named("folder", tmp_path).classes == ["1", "9", "10"]
+    write_folders(tmp_path, ["01", "001", "0001"])  # the order of equal ones does not depend on the process
+    assert open_named("folder", tmp_path).classes == ["0001", "001", "01", "1", "9", "10"]
 
 
 def test_pictures_without_class_folders(tmp_path: Path, make_photo: Callable[..., bytes]) -> None:

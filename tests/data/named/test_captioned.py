@@ -96,6 +96,9 @@ def test_an_annotation_of_an_absent_image_is_counted_and_named(coco: Path) -> No
     found = open_named("coco", coco)
     assert found.skipped == [("COCO_val2014_000000000100.jpg", "the image is absent")]
     assert len(found) == 13
+    parsed["images"][3]["filename"] = "x" * 300 + ".jpg"  # longer than a file system takes
+    file.write_text(json.dumps(parsed))
+    assert [reason for _, reason in open_named("coco", coco).skipped] == ["the image is absent"]
 
 
 def test_annotations_without_images_say_where_these_are_looked_for(coco: Path) -> None:

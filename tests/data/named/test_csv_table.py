@@ -70,6 +70,21 @@ def test_lines_of_one_image_are_its_captions(table: Write) -> None:
     assert found.classes is None
 
 
+def test_of_a_table_with_splits_the_held_out_images_are_scored(
+    table: Write, caplog: pytest.LogCaptureFixture
+) -> None:
+    splits = {"a": "train", "b": "validation", "c": "test", "d": "Val", "e": ""}
+    lines = "".join(f"photos/{name}.jpg,cat,{split}\n" for name, split in splits.items())
+    root = table(f"filepath,label,split\n{lines}")
+    assert open_named("csv", root).keys == ["photos/b.jpg", "photos/d.jpg"]
+    assert "scored are the 2 of its 5 images that are in the split val" in caplog.text
+    root = table("filepath,label,split\nphotos/a.jpg,cat,train\nphotos/b.jpg,dog,test\n")
+    assert open_named("csv", root).keys == ["photos/b.jpg"]
+    root = table("filepath,label,split\nphotos/a.jpg,cat,train\n")
+    with pytest.raises(DataError, match="has train, and nothing that is held out"):
+        open_named("csv", root)
+
+
 def test_other_columns_are_shown(table: Write) -> None:
     root = table("datei,klasse\nphotos/a.jpg,dog\n")
     with pytest.raises(DataError, match="its columns are: datei, klasse") as raised:

@@ -99,6 +99,14 @@ def test_most_photos_absent(tmp_path: Path, make_photo: Callable[..., bytes]) ->
         open_named("imagenet", tmp_path)
 
 
+@pytest.mark.parametrize("label", ["1000", "-1", "²", "9" * 5000])
+def test_a_label_that_is_no_class(tmp_path: Path, make_photo: Callable[..., bytes], label: str) -> None:
+    write_photos(tmp_path, make_photo(0), 1)
+    (tmp_path / "val.txt").write_text(f"ILSVRC2012_val_00000001.JPEG {label}\n", encoding="utf-8")
+    with pytest.raises(DataError, match=r"line 1 is .*, not a photo and a label of 0 to 999"):
+        open_named("imagenet", tmp_path)
+
+
 def test_other_columns_are_shown(tmp_path: Path, make_photo: Callable[..., bytes]) -> None:
     write_photos(tmp_path, make_photo(0))
     (tmp_path / "LOC_val_solution.csv").write_text("file,label\na,1\n")

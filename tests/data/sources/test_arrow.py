@@ -130,3 +130,33 @@ def test_files_that_are_none_or_differ_are_refused(tmp_path: Path, make_photo: M
     _write(tmp_path / "set/b.parquet", {"image": _images([make_photo(1)]), "caption": ["x"]})
     with pytest.raises(DataError, match=r"b\.parquet: its column 'text' is not that of a\.parquet"):
         _convert(tmp_path / "set", tmp_path / "out")
+
+
+def test_damage_behind_the_beginning_is_one_line(tmp_path: Path, make_photo: MakePhoto) -> None:
+    path = tmp_path / "a.parquet"
+    _write(path, {"image": _images([make_photo(n, 200) for n in range(30)]), "caption": ["c"] * 30})
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 20_000] = b"U" * 20_000
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="cannot be read") as caught:
+        _convert(path, tmp_path / "out")
+    assert caught.value.where == str(path) and "\n" not in caught.value.what
+
+
+def test_a_label_that_is_none_of_the_files_classes_is_named(tmp_path: Path, make_photo: MakePhoto) -> None:
+    features = {"label": {"names": ["dog", "cat"], "_type": "ClassLabel"}}
+    columns = {"image": _images([make_photo(n) for n in range(20)]), "label": [7, *([0, 1] * 10)[1:]]}
+    _write(tmp_path / "a.parquet", columns, features)
+    result = _convert(tmp_path / "a.parquet", tmp_path / "out")
+    assert result.left_out == [("a.parquet, row 0", "its class is '7', the file has 0 to 1")]
+    assert result.splits == {"train": (19, 0)}
+
+
+def test_lists_of_lists_are_no_captions_and_lists_no_splits(tmp_path: Path, make_photo: MakePhoto) -> None:
+    images = _images([make_photo(n) for n in range(3)])
+    _write(tmp_path / "a.parquet", {"image": images, "caption": [[["a"]]] * 3})
+    with pytest.raises(DataError, match="no column is called as a caption"):
+        _convert(tmp_path / "a.parquet", tmp_path / "out")
+    _write(tmp_path / "b.parquet", {"image": images, "caption": ["a"] * 3, "split": [["train"]] * 3})
+    assert _convert(tmp_path / "b.parquet", tmp_path / "out").splits == {"train": (3, 3)}

@@ -93,10 +93,25 @@ def test_splits_of_karpathy_are_kept(tmp_path: Path, make_photo: MakePhoto, with
     assert open_split(tmp_path / "out", "val")[0].captions == tuple(f"val {k}" for k in range(5))
 
 
+def test_half_a_character_in_json_is_named_and_does_not_stop_it(
+    tmp_path: Path, make_photo: MakePhoto
+) -> None:
+    document = _coco(20)
+    document["images"].append({"id": "odd", "file_name": "\ud800.jpg"})
+    document["annotations"] += [
+        {"image_id": "odd", "caption": "x"},
+        {"image_id": document["images"][0]["id"], "caption": "\ud800"},
+    ]
+    _photos(tmp_path / "images", make_photo, [image["file_name"] for image in document["images"][:-1]])
+    result = _convert(tmp_path, document)
+    assert [image for image, _ in result.left_out] == ["\ud800.jpg"]
+    assert [note for _, note in result.notes] == ["a caption is not Unicode text"]
+
+
 @pytest.mark.parametrize(
     ("document", "what"),
     [
-        ("[]", "no whole JSON object"),
+        ('[{"file_name": "a", "caption": "x"}]', "is a JSON list"),
         ('{"images": [{"file_name": "a"', "breaks off or is malformed near character"),
         ('{"images": [{"file_name": "a"}} ', "breaks off or is malformed"),
         ("<html>", "no whole JSON object"),

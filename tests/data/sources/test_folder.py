@@ -1,5 +1,6 @@
 """Facts of kdx/data/sources/folder.py: texts beside images, and classes as folders."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,36 @@ def test_a_folder_that_says_nothing_is_refused(tmp_path: Path, files: dict[str, 
     with pytest.raises(DataError, match=said) as caught:
         open_folder(tmp_path)
     assert "--captions" in str(caught.value.remedy)
+
+
+def test_links_to_other_folders_are_followed(tmp_path: Path) -> None:
+    _fill(tmp_path, {"cat/1.jpg": b"x", "cats/2.jpg": b"x"})
+    (tmp_path / "cats" / "more").symlink_to(tmp_path / "cat")  # whose name cats begins with
+    rows, _ = _rows(tmp_path)
+    assert [row.image for row in rows] == ["cat/1.jpg", "cats/2.jpg", "cats/more/1.jpg"]
+
+
+def test_two_folders_that_link_to_each_other_end(tmp_path: Path) -> None:
+    _fill(tmp_path, {"a/1.jpg": b"x", "b/2.jpg": b"x"})
+    (tmp_path / "a" / "b").symlink_to(tmp_path / "b")
+    (tmp_path / "b" / "a").symlink_to(tmp_path / "a")
+    rows, _ = _rows(tmp_path)
+    assert [row.image for row in rows] == ["a/1.jpg", "a/b/2.jpg", "b/2.jpg", "b/a/1.jpg"]
+
+
+def test_a_class_whose_folder_has_a_name_that_is_no_text_is_named(tmp_path: Path) -> None:
+    odd = os.fsdecode(b"caf\xe9")
+    _fill(tmp_path, {f"{odd}/1.jpg": b"x", "cat/1.jpg": b"x"})
+    rows, left_out = _rows(tmp_path)
+    assert [row.image for row in rows] == ["cat/1.jpg"]
+    assert left_out == {f"{odd}/1.jpg": "the name of its class's folder is not UTF-8 text"}
+
+
+def test_endings_may_be_written_large(tmp_path: Path) -> None:
+    _fill(tmp_path, {"DSC1.JPG": b"x", "DSC1.TXT": b"a dog", "LONE.TXT": b""})
+    rows, left_out = _rows(tmp_path)
+    assert rows == [Row("DSC1.JPG", "DSC1", ("a dog",))]
+    assert left_out == {"LONE.TXT": "there is no image beside it"}
 
 
 def test_links_in_a_circle_are_not_followed(tmp_path: Path) -> None:
