@@ -85,4 +85,5 @@ def _lines(result: Converted, out: Path) -> list[str]:
             )
     if "val" not in result.splits and "test" not in result.splits:
         lines.append("nothing is held out: scores and the parity gate need --val, such as --val 0.2")
-    return [*lines, f"next: kdx data info {shlex.quote(str(out))}"]
+    finds = "   (it finds held-out images that are in train too)" if len(result.splits) > 1 else ""
+    return [*lines, f"next: kdx data info {shlex.quote(str(out))}{finds}"]

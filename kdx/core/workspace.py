@@ -134,9 +134,15 @@ def is_abandoned(folder: Path) -> bool:
 
 
 def _error_number(error: Exception) -> int | None:
-    """The operating system's; safetensors and tokenizers write "(os error 28)", shutil.Error "[Errno 28]" a file."""
+    """The operating system's; safetensors and tokenizers write "(os error 28)", shutil.Error "[Errno 28]" a file, and
+    SQLite has names of its own."""
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno
+    of_sqlite = getattr(error, "sqlite_errorname", "")
+    if of_sqlite == "SQLITE_FULL":
+        return errno.ENOSPC
+    if of_sqlite.startswith("SQLITE_IOERR"):
+        return errno.EIO
     said = re.search(r"\(os error (\d+)\)|\[Errno (\d+)\]", str(error))
     return int(said[1] or said[2]) if said else None
 

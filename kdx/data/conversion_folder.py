@@ -26,6 +26,7 @@ from .set_folder import check_set_free, set_files
 log = logging.getLogger(__name__)
 
 JOURNAL = "journal.jsonl"
+MOVING, MOVED = "moving", "moved"  # lines of the journal while the files get their names, and then
 
 
 @dataclass(frozen=True)
@@ -81,15 +82,22 @@ class ConversionFolder:
         with locked(folder):
             check_set_free(folder, overwrite=overwrite)  # another process may have written there meanwhile
             files = list(reversed(set_files(self.new)))
-            self._write_line({"moving": [file.name for file in files]})
+            self._write_line({MOVING: [file.name for file in files]})
             move_all(
                 [(file, old / file.name) for file in set_files(folder)]
                 + [(file, folder / file.name) for file in files]
             )
+            self._write_line({MOVED: True})
 
     def undo_move(self, folder: Path) -> None:
-        """What a kill in the middle of `move_to` left half done is as it was before."""
-        moving = next((line["moving"] for line in _read_lines(self.path / JOURNAL) if "moving" in line), None)
+        """What a kill in the middle of `move_to` left half done is as it was before. If all had been moved, only what
+        it replaced was still to go."""
+        lines = _read_lines(self.path / JOURNAL)
+        moving = next((line[MOVING] for line in lines if MOVING in line), None)
+        if any(MOVED in line for line in lines):
+            shutil.rmtree(self.path / "old", ignore_errors=True)
+            (self.path / JOURNAL).unlink()
+            return
         if moving is None:
             return
         back = [(folder / name, self.new / name) for name in moving if not (self.new / name).exists()]
@@ -104,13 +112,15 @@ class ConversionFolder:
 
 
 @contextlib.contextmanager
-def conversion_folder(folder: Path) -> Generator[ConversionFolder]:
+def conversion_folder(folder: Path, *, overwrite: bool) -> Generator[ConversionFolder]:
     """Yields the place where what is to lie at `folder` is made, with what an interrupted conversion left there.
 
     It goes when the block ends well, or when it holds no whole shard. Raises UsageError if another process writes
-    there, SetupError where nothing can be written.
+    there or a set lies there and `overwrite` is not set, SetupError where nothing can be written.
     """
     path = folder.parent / f".{folder.name}.converting"
+    if not (path / JOURNAL).exists():  # else what lies at `folder` may be half of what was to be moved there
+        check_set_free(folder, overwrite=overwrite)
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -121,6 +131,7 @@ def conversion_folder(folder: Path) -> Generator[ConversionFolder]:
     with full_disk_said(folder), _alone(path, folder):
         try:
             work.undo_move(folder)
+            check_set_free(folder, overwrite=overwrite)
             work.database.unlink(missing_ok=True)
             yield work
         except BaseException:

@@ -6,9 +6,11 @@ import hashlib
 import io
 import itertools
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TextIO
 
 from kdx.core.digests import value_digest
 from kdx.core.errors import DataError
@@ -20,7 +22,7 @@ from .checksums import write_checksums
 from .conversion_folder import ConversionFolder, FinishedShard, conversion_folder
 from .plan import Plan, Planned, make_plan
 from .sample import Sample, image_extension
-from .set_folder import CLASSES, SKIPPED, check_set_free
+from .set_folder import CLASSES, SKIPPED
 from .shards import add_sample
 from .sources.source import Source, Unusable
 from .tar_writer import TarWriter
@@ -62,9 +64,12 @@ def convert(
     Raises UsageError for what cannot be, DataError where more than a tenth of the images cannot be used.
     """
     folder = folder.resolve()
-    check_set_free(folder, overwrite=overwrite)
-    with conversion_folder(folder) as work, (work.path / SKIPPED).open("w", encoding="utf-8") as skipped:
-        report = _Report(source, skipped)
+    with (
+        conversion_folder(folder, overwrite=overwrite) as work,
+        (work.path / SKIPPED).open("w", encoding="utf-8") as skipped,
+    ):
+        refused = folder.with_name(f"{folder.name}-{SKIPPED}")
+        report = _Report(source, skipped, refused)
         plan = make_plan(work.database, source, val=val, leave_out=report.leave_out, note=report.note)
         report.total = plan.num_images + report.result.num_left_out
         report.check()
@@ -77,17 +82,19 @@ def convert(
         skipped.flush()
         _write_texts(work, result)
         work.move_to(folder, overwrite=overwrite)
+        refused.unlink(missing_ok=True)  # of an earlier try
     return result
 
 
 class _Report:
-    """Counts what is left out, and stops when it is too much."""
+    """Counts what is left out, and stops when it is too much. refused: where the list of it is kept then."""
 
-    def __init__(self, source: Source, file: io.TextIOBase) -> None:
+    def __init__(self, source: Source, file: TextIO, refused: Path) -> None:
         self.result = Converted()
         self.total = 0  # images; 0 while it is not known
         self._source = source
         self._file = file
+        self._refused = refused
 
     def leave_out(self, image: str, reason: str) -> None:
         self.result.num_left_out += 1
@@ -108,10 +115,12 @@ class _Report:
         if count <= MAX_LEFT_OUT * self.total:
             return
         some = "; ".join(f"{image}: {reason}" for image, reason in self.result.left_out)
+        self._file.flush()
+        shutil.copyfile(self._file.name, self._refused)
         raise DataError(
             f"{count} of {self.total} images cannot be used so far ({some}{'; …' if count > SHOWN else ''})",
             where=self._source.place,
-            remedy="repair or remove them; up to a tenth would be left out and named",
+            remedy=f"repair or remove them, {self._refused} names all; up to a tenth would be left out",
         )
 
     def _write(self, **fields: str) -> None:

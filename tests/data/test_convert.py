@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -104,12 +105,20 @@ def test_what_cannot_be_used_is_left_out_and_named(photos: Path) -> None:
     assert named[2]["reason"] == "the file is empty"
 
 
-def test_more_than_a_tenth_stops_it_and_leaves_nothing(photos: Path) -> None:
+def test_more_than_a_tenth_stops_it_and_leaves_nothing_but_their_names(photos: Path) -> None:
     for number in range(4):
         (photos / f"{number:02d}.jpg").unlink()
-    with pytest.raises(DataError, match=r"4 of 30 images cannot be used .*00\.jpg: there is no such file"):
+    with pytest.raises(
+        DataError, match=r"4 of 30 images cannot be used .*00\.jpg: there is no such file"
+    ) as said:
         _convert(photos)
-    assert sorted(os.listdir(photos.parent)) == ["captions.csv", "photos"]  # noqa: PTH208
+    assert sorted(os.listdir(photos.parent)) == ["captions.csv", "photos", "shards-skipped.jsonl"]  # noqa: PTH208
+    named = (photos.parent / "shards-skipped.jsonl").read_text().splitlines()
+    assert [json.loads(line)["image"] for line in named] == [f"{n:02d}.jpg" for n in range(4)]
+    assert str(photos.parent / "shards-skipped.jsonl") in str(said.value.remedy)
+    shutil.copy(photos / "20.jpg", photos / "00.jpg")
+    assert _convert(photos).num_left_out == 3
+    assert sorted(os.listdir(photos.parent)) == ["captions.csv", "photos", "shards"]  # noqa: PTH208
 
 
 def test_odd_captions_are_named_and_the_image_keeps_the_others(photos: Path) -> None:
@@ -213,29 +222,39 @@ def test_a_source_that_changed_meanwhile_begins_anew(photos: Path, monkeypatch: 
     assert open_split(photos.parent / "shards", "train")[0].captions == ("other 0",)
 
 
-def test_a_kill_between_the_renames_is_undone_by_the_next(
-    photos: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    _convert(photos)
-    old = (photos.parent / "shards/train-00000.tar").read_bytes()
-    _write_captions(photos.parent, [(f"{n:02d}.jpg", f"other {n}") for n in range(30)])
-    code = """
+KILLED_AT_THE_MOVE = """
 import os, signal, sys
 from pathlib import Path
 import kdx.data.conversion_folder as module
 from kdx.data.convert import convert
 from kdx.data.sources.columns import Wanted
 from kdx.data.sources.opening import open_source
+def end():
+    os.kill(os.getpid(), signal.SIGKILL)
 def half(moves):
     for source, target in moves[:int(sys.argv[2])]:
         source.rename(target)
-    os.kill(os.getpid(), signal.SIGKILL)
-module.move_all = half
+    end()
+if int(sys.argv[2]) < 9:
+    module.move_all = half
+else:  # all is moved, and what it replaced is about to go
+    write = module.ConversionFolder._write_line
+    module.ConversionFolder._write_line = lambda work, line: (write(work, line), module.MOVED in line and end())
 photos = Path(sys.argv[1])
 convert(open_source([photos], [photos.parent / "captions.csv"], Wanted()), photos.parent / "shards", overwrite=True)
 """
-    killed = subprocess.run([sys.executable, "-c", code, str(photos), "3"], check=False)
-    assert killed.returncode == -signal.SIGKILL
+
+
+def _kill_at_the_move(photos: Path, moves: int) -> None:
+    command = [sys.executable, "-c", KILLED_AT_THE_MOVE, str(photos), str(moves)]
+    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+
+
+def test_a_kill_between_the_renames_is_undone_by_the_next(photos: Path) -> None:
+    _convert(photos)
+    old = (photos.parent / "shards/train-00000.tar").read_bytes()
+    _write_captions(photos.parent, [(f"{n:02d}.jpg", f"other {n}") for n in range(30)])
+    _kill_at_the_move(photos, 3)
     with pytest.raises(UsageError, match="would hold out"):  # what lay there is back all the same
         _convert(photos, val=1e-6, overwrite=True)
     assert (photos.parent / "shards/train-00000.tar").read_bytes() == old
@@ -243,6 +262,27 @@ convert(open_source([photos], [photos.parent / "captions.csv"], Wanted()), photo
     result = _convert(photos, overwrite=True)
     assert result.splits == {"train": (30, 30)}
     assert open_split(photos.parent / "shards", "train")[0].captions == ("other 0",)
+
+
+def test_half_of_a_first_set_is_not_taken_for_one(photos: Path) -> None:
+    _kill_at_the_move(photos, 1)
+    assert (photos.parent / "shards/train-00000.tar").exists()
+    assert _convert(photos).resumed_shards == 1  # unasked for --overwrite: the same command goes on
+    assert verify_set(photos.parent / "shards").whole
+
+
+def test_a_whole_set_stays_though_a_kill_kept_its_folder(photos: Path) -> None:
+    _convert(photos)
+    _write_captions(photos.parent, [(f"{n:02d}.jpg", f"other {n}") for n in range(30)])
+    _kill_at_the_move(photos, 9)
+    with pytest.raises(
+        UsageError, match="would hold out"
+    ):  # the next fails, and the set is still the newer one
+        _convert(photos, val=1e-6, overwrite=True)
+    assert open_split(photos.parent / "shards", "train")[0].captions == ("other 0",)
+    with pytest.raises(UsageError, match="holds a set already"):
+        _convert(photos)
+    assert sorted(os.listdir(photos.parent)) == ["captions.csv", "photos", "shards"]  # noqa: PTH208
 
 
 def test_two_conversions_into_one_folder_are_refused(photos: Path) -> None:
@@ -289,6 +329,22 @@ main(sys.argv[1:])
     assert not (photos.parent / "shards").exists()
     assert _convert(photos, samples_per_shard=4).resumed_shards == 1
     assert len(open_split(photos.parent / "shards", "train")) == 30
+
+
+def test_a_disk_that_is_full_while_the_table_is_read_is_one_line(photos: Path) -> None:
+    _write_captions(photos.parent, [(f"{n % 30:02d}.jpg", f"caption {n} " * 20) for n in range(3000)])
+    code = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+from kdx.cli import main
+main(["data", "convert", sys.argv[1], "--captions", sys.argv[2], "--out", sys.argv[3]])
+"""
+    out = photos.parent / "shards"
+    command = [sys.executable, "-c", code, photos, photos.parent / "captions.csv", out]
+    full = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert full.returncode == 5 and f"error: {out}: cannot be written: Input/output error" in full.stderr
+    assert "Traceback" not in full.stderr
+    assert sorted(os.listdir(photos.parent)) == ["captions.csv", "photos"]  # noqa: PTH208
 
 
 def test_odd_files_of_the_world_are_read_or_named(real_photos: Path, tmp_path: Path) -> None:
