@@ -1,21 +1,26 @@
 """Runs img2dataset: a script for its environment, which imports nothing of kdx.
 
 Its input is a JSON object: {"options": of img2dataset's `download` by name, "typed": more of them, as they were typed}.
-It adds to img2dataset: a JPEG of which the end is missing is refused; a shard gets its name when it is whole, and
-counts as failed if a sample of it could not be written; and no process outlives the one that started it.
+It adds to img2dataset: an answer has an end in time and in size, and who asks too often waits as long as he is told to;
+a JPEG of which the end is missing is refused; a shard gets its name when it is whole, and counts as failed if a sample
+of it could not be written; and no process outlives the one that started it.
 
 Every process of img2dataset runs this file's top level, since it starts them anew (spawn).
 """
 
 import ctypes
+import http.client
 import importlib
+import io
 import json
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
+from img2dataset.downloader import Downloader  # pyright: ignore[reportMissingImports]
 from img2dataset.resizer import Resizer  # pyright: ignore[reportMissingImports]
 from img2dataset.writer import WebDatasetSampleWriter  # pyright: ignore[reportMissingImports]
 
@@ -28,6 +33,66 @@ START_OF_JPEG, START_OF_SCAN, END_OF_JPEG = (
     b"\xff\xda",
     b"\xff\xd9",
 )  # none occurs in compressed data
+
+
+SLOWEST = 5  # times the timeout: how long a whole answer may take, since the timeout is for each piece of it
+LARGEST = 2**26  # bytes of an answer
+PIECE = 2**18
+TOO_MANY, UNAVAILABLE = 429, 503
+PAUSE, LONGEST_PAUSE = 1, 10  # seconds
+
+
+class BoundedReader(io.RawIOBase):
+    """What a socket receives, until the time is up or it is too much."""
+
+    def __init__(self, raw, sock):
+        self.raw, self.sock = raw, sock
+        self.timeout = sock.gettimeout()
+        self.end = time.monotonic() + SLOWEST * self.timeout
+        self.size = 0
+
+    def readable(self):
+        return True
+
+    def readinto(self, buffer):
+        left = self.end - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("timed out")
+        self.sock.settimeout(min(self.timeout, left))
+        got = self.raw.readinto(buffer)
+        self.size += got or 0
+        if self.size > LARGEST:
+            raise ValueError(f"larger than {LARGEST >> 20} MiB")
+        return got
+
+    def readall(self):
+        parts = []
+        while part := self.read(PIECE):
+            parts.append(part)
+        return b"".join(parts)
+
+    def close(self):
+        self.raw.close()
+        super().close()
+
+
+class BoundedResponse(http.client.HTTPResponse):
+    def __init__(self, sock, *more, **options):
+        super().__init__(sock, *more, **options)
+        self.fp = io.BufferedReader(BoundedReader(self.fp.detach(), sock))
+
+    def begin(self):
+        super().begin()
+        wait = self.headers.get("Retry-After", "")
+        if self.status == TOO_MANY or (self.status == UNAVAILABLE and wait):
+            # it is tried again at once
+            time.sleep(min(int(wait), LONGEST_PAUSE) if wait.isdecimal() and len(wait) < 9 else PAUSE)
+
+
+class BoundedDownloader(Downloader):
+    def download_shard(self, row):
+        http.client.HTTPConnection.response_class = BoundedResponse  # in whichever process does the work
+        super().download_shard(row)
 
 
 class WholeImageResizer(Resizer):
@@ -94,6 +159,7 @@ def main() -> None:
         # by Spark's own configuration; img2dataset would make one for this machine alone
         SparkSession.builder.appName("kdx data prepare").getOrCreate()
     img2dataset: Any = importlib.import_module("img2dataset.main")  # the package has a function of that name
+    img2dataset.Downloader = BoundedDownloader
     img2dataset.Resizer = WholeImageResizer
     img2dataset.WebDatasetSampleWriter = WholeShardWriter
     img2dataset.download(**{**job["options"], **typed})

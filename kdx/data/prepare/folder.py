@@ -1,7 +1,7 @@
 """The folder of a preparation: img2dataset's shards, and beside them `.prepare` with what is needed to go on.
 
-`.prepare/record.json` says what the folder holds the images of; it is written when `.prepare/list/`, the list as
-img2dataset reads it, is whole. So a folder without it has nothing to lose.
+`.prepare/record.json` says what the folder holds the images of, and is written last, so a folder without it has nothing
+to lose. `.prepare/list/` is the list as img2dataset reads it, and nearly as large, so it goes when all is there.
 """
 
 from __future__ import annotations
@@ -78,11 +78,22 @@ class PreparedFolder:
                 "is damaged", where=self.own / "record.json", remedy="choose another path"
             ) from None
 
-    def forget_list(self) -> None:
-        """The record first, so that none speaks of a list that is not whole. Leaves an empty folder for a new list."""
+    def forget_record(self) -> None:
+        """Before a new list is written, so that none speaks of an old one."""
         (self.own / "record.json").unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def making_list(self) -> Iterator[Path]:
+        """Yields an empty folder, which becomes `list` when the block ends without an error."""
+        new = self.own / "list.new"
+        self.forget_list()
+        shutil.rmtree(new, ignore_errors=True)
+        new.mkdir()
+        yield new
+        new.rename(self.list)
+
+    def forget_list(self) -> None:
         shutil.rmtree(self.list, ignore_errors=True)
-        self.list.mkdir()
 
     def write_record(self, record: dict[str, Any]) -> None:
         """Last, when the list is whole."""

@@ -116,9 +116,13 @@ def prepare(path: Path, out: Path, settings: Settings, *, stages: Stages = silen
         record = _begin(folder, path, url_list, python, settings, stages)
         folder.forget_unfinished()
         if folder.counts().rows < record["rows"]:
+            if not folder.list.is_dir():  # all was there once
+                _write_list(folder, path, url_list, python, stages)
             with stages("downloading") as progress:
                 _download(folder, python, record, settings, progress)
-        return _judge(folder, record, time.monotonic() - start)
+        prepared = _judge(folder, record, time.monotonic() - start)
+        folder.forget_list()
+        return prepared
 
 
 def _check_typed(typed: Mapping[str, str]) -> None:
@@ -161,18 +165,8 @@ def _begin(
         return record
     if record is not None and folder.counts().got:
         raise _other_preparation(folder, path, record, wanted)
-    folder.forget_list()
-    job = {
-        "files": [str(file.absolute()) for file in url_list.files],
-        "format": url_list.format,
-        "header": url_list.header,
-        "url": url_list.url,
-        "caption": url_list.caption,
-        "out": str(folder.list),
-        "rows_per_file": ROWS_A_FILE,
-    }
-    with stages("reading the list") as progress:
-        answer = ask(python, "convert_list.py", job, path, progress)
+    folder.forget_record()
+    answer = _write_list(folder, path, url_list, python, stages)
     if not answer["rows"]:
         raise DataError(
             "holds no row with a URL" + (" and a caption" if url_list.caption is not None else ""),
@@ -181,6 +175,22 @@ def _begin(
         )
     folder.write_record({**wanted, **answer})
     return {**wanted, **answer}
+
+
+def _write_list(
+    folder: PreparedFolder, path: Path, url_list: UrlList, python: Path, stages: Stages
+) -> dict[str, Any]:
+    with folder.making_list() as new, stages("reading the list") as progress:
+        job = {
+            "files": [str(file.absolute()) for file in url_list.files],
+            "format": url_list.format,
+            "header": url_list.header,
+            "url": url_list.url,
+            "caption": url_list.caption,
+            "out": str(new),
+            "rows_per_file": ROWS_A_FILE,
+        }
+        return ask(python, "convert_list.py", job, path, progress)
 
 
 def _other_preparation(

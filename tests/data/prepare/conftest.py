@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -18,6 +18,7 @@ class Web:
 
     def __init__(self, photos: Callable[[int], bytes]) -> None:
         self.asked: Counter[str] = Counter()
+        self.times: dict[str, list[float]] = defaultdict(list)
         self.agents: set[str] = set()
         self.open = threading.Event()
         self.photos = photos
@@ -26,6 +27,7 @@ class Web:
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 web.asked[self.path] += 1
+                web.times[self.path].append(time.monotonic())
                 web.agents.add(self.headers["User-Agent"])
                 web.answer(self)
 
@@ -43,7 +45,9 @@ class Web:
         if kind == "missing":
             request.send_error(404)
         elif kind == "busy" and self.asked[request.path] == 1:
-            request.send_error(429)
+            request.send_response(429)
+            request.send_header("Retry-After", "1")
+            request.end_headers()
         elif kind == "html":
             self.send(request, b"<!doctype html><title>gone</title>", "text/html")
         elif kind == "short":
@@ -56,12 +60,26 @@ class Web:
             request.end_headers()
         elif kind == "noai":
             self.send(request, image, robots="noai")
+        elif kind in ("drip", "endless"):
+            self.send_for_ever(request, image[:1] if kind == "drip" else bytes(2**20), kind == "drip")
         else:
             if kind == "slow":
                 time.sleep(SLOW)
             if kind == "held":
                 self.open.wait(60)
             self.send(request, image)
+
+    @staticmethod
+    def send_for_ever(request: BaseHTTPRequestHandler, part: bytes, slowly: bool) -> None:
+        try:
+            request.send_response(200)
+            request.end_headers()
+            while True:
+                request.wfile.write(part)
+                if slowly:
+                    time.sleep(0.3)
+        except OSError:
+            return  # whoever asked has gone
 
     @staticmethod
     def send(
@@ -86,7 +104,7 @@ class Web:
 @pytest.fixture
 def web(make_photo: Callable[..., bytes]) -> Iterator[Web]:
     served = Web(lambda number: make_photo(number, 48))
-    thread = threading.Thread(target=served.server.serve_forever, daemon=True)
+    thread = threading.Thread(target=served.server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     yield served
     served.open.set()

@@ -56,8 +56,23 @@ def test_a_folder_of_which_nothing_came_is_removed_again(tmp_path: Path) -> None
     with folder.kept_alone():
         folder.write_record({"rows": 3})
     assert folder.read_record() == {"rows": 3}
-    folder.forget_list()
-    assert folder.read_record() is None and list(folder.list.iterdir()) == []
+    folder.forget_record()
+    assert folder.read_record() is None
+
+
+def test_a_list_is_whole_or_not_there(tmp_path: Path) -> None:
+    folder = PreparedFolder(tmp_path / "out")
+    with folder.kept_alone():
+        with folder.making_list() as new:
+            (new / "00000.parquet").write_text("old")
+        with pytest.raises(KeyboardInterrupt), folder.making_list() as new:
+            (new / "00000.parquet").write_text("half")
+            raise KeyboardInterrupt
+        assert not folder.list.exists()
+        with folder.making_list() as new:
+            assert list(new.iterdir()) == []
+            (new / "00000.parquet").write_text("new")
+        assert (folder.list / "00000.parquet").read_text() == "new"
 
 
 def test_two_do_not_work_in_one_folder(tmp_path: Path) -> None:
