@@ -17,12 +17,14 @@ import numpy as np
 from .encoder import EMBED_BATCH, Embedder, Encoder, FloatArray, batched
 from .errors import DataError
 from .images import ImageSource
+from .preprocess import Preprocess
 from .provenance import cpu_count
 from .requests import item_index
 
 T = TypeVar("T")
 
 Source = Callable[[], ImageSource]  # reads an image; called in any thread
+PixelsOf = Callable[[Preprocess, ImageSource], FloatArray]  # float32 [3, S, S]; called in any thread
 
 BATCHES_AHEAD = 2  # decoded while one is embedded
 REQUESTS = 4  # of a model elsewhere, at a time
@@ -43,22 +45,32 @@ class EmbeddedBatch:
         return len(self.rows) + len(self.refused)
 
 
-def embed_ahead(embedder: Embedder, sources: Iterable[Source]) -> Iterator[EmbeddedBatch]:
+def as_defined(preprocess: Preprocess, image: ImageSource) -> FloatArray:
+    return preprocess(image)
+
+
+def embed_ahead(
+    embedder: Embedder, sources: Iterable[Source], pixels_of: PixelsOf = as_defined
+) -> Iterator[EmbeddedBatch]:
     """Embeds images in their order, EMBED_BATCH at a time, and fills no batch up for those that are refused.
+
+    pixels_of: by what an Encoder's images become pixels; an Embedder elsewhere does it itself.
 
     A source, or decoding, that raises DataError refuses its image alone. An error that is of no single image, such as
     a server's or a damaged model's, is raised.
     """
     numbered = enumerate(sources)
     if isinstance(embedder, Encoder):
-        return _with_pixels(embedder, numbered)
+        return _with_pixels(embedder, numbered, pixels_of)
     return _by_requests(embedder, numbered)
 
 
-def _with_pixels(encoder: Encoder, sources: Iterator[tuple[int, Source]]) -> Iterator[EmbeddedBatch]:
+def _with_pixels(
+    encoder: Encoder, sources: Iterator[tuple[int, Source]], pixels_of: PixelsOf
+) -> Iterator[EmbeddedBatch]:
     with _pool(cpu_count()) as pool:
         batches = (
-            [(row, pool.submit(_decode, encoder, source)) for row, source in group]
+            [(row, pool.submit(_decode, encoder.preprocess, source, pixels_of)) for row, source in group]
             for group in batched(sources, EMBED_BATCH)
         )
         for batch in _running_ahead(batches, BATCHES_AHEAD):
@@ -70,9 +82,9 @@ def _with_pixels(encoder: Encoder, sources: Iterator[tuple[int, Source]]) -> Ite
             yield EmbeddedBatch([row for row in pixels if row not in refused], embeddings, refused)
 
 
-def _decode(encoder: Encoder, source: Source) -> FloatArray | DataError:
+def _decode(preprocess: Preprocess, source: Source, pixels_of: PixelsOf) -> FloatArray | DataError:
     try:
-        return encoder.preprocess(source())
+        return pixels_of(preprocess, source())
     except DataError as error:
         return error
 

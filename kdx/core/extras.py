@@ -18,6 +18,7 @@ TRAIN = frozenset(  # import names
         "onnxscript",
         "open_clip",
         "safetensors",
+        "simplejpeg",
         "timm",
         "tomli_w",
         "torch",

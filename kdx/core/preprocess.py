@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,7 @@ from .images import RULES as IMAGE_RULES, ImageSource, decode_image, read_encode
 __all__ = [
     "Box",
     "ImageSource",
+    "Picture",
     "Preprocess",
     "decode_image",
     "normalize",
@@ -34,6 +35,27 @@ RULES = f"pillow-13 pass order, strips cut at 100:1, {IMAGE_RULES}"
 
 FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 RESIZE_MODES = ("shortest", "longest", "squash")
+
+
+class Picture(Protocol):
+    """What `Preprocess.resize` asks of an image: PIL's have it, and those of kdx/data/pixels.py."""
+
+    @property
+    def width(self) -> int: ...
+    @property
+    def height(self) -> int: ...
+    @property
+    def size(self) -> tuple[int, int]: ...
+    def crop(self, box: Box, /) -> Self:
+        """Black where the box lies outside of the image."""
+        ...
+
+    def resize(self, size: tuple[int, int], resample: Image.Resampling, /) -> Self:
+        """With antialiasing, as Pillow does; size: width, height."""
+        ...
+
+
+P = TypeVar("P", bound=Picture)
 
 
 @dataclass(frozen=True)
@@ -73,10 +95,14 @@ class Preprocess:
     def __call__(self, image: ImageSource) -> npt.NDArray[np.float32]:
         """Returns float32 [3, S, S]. Raises DataError for an image that cannot be decoded."""
         resized = self.resize(decode_image(image))
-        return normalize(np.asarray(resized), self.mean, self.std)
+        return self.normalize(np.asarray(resized))
 
-    def resize(self, image: Image.Image, box: Box | None = None) -> Image.Image:
-        """image: mode RGB, any size. box: the part of it that is seen, a view. Returns mode RGB, S × S.
+    def normalize(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """uint8 [..., S, S, 3] → float32 [..., 3, S, S]."""
+        return normalize(pixels, self.mean, self.std)
+
+    def resize(self, image: P, box: Box | None = None) -> P:
+        """image: RGB, any size. box: the part of it that is seen, a view. Returns RGB, S × S.
 
         A box takes the place of the middle that "shortest" would choose. So with "shortest" and "squash" all of its
         content becomes the square, whatever its aspect ratio, as in open_clip's training; "longest" keeps the ratio
@@ -105,7 +131,7 @@ class Preprocess:
         }
         return value_digest(settings)
 
-    def _fill(self, image: Image.Image) -> Image.Image:
+    def _fill(self, image: P) -> P:
         """The shorter side becomes S, of the longer one the middle stays (torchvision's Resize and CenterCrop)."""
         image = _cut_strip(image)
         short, long = sorted(image.size)
@@ -113,18 +139,17 @@ class Preprocess:
         portrait = image.width <= image.height
         return self._resample(image, *((self.image_size, length) if portrait else (length, self.image_size)))
 
-    def _fit(self, image: Image.Image) -> Image.Image:
+    def _fit(self, image: P) -> P:
         """The longer side becomes S, the rest is black (open_clip's ResizeKeepRatio and CenterCropOrPad)."""
         ratio = max(image.size) / self.image_size
         width, height = (max(1, round(side / ratio)) for side in image.size)
         resized = self._resample(image, width, height)
         if resized.size == (self.image_size, self.image_size):
             return resized
-        padded = Image.new("RGB", (self.image_size, self.image_size))
-        padded.paste(resized, ((self.image_size - width) // 2, (self.image_size - height) // 2))
-        return padded
+        left, top = (self.image_size - width) // 2, (self.image_size - height) // 2
+        return resized.crop((-left, -top, self.image_size - left, self.image_size - top))
 
-    def _resample(self, image: Image.Image, width: int, height: int) -> Image.Image:
+    def _resample(self, image: P, width: int, height: int) -> P:
         """Resizes to width × height and keeps the middle S × S of what is larger.
 
         One pass for each direction, rounded to uint8 between them, in the order that Pillow takes since
@@ -137,7 +162,7 @@ class Preprocess:
             return self._resample_columns(self._resample_rows(image, height), width)
         return self._resample_rows(self._resample_columns(image, width), height)
 
-    def _resample_columns(self, image: Image.Image, width: int) -> Image.Image:
+    def _resample_columns(self, image: P, width: int) -> P:
         if width != image.width:
             image = image.resize((width, image.height), FILTERS[self.interpolation])
         if width > self.image_size:
@@ -145,7 +170,7 @@ class Preprocess:
             image = image.crop((left, 0, left + self.image_size, image.height))
         return image
 
-    def _resample_rows(self, image: Image.Image, height: int) -> Image.Image:
+    def _resample_rows(self, image: P, height: int) -> P:
         if height != image.height:
             image = image.resize((image.width, height), FILTERS[self.interpolation])
         if height > self.image_size:
@@ -175,7 +200,7 @@ def normalize_levels(levels: Any, mean: Any, std: Any) -> Any:
     return (levels / 255 - mean) / std
 
 
-def _cut_strip(image: Image.Image) -> Image.Image:
+def _cut_strip(image: P) -> P:
     """The middle of an image longer than MAX_ASPECT times its width; other images as they are."""
     short, long = sorted(image.size)
     length = MAX_ASPECT * short

@@ -6,6 +6,7 @@ starts at step n sees the batches that an uninterrupted one would have seen.
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
 from collections.abc import Iterator
@@ -16,12 +17,13 @@ import numpy as np
 import numpy.typing as npt
 
 from kdx.core.errors import DataError, UsageError
-from kdx.core.preprocess import Preprocess, decode_image
+from kdx.core.preprocess import Preprocess
 from kdx.core.tokenizer import Tokenizer
 
+from .pixels import read_pixels
 from .sample import key_digest
 from .shards import ShardSet
-from .views import ViewConfig, philox, render_view
+from .views import ViewConfig, choose_view, philox
 
 log = logging.getLogger(__name__)
 
@@ -67,12 +69,12 @@ class ViewReader:
         if self._kept is not None and self._have[row, view]:
             return self._kept[row, view]
         sample = self.samples[row]
+        choose = functools.partial(choose_view, self.config, self._keys[row], view)
         try:
-            image = decode_image(sample.image)
+            pixels = read_pixels(sample.image, self._preprocess, choose)
         except DataError as error:
             self._note_bad(row, sample.key, error)
             return None
-        pixels = render_view(image, self.config, self._keys[row], view, self._preprocess)
         if self._kept is not None:
             self._kept[row, view] = pixels
             self._have[row, view] = True

@@ -7,18 +7,21 @@ A run sees K views of each sample in turn (view = epoch mod K); a teacher cache 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from random import Random
 
 import numpy as np
-import numpy.typing as npt
-from PIL import Image
 from pydantic import Field, model_validator
 
 from kdx.core.config import Config
-from kdx.core.preprocess import Box, Preprocess
+from kdx.core.preprocess import Box
 
-# Part of a teacher cache's identity, so that a cache of other crops is not taken: change it with what decides them.
-RULES = "RandomResizedCrop of torchvision, by random.Random of seed/key/view, flip drawn last"
+# Part of a teacher cache's identity, so that a cache of other crops is not taken: change it with what decides on them
+# or on their pixels.
+RULES = (
+    "RandomResizedCrop of torchvision, by random.Random of seed/key/view, flip drawn last; pixels of "
+    "libjpeg-turbo and torch's uint8 resize in Pillow's order of passes, within 2 levels of Pillow's"
+)
 
 ATTEMPTS = 10
 RATIO = (3 / 4, 4 / 3)
@@ -54,16 +57,22 @@ def philox(seed: int, stream: int, counter: int = 0) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=(stream << 64) | seed, counter=counter << 64))
 
 
-def render_view(
-    image: Image.Image, config: ViewConfig, key: int, view: int, preprocess: Preprocess
-) -> npt.NDArray[np.uint8]:
-    """One view of an RGB image as uint8 [S, S, 3]. key: key_digest of the sample's key; view: 0 … num_views − 1."""
+@dataclass(frozen=True)
+class View:
+    """What of an image is seen. box: None is the model's own choice for evaluation."""
+
+    box: Box | None = None
+    mirrored: bool = False
+
+
+WHOLE = View()
+
+
+def choose_view(config: ViewConfig, key: int, view: int, width: int, height: int) -> View:
+    """One view of an image of that size. key: key_digest of the sample's key; view: 0 … num_views − 1."""
     random = Random(f"{config.seed}/{key}/{view}")  # made in a third of the time of a Philox generator
-    box = _crop_box(random, image.width, image.height, config.scale)
-    pixels = np.asarray(preprocess.resize(image, box), dtype=np.uint8)  # [S, S, 3]
-    if config.flip and random.random() < 0.5:
-        pixels = pixels[:, ::-1]
-    return pixels
+    box = _crop_box(random, width, height, config.scale)
+    return View(box, mirrored=config.flip and random.random() < 0.5)
 
 
 def _crop_box(random: Random, width: int, height: int, scale: tuple[float, float]) -> Box:

@@ -20,6 +20,7 @@ from kdx.data.shards import open_split
 from .classifier import classifier
 from .embedding import EmbeddedImages, embed_set, embed_texts, images_a_piece
 from .evaluation import Evaluation
+from .pixels import reads_fast
 from .retrieval import RetrievalResult, score_retrieval
 from .sharing import Alone, Peers, Workplace, workplace
 from .zero_shot import ZeroShotResult, score_zero_shot
@@ -95,7 +96,7 @@ def _work_name(embedder: Embedder, samples: ImageSet, rows: list[int], peers: Pe
         )
     made_by = [embedder.identity, embedder.spec.to_dict()]
     if isinstance(embedder, Encoder):
-        made_by.append(embedder.preprocess.digest)
+        made_by += [embedder.preprocess.digest, reads_fast(len(rows))]
     where = [samples.name, str(samples.place.resolve())]
     return value_digest([made_by, where, [samples.keys[row] for row in rows], piece])
 

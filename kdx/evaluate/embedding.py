@@ -18,6 +18,7 @@ from kdx.core.errors import DataError
 from kdx.core.progress import Progress
 from kdx.data.image_set import ImageSet
 
+from .pixels import pixels_of
 from .sharing import Workplace
 from .stored import Arrays
 
@@ -93,7 +94,8 @@ class _Images:
         rows = [row for number in numbers for row in self._pieces[number]]
         done = self._mine - len(rows)
         reasons: list[str] = []
-        batches = embed_ahead(self._embedder, (functools.partial(self._read, row) for row in rows))
+        sources = (functools.partial(self._read, row) for row in rows)
+        batches = embed_ahead(self._embedder, sources, pixels_of(self._total))
         for number in numbers:
             embeddings: list[FloatArray] = []
             refused: dict[int, str] = {}

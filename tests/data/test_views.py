@@ -9,7 +9,7 @@ from kdx.core.config import parse
 from kdx.core.errors import UsageError
 from kdx.core.preprocess import Preprocess
 from kdx.data.sample import key_digest
-from kdx.data.views import ViewConfig, philox, render_view
+from kdx.data.views import ViewConfig, choose_view, philox
 
 
 def _photo(width: int = 40, height: int = 30) -> Image.Image:
@@ -21,8 +21,14 @@ def _preprocess(image_size: int, **settings: str) -> Preprocess:
     return Preprocess(image_size, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), **settings)
 
 
+def _view(image: Image.Image, config: ViewConfig, key: int, view: int, preprocess: Preprocess) -> np.ndarray:
+    seen = choose_view(config, key, view, *image.size)
+    pixels = np.asarray(preprocess.resize(image, seen.box))
+    return pixels[:, ::-1] if seen.mirrored else pixels
+
+
 def _render(config: ViewConfig, key: str, view: int) -> np.ndarray:
-    return render_view(_photo(), config, key_digest(key), view, _preprocess(16))
+    return _view(_photo(), config, key_digest(key), view, _preprocess(16))
 
 
 def test_a_view_is_the_same_whenever_it_is_asked_for() -> None:
@@ -44,7 +50,7 @@ def test_the_whole_image_is_the_only_view_at_scale_one_of_a_square() -> None:
     square = _photo(24, 24)
     whole = np.asarray(square.resize((16, 16), Image.Resampling.BICUBIC))
     config = ViewConfig(scale=(1.0, 1.0))
-    views = [render_view(square, config, key_digest(str(k)), 0, _preprocess(16)) for k in range(20)]
+    views = [_view(square, config, key_digest(str(k)), 0, _preprocess(16)) for k in range(20)]
     assert any(np.array_equal(view, whole) for view in views)
 
 
@@ -57,7 +63,7 @@ def test_the_whole_image_is_the_only_view_at_scale_one_of_a_square() -> None:
 )
 def test_any_image_size_gives_a_view(width: int, height: int, key: int, resize_mode: str) -> None:
     preprocess = _preprocess(8, interpolation="bilinear", resize_mode=resize_mode)
-    view = render_view(_photo(width, height), ViewConfig(scale=(0.08, 1.0)), key, 0, preprocess)
+    view = _view(_photo(width, height), ViewConfig(scale=(0.08, 1.0)), key, 0, preprocess)
     assert view.shape == (8, 8, 3) and view.dtype == np.uint8
 
 
@@ -66,7 +72,7 @@ def test_flips_mirror_about_half_of_the_views() -> None:
         Image.fromarray(np.repeat(np.array([[0, 255]], np.uint8), 2, axis=0)).resize((32, 32)).convert("RGB")
     )
     config = ViewConfig(num_views=200, flip=True)
-    mirrored = [render_view(left_dark, config, 7, view, _preprocess(8))[4, 0, 0] > 128 for view in range(200)]
+    mirrored = [_view(left_dark, config, 7, view, _preprocess(8))[4, 0, 0] > 128 for view in range(200)]
     assert 70 < sum(mirrored) < 130
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import functools
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -17,11 +18,12 @@ from kdx.core.encoder import Encoder, EncoderSpec, FloatArray
 from kdx.core.errors import DataError, SetupError, UsageError
 from kdx.core.folders import open_sealed, read_manifest
 from kdx.core.log import read_metrics
-from kdx.core.preprocess import decode_image, normalize
+from kdx.core.preprocess import normalize
 from kdx.data.loader import Batch
+from kdx.data.pixels import read_pixels
 from kdx.data.sample import key_digest
 from kdx.data.shards import Sample, ShardSet, open_split, write_shards
-from kdx.data.views import render_view
+from kdx.data.views import choose_view
 from kdx.distill import Recipe, engine, loop, open_teachers, read_recipe, teacher_cache, train
 from kdx.distill.objective import INITIAL_LOG_SCALE
 from kdx.distill.teacher_cache import TeacherCache, open_cache
@@ -85,7 +87,8 @@ def test_the_cache_holds_the_teachers_embeddings_of_each_view_and_caption(
         row, view = 13, 1
         sample = samples[row]
         key = key_digest(sample.key)
-        pixels = render_view(decode_image(sample.image), recipe.views, key, view, teacher.preprocess)
+        choose = functools.partial(choose_view, recipe.views, key, view)
+        pixels = read_pixels(sample.image, teacher.preprocess, choose)
         image = teacher.encode_image(normalize(pixels[None], teacher.spec.mean, teacher.spec.std))[0]
         text = teacher.embed_texts(sample.captions)[0]
     said = cached.embeddings(np.array([3, row]), np.array([0, view]), np.array([0, 0]), torch.device("cpu"))

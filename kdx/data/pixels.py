@@ -1,0 +1,93 @@
+"""From an encoded image to the uint8 pixels of a model, twice as fast as `Preprocess` and within 2 levels of it.
+
+`Preprocess` (kdx/core/preprocess.py), which is Pillow's arithmetic and the server's, is the definition. Here a plain
+JPEG is decoded without Pillow's copies, to equal pixels, and resized by torch, which rounds its weights otherwise;
+whatever else an image is goes through Pillow. Training, teacher caches and the evaluation of large sets read their
+images here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import simplejpeg
+import torch
+from PIL import Image
+from torch.nn.functional import interpolate
+
+from kdx.core.images import MAX_PIXELS, decode_image
+from kdx.core.preprocess import Box, Preprocess
+
+from .views import WHOLE, View
+
+READ = ("YCbCr", "RGB", "Gray")  # CMYK and YCCK become RGB in Pillow, by its own arithmetic
+MODES = {Image.Resampling.BICUBIC: "bicubic", Image.Resampling.BILINEAR: "bilinear"}
+
+
+def read_pixels(
+    encoded: bytes, preprocess: Preprocess, choose: Callable[[int, int], View] = lambda *_: WHOLE
+) -> npt.NDArray[np.uint8]:
+    """uint8 [S, S, 3]. choose: gives the view of an image of that width and height.
+
+    Raises DataError as `decode_image` does.
+    """
+    levels = _decode_plain_jpeg(encoded)
+    if levels is None:
+        image = decode_image(encoded)
+        view = choose(image.width, image.height)
+        pixels = np.asarray(preprocess.resize(image, view.box))
+    else:
+        view = choose(levels.width, levels.height)
+        pixels = preprocess.resize(levels, view.box).array
+    return pixels[:, ::-1] if view.mirrored else pixels
+
+
+@dataclass(frozen=True)
+class _Levels:
+    """A Picture whose pixels are an array, uint8 [H, W, 3]."""
+
+    array: npt.NDArray[np.uint8]
+
+    @property
+    def width(self) -> int:
+        return self.array.shape[1]
+
+    @property
+    def height(self) -> int:
+        return self.array.shape[0]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.width, self.height
+
+    def crop(self, box: Box, /) -> _Levels:
+        left, upper, right, lower = box
+        inside = self.array[max(upper, 0) : lower, max(left, 0) : right]
+        if inside.shape[:2] != (lower - upper, right - left):
+            cropped = np.zeros((lower - upper, right - left, 3), dtype=np.uint8)
+            top, start = max(-upper, 0), max(-left, 0)
+            cropped[top : top + inside.shape[0], start : start + inside.shape[1]] = inside
+            inside = cropped
+        return _Levels(inside)
+
+    def resize(self, size: tuple[int, int], resample: Image.Resampling, /) -> _Levels:
+        width, height = size
+        # torch reads rows of pixels fast, and fails on some other layouts
+        rows = torch.from_numpy(np.ascontiguousarray(self.array))
+        planes = rows.permute(2, 0, 1)[None]  # [1, 3, H, W], channels last
+        resized = interpolate(planes, (height, width), mode=MODES[resample], antialias=True)
+        return _Levels(resized[0].permute(1, 2, 0).numpy())
+
+
+def _decode_plain_jpeg(encoded: bytes) -> _Levels | None:
+    """None for what is not one, or is damaged in any way: Pillow then decides what that means."""
+    try:
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(encoded)
+        if colours not in READ or int(height) * int(width) > MAX_PIXELS:
+            return None
+        return _Levels(simplejpeg.decode_jpeg(encoded))
+    except ValueError:
+        return None
