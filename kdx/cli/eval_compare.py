@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from kdx.core.spelling import count_of
+
 from .output import print_json, save_document
 from .progress import show_progress
 
@@ -129,7 +131,7 @@ def _markdown(
 
 def _about(evaluation: Evaluation) -> str:
     """What was scored, and how."""
-    parts = [f"{evaluation.dataset}, {evaluation.num_images:,} images"]
+    parts = [f"{evaluation.dataset}, {count_of(evaluation.num_images, 'image')}"]
     if evaluation.zero_shot:
         parts.append(f"zero-shot: {evaluation.zero_shot.protocol}")
     if evaluation.retrieval:
@@ -144,7 +146,9 @@ def _names(models: Sequence[str], evaluations: Sequence[Evaluation], number: int
 def _name(model: str, evaluation: Evaluation) -> str:
     precision = evaluation.precision or "precision unknown"
     left_out = (
-        f", without {evaluation.bad_images:,} images that it cannot read" if evaluation.bad_images else ""
+        f", without {count_of(evaluation.bad_images, 'image')} that it cannot read"
+        if evaluation.bad_images
+        else ""
     )
     return f"{model} ({evaluation.model}, {precision}, {evaluation.image_size} px{left_out})"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from kdx.core.spelling import count_of
 from kdx.evaluate import Direction, Estimate, Evaluation, Proportion, RetrievalResult, ZeroShotResult
 
 
@@ -9,12 +10,12 @@ def evaluation_text(evaluation: Evaluation) -> str:
     precision = evaluation.precision or "precision unknown"
     lines = [
         f"{evaluation.model} ({precision}, {evaluation.image_size} px), {evaluation.dataset}, "
-        f"{evaluation.num_images:,} images"
+        f"{count_of(evaluation.num_images, 'image')}"
     ]
     if evaluation.bad_images:
-        lines.append(f"{evaluation.bad_images:,} images that cannot be read or decoded were left out")
+        lines.append(f"left out: {count_of(evaluation.bad_images, 'image')} that cannot be read or decoded")
     if evaluation.skipped_samples:
-        lines.append(f"{evaluation.skipped_samples:,} malformed samples of the set were left out")
+        lines.append(f"left out: {count_of(evaluation.skipped_samples, 'malformed sample')} of the set")
     if evaluation.zero_shot:
         lines += _zero_shot(evaluation.zero_shot)
     if evaluation.retrieval:

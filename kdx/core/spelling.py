@@ -1,4 +1,4 @@
-"""What somebody may have meant who wrote a name that is not known."""
+"""What somebody may have meant who wrote a name that is not known, and one of a thing or several."""
 
 from __future__ import annotations
 
@@ -9,3 +9,8 @@ from collections.abc import Iterable
 def nearest(word: str, known: Iterable[str]) -> str | None:
     """The known word that is most like `word`; None if none is much like it."""
     return next(iter(difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)), None)
+
+
+def count_of(number: int, one: str, several: str = "") -> str:
+    """As it is read: "1 template", "1,000 classes"."""
+    return f"{number:,} {one if number == 1 else several or f'{one}s'}"

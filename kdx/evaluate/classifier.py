@@ -32,10 +32,11 @@ def classifier(
     classes, templates = check_labels(classes), check_templates(templates)
     path = _place(embedder, classes, templates)
     kept = None if path is None else _read(path, (len(classes), embedder.spec.embed_dim))
-    if kept is not None:
+    if kept is not None and work.peers.size == 1:
         return kept
-    weights = _make(embedder, classes, templates, work, progress)
-    if path is not None and work.peers.rank == 0:
+    # of several processes one may find a file that another one did not find yet: all share, and wait for each other
+    weights = _make(embedder, classes, templates, kept, work, progress)
+    if kept is None and path is not None and work.peers.rank == 0:
         try:
             write_arrays(path, {WEIGHTS: weights})
         except SetupError as error:
@@ -44,8 +45,14 @@ def classifier(
 
 
 def _make(
-    embedder: Embedder, classes: list[str], templates: list[str], work: Workplace, progress: Progress
+    embedder: Embedder,
+    classes: list[str],
+    templates: list[str],
+    kept: FloatArray | None,
+    work: Workplace,
+    progress: Progress,
 ) -> FloatArray:
+    """kept: what this process has of it already."""
     size = max(1, TEXTS_A_PIECE // len(templates))
     pieces = [classes[start : start + size] for start in range(0, len(classes), size)]
 
@@ -54,7 +61,10 @@ def _make(
 
     def make(numbers: Sequence[int]) -> Iterator[tuple[str, Arrays]]:
         for number in numbers:
-            weights = class_weights(embedder, pieces[number], templates)
+            if kept is None:
+                weights = class_weights(embedder, pieces[number], templates)
+            else:
+                weights = kept[number * size : (number + 1) * size]
             progress(min((number + 1) * size, len(classes)), len(classes), "classes")
             yield digest(number), {WEIGHTS: weights}
 

@@ -12,9 +12,18 @@ import numpy.typing as npt
 from kdx.core.encoder import Embedder, FloatArray
 from kdx.core.errors import DataError
 from kdx.core.preprocess import ImageSource
+from kdx.core.spelling import count_of
 
 from .bootstrap import bootstrap_interval
-from .metrics import Estimate, Proportion, best_ranks, blocks, check_embeddings, share_within, target_ranks
+from .metrics import (
+    Estimate,
+    Proportion,
+    best_ranks,
+    blocks,
+    check_embeddings,
+    share_within,
+    target_ranks,
+)
 
 CUTOFFS = (1, 5, 10)  # the k of recall@k that papers give
 
@@ -108,7 +117,7 @@ def score_retrieval(
     return RetrievalResult(
         to_text=_summary(caption_ranks, np.arange(len(images))),
         to_image=_summary(image_ranks, owners),
-        protocol=f"{len(images):,} images × {len(flat):,} captions",
+        protocol=f"{count_of(len(images), 'image')} × {count_of(len(flat), 'caption')}",
         caption_ranks=caption_ranks,
         image_ranks=image_ranks,
         owners=owners,

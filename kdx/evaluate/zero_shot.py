@@ -14,6 +14,7 @@ from kdx.core.errors import DataError
 from kdx.core.preprocess import ImageSource
 from kdx.core.prompts import class_vectors, prompt_texts
 from kdx.core.requests import check_labels, check_templates
+from kdx.core.spelling import count_of
 
 from .bootstrap import bootstrap_interval
 from .metrics import Estimate, Proportion, blocks, check_embeddings, share_within, target_ranks
@@ -97,7 +98,13 @@ def score_zero_shot(
         mean_per_class=mean_per_class,
         mean_per_class_interval=interval,
         num_templates=num_templates,
-        protocol=f"{len(images):,} images, {num_classes:,} classes, {num_templates:,} templates",
+        protocol=", ".join(
+            (
+                count_of(len(images), "image"),
+                count_of(num_classes, "class", "classes"),
+                count_of(num_templates, "template"),
+            )
+        ),
         labels=labels,
         predictions=predictions,
         ranks=ranks,

@@ -103,7 +103,7 @@ def test_a_data_set_by_name(model: Path, data: Path, tmp_path: Path) -> None:
         model, "--dataset", "folder", "--root", tmp_path / "set", "--classes", tmp_path / "names.txt"
     )
     assert result.stdout.splitlines()[0] == "kdx-mini (fp32, 32 px), folder, 12 images"
-    assert "zero-shot: 12 images, 2 classes, 1 templates" in result.stdout
+    assert "zero-shot: 12 images, 2 classes, 1 template" in result.stdout
 
 
 def test_an_image_of_a_data_set_that_cannot_be_read_is_counted(
@@ -117,7 +117,7 @@ def test_an_image_of_a_data_set_that_cannot_be_read_is_counted(
     (tmp_path / "images/banana/1.png").write_bytes(b"an error page")
     lines = _run(model, "--dataset", "objectnet", "--root", tmp_path).stdout.splitlines()
     assert lines[0] == "kdx-mini (fp32, 32 px), objectnet, 112 images"
-    assert lines[1] == "1 images that cannot be read or decoded were left out"
+    assert lines[1] == "left out: 1 image that cannot be read or decoded"
     assert "images/banana/1.png" in caplog.text
 
 

@@ -1,5 +1,8 @@
 """Facts of kdx/evaluate/classifier.py."""
 
+import threading
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -76,3 +79,33 @@ def test_pieces_of_the_classes_give_what_all_at_once_give(
 ) -> None:
     monkeypatch.setattr("kdx.evaluate.classifier.TEXTS_A_PIECE", 2)
     np.testing.assert_array_equal(_classifier(encoder), class_weights(encoder, NAMES, TEMPLATES))
+
+
+def test_processes_of_which_one_finds_it_kept_wait_for_each_other_as_often(
+    encoder: Any, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kdx.evaluate.classifier.TEXTS_A_PIECE", 2)  # three pieces
+    encoder.identity = "a"
+    expected = class_weights(encoder, NAMES, TEMPLATES)
+    barrier = threading.Barrier(2, timeout=30)
+    waits: Counter[int] = Counter()
+
+    class Rank(Alone):
+        def wait(self) -> None:
+            waits[self.rank] += 1
+            barrier.wait()
+
+    found = iter([None, expected])  # another evaluation has written it between the two looks
+    monkeypatch.setattr("kdx.evaluate.classifier._read", lambda *_: next(found))
+    with ThreadPoolExecutor(2) as pool:
+        made = list(
+            pool.map(
+                lambda rank: classifier(
+                    encoder, NAMES, TEMPLATES, Workplace(Rank(rank, 2), tmp_path), silent
+                ),
+                range(2),
+            )
+        )
+    for weights in made:
+        np.testing.assert_array_equal(weights, expected)
+    assert waits[0] == waits[1] > 0

@@ -34,7 +34,7 @@ def test_accuracy_is_the_share_of_right_classes(encoder: Encoder, make_image: Ma
     assert result.top1 == Proportion(3, 4)
     assert result.top5 is None  # three classes
     assert result.mean_per_class == pytest.approx((1 / 2 + 1 + 1) / 3)
-    assert result.protocol == "4 images, 3 classes, 1 templates"
+    assert result.protocol == "4 images, 3 classes, 1 template"
 
 
 def test_predictions_are_kept_image_by_image(encoder: Encoder, make_image: MakeImage) -> None:

@@ -38,9 +38,18 @@ def test_imagenet_from_its_synset_folders(real_photos: Path, tmp_path: Path) -> 
     assert not found.skipped
 
 
-def test_v2s_folders_sort_as_numbers(tmp_path: Path, write_folders: Writer) -> None:
-    write_folders(tmp_path / "imagenetv2-matched-frequency-format-val", map(str, range(1000)), suffix="jpeg")
-    found = open_named("imagenet-v2", tmp_path)
+@pytest.mark.parametrize(
+    ("name", "folder"),
+    [
+        ("imagenet-v2", "imagenetv2-matched-frequency-format-val"),
+        ("imagenet-v2-threshold-0.7", "imagenetv2-threshold0.7-format-val"),
+        ("imagenet-v2-top-images", "imagenetv2-top-images-format-val"),
+    ],
+)
+def test_v2s_folders_sort_as_numbers(tmp_path: Path, write_folders: Writer, name: str, folder: str) -> None:
+    write_folders(tmp_path / folder, map(str, range(1000)), suffix="jpeg")
+    (tmp_path / "imagenetv2-another").mkdir()
+    found = open_named(name, tmp_path)
     # by string the third folder would be 10
     assert [Path(key).parent.name for key in found.keys[:3]] == ["0", "1", "2"]
     assert [found.label(row) for row in range(1000)] == list(range(1000))
