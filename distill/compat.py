@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import losses
+from .local_rows import LocalRows
 
 
 def feature(student: Tensor, teacher: Tensor) -> Tensor:
@@ -17,20 +18,13 @@ def feature(student: Tensor, teacher: Tensor) -> Tensor:
     return F.mse_loss(student, teacher)
 
 
-def gradient(
-    student_image: Tensor,
-    student_text: Tensor,
-    student_scale: Tensor,
-    teacher_image: Tensor,
-    teacher_text: Tensor,
-    teacher_scale: Tensor,
-) -> Tensor:
+def gradient(student: LocalRows, teacher: LocalRows) -> Tensor:
     """GD on gradients that are divided by B, as means over B · D, with the temperature inverted.
 
     exp(logit_scale) is handed on as if it were the temperature, so logits are divided by it.
     """
-    count = len(student_image)
-    student = losses.contrastive_gradients(student_image, student_text, 1 / student_scale)
-    teacher = losses.contrastive_gradients(teacher_image, teacher_text, 1 / teacher_scale)
-    distances = [F.mse_loss(own / count, other / count) for own, other in zip(student, teacher, strict=True)]
+    count = student.batch_size
+    mine = losses.contrastive_gradients(student, 1 / student.scale)
+    theirs = losses.contrastive_gradients(teacher, 1 / teacher.scale)
+    distances = [F.mse_loss(own / count, other / count) for own, other in zip(mine, theirs, strict=True)]
     return distances[0] + distances[1] + distances[2] + distances[3]

@@ -34,10 +34,13 @@ from kdx.models.architecture import read_architecture
 from kdx.models.checkpoint import RUN_KIND, save_checkpoint
 from kdx.models.clip_vocabulary import clip_tokenizer
 
+from .devices import find_device
 from .loop import Loop, Stopped
 from .objective import Objective
+from .optimizer import build_optimizer
 from .ranks import ALONE, Ranks
 from .recipe import Recipe
+from .run_state import RunState
 from .student import build_student
 from .teacher_cache import TeacherCache
 from .teachers import describe_teachers
@@ -85,12 +88,14 @@ def train(
     check_free(out, RUN_KIND, overwrite=overwrite)
     recipe, schedule = recipe.resolve(samples)
     ranks.local_batch_size(schedule.batch_size)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = find_device(recipe.precision)
+    recipe = recipe.model_copy(update={"precision": device.precision})
     architecture = recipe.architecture
     model, inputs = build_student(recipe, teachers)
-    model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    objective = _build_objective(recipe, architecture.embed_dim, caches, ranks).to(device)
-    ranks.start_equal(model, objective)
+    model = model.to(device.place, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    objective = _build_objective(recipe, architecture.embed_dim, caches, ranks).to(device.place)
+    optimizer = build_optimizer((model, objective), recipe.optimizer)
+    state = RunState(model, objective, optimizer, device.scaler())
     preprocess, tokenizer = architecture.preprocess, clip_tokenizer()
     # of several ranks each sees a part of the bad images: the loop counts them all
     reader = ViewReader(
@@ -114,7 +119,7 @@ def train(
     inputs["data"] = samples.digest
     seeds = {"recipe": recipe.seed, "views": recipe.views.seed}
     fields: dict[str, Any] = {}
-    loop = Loop(recipe, schedule, model, objective, caches, device, ranks)
+    loop = Loop(recipe, schedule, state, caches, device, ranks)
 
     def save_student(place: Path, *, overwrite: bool = False) -> None:
         save_checkpoint(
@@ -133,7 +138,7 @@ def train(
             save_student(folder / "student")  # what cannot be saved is found now, not after the last step
             _save_objective(objective, folder)
             shutil.rmtree(folder / "student")
-        with torch.random.fork_rng(devices=[torch.cuda.current_device()] if device.type == "cuda" else []):
+        with device.fork_rng():
             last = loop.run(loader, reader, preprocess.mean, preprocess.std, metrics, progress)
         bad = ranks.merge(reader.bad)
         if folder is not None:
@@ -152,7 +157,7 @@ def train(
                 "final": last,
                 "bad_images": len(bad),
                 "seconds": time.monotonic() - started,
-                "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+                "device": device.name,
                 "processes": ranks.size,
             }
     return RunResult(
@@ -182,8 +187,8 @@ def _student_kept(out: Path, loop: Loop, save: Callable[..., None], ranks: Ranks
             stop.error.remedy = f"{stop.error.remedy}; {kept}"
         raise stop.error from None
     except BaseException as error:
-        finished = loop.steps == loop.schedule.steps
-        if not ranks.is_first or not loop.steps or not (finished or isinstance(error, Exception)):
+        finished = loop.state.step == loop.schedule.steps
+        if not ranks.is_first or not loop.state.step or not (finished or isinstance(error, Exception)):
             raise
         kept = _keep(out, loop, save)
         if isinstance(error, KdxError):
@@ -203,8 +208,8 @@ def _keep(out: Path, loop: Loop, save: Callable[..., None]) -> str:
         except KdxError as error:
             why = str(error)
         else:
-            return f"the student after {loop.steps} steps is {place}"
-    return f"the student after {loop.steps} steps could not be kept: {why}"
+            return f"the student after {loop.state.step} steps is {place}"
+    return f"the student after {loop.state.step} steps could not be kept: {why}"
 
 
 def _as_toml(recipe: Recipe, taught_by: Sequence[Mapping[str, str]]) -> str:
@@ -234,7 +239,7 @@ def _build_objective(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         widths = [cache.embed_dim for cache in caches]
-        return Objective(recipe.objective, student_dim, widths, gather=ranks.gather)
+        return Objective(recipe.objective, student_dim, widths, ranks=ranks)
 
 
 def _write_skipped(path: Path, samples: ShardSet, bad: dict[int, str]) -> None:

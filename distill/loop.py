@@ -1,4 +1,7 @@
-"""The training loop: steps over batches, their numbers, and the last good weights."""
+"""The training loop: steps over batches, their numbers, and the last good weights.
+
+Nothing in a step waits for the device, except every LOG_EVERY steps, where numbers are read.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import time
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from kdx.core.errors import DataError, KdxError, SetupError, UsageError
 from kdx.core.log import MetricsLog
@@ -14,18 +18,18 @@ from kdx.core.progress import Progress
 from kdx.data.loader import Batch, Loader, ViewReader, check_bad_share
 from kdx.data.sample import key_digest
 from kdx.data.views import philox
-from kdx.models.clip import ClipModel
-from kdx.models.masking import encode_masked_image
 
-from .objective import Embeddings, Objective
-from .optimizer import build_optimizer
+from .devices import Device
+from .distillation import Distillation, Inputs
+from .finite_check import FiniteCheck
 from .ranks import Ranks
 from .recipe import Recipe
+from .run_state import RunState
 from .schedule import Schedule
 from .teacher_cache import TeacherCache
 
 LOG_EVERY = 10  # steps
-KEEP_EVERY = 50  # steps between copies of the weights
+KEEP_EVERY = 50  # steps between copies of the weights, a multiple of LOG_EVERY
 MAX_LOG_SCALE = 4.6052  # ln 100, CLIP's limit on logit_scale
 # streams of random numbers
 MASKS = key_digest("masks of mfd")
@@ -41,24 +45,22 @@ class Stopped(Exception):
 
 
 class Loop:
-    """The steps of one run. steps: how many have made the model's weights as they are."""
+    """The steps of one run, which change its state."""
 
     def __init__(
         self,
         recipe: Recipe,
         schedule: Schedule,
-        model: ClipModel,
-        objective: Objective,
+        state: RunState,
         caches: Sequence[TeacherCache],
-        device: torch.device,
+        device: Device,
         ranks: Ranks,
     ) -> None:
-        self.recipe, self.schedule = recipe, schedule
-        self.model, self.objective = model, objective
+        self.recipe, self.schedule, self.state = recipe, schedule, state
         self.caches, self.device, self.ranks = tuple(caches), device, ranks
-        self.optimizer = build_optimizer((model, objective), recipe.optimizer)
-        self.steps = 0
-        self._good = (0, _copied(model.state_dict()))
+        self.distillation = ranks.share(Distillation(state.model, state.objective, device))
+        self._finite = FiniteCheck(device.place)
+        self._good = (state.step, _copied(state.model.state_dict()))
 
     def run(
         self,
@@ -69,21 +71,19 @@ class Loop:
         metrics: MetricsLog | None,
         progress: Progress,
     ) -> dict[str, float]:
-        """All steps; returns the numbers of the last. Each step seeds torch's own generator.
+        """All steps that are left; returns the numbers of the last. Each step seeds torch's own generator.
 
         Raises Stopped when a loss is not finite, with the last good weights put back, and when too many images do
         not decode; SetupError when the GPU's memory does not suffice.
         """
-        self.model.train()
-        by_channel = [torch.tensor(values, device=self.device).view(3, 1, 1) for values in (mean, std)]
+        self.state.model.train()
+        by_channel = [torch.tensor(values, device=self.device.place).view(3, 1, 1) for values in (mean, std)]
         written: dict[str, float] = {}
         waited, since = 0.0, time.monotonic()
         asked = time.monotonic()
-        for batch in loader.batches(0, self.schedule.steps):
+        for batch in loader.batches(self.state.step, self.schedule.steps):
             waited += time.monotonic() - asked
-            pixels = (
-                torch.from_numpy(batch.pixels).to(self.device).permute(0, 3, 1, 2)
-            )  # [B, 3, S, S], channels last
+            pixels = self.device.copied(batch.pixels).permute(0, 3, 1, 2)  # [b, 3, S, S], channels last
             try:
                 numbers = self.step(batch, normalize_levels(pixels.float(), *by_channel))
             except torch.OutOfMemoryError:
@@ -91,10 +91,10 @@ class Loop:
                     f"the GPU's memory is too small for batch_size = {self.schedule.batch_size}",
                     remedy="lower batch_size, or --set model.grad_checkpointing=true",
                 ) from None
-            self.steps = done = batch.step + 1
-            if done % LOG_EVERY == 0 or done == self.schedule.steps:
+            self.state.step = done = batch.step + 1
+            if self._reads_numbers(done):
                 now = time.monotonic()
-                written = {name: float(value) for name, value in numbers.items()}
+                written = self._read(numbers)
                 bad = self.ranks.merge(dict(reader.bad))  # decoding threads add to it
                 try:
                     check_bad_share(bad, reader.samples, self.recipe.max_bad_share)
@@ -112,71 +112,70 @@ class Loop:
             asked = time.monotonic()
         return written
 
-    def step(self, batch: Batch, pixels: torch.Tensor) -> dict[str, torch.Tensor | float]:
-        """One optimiser step. pixels: float32 [B, 3, S, S], normalised. Returns the numbers to log."""
-        lr = self.schedule.learning_rate(self.recipe.optimizer.lr, batch.step)
-        for group in self.optimizer.param_groups:
+    def step(self, batch: Batch, pixels: Tensor) -> dict[str, Tensor]:
+        """One optimiser step. pixels: float32 [b, 3, S, S], normalised. Returns the numbers to log."""
+        state, settings = self.state, self.recipe.optimizer
+        lr = self.schedule.learning_rate(settings.lr, batch.step)
+        for group in state.optimizer.param_groups:
             group["lr"] = lr
-        torch.manual_seed(self._step_seed(DROPOUT, batch.step))
-        student = self._student(batch, pixels)
+        inputs = Inputs(
+            pixels,
+            self.device.copied(batch.tokens),
+            dropout_seed=self._step_seed(DROPOUT, batch.step),
+            mask_seed=self._step_seed(MASKS, batch.step),
+        )
         teachers = [
-            cache.embeddings(batch.rows, batch.views, batch.captions, self.device) for cache in self.caches
+            cache.embeddings(batch.rows, batch.views, batch.captions, self.device.place)
+            for cache in self.caches
         ]
-        loss, terms = self.objective(student, teachers)
-        if not torch.isfinite(loss):
-            bad = [name for name, term in terms.items() if not torch.isfinite(term)]
-            self.steps, weights = self._good
-            self.model.load_state_dict(weights)
+        state.optimizer.zero_grad()
+        numbers = self.distillation(inputs, teachers)
+        state.scaler.scale(numbers["loss"]).backward()
+        self._finite.note(batch.step, numbers)
+        if self._reads_numbers(batch.step + 1):
+            self._keep_or_stop(batch.step)
+        if settings.clip_grad_norm is not None:
+            state.scaler.unscale_(state.optimizer)
+            parameters = [*state.model.parameters(), *state.objective.parameters()]
+            torch.nn.utils.clip_grad_norm_(parameters, settings.clip_grad_norm)
+        state.scaler.step(state.optimizer)
+        state.scaler.update()
+        with torch.no_grad():
+            state.model.logit_scale.clamp_(0, MAX_LOG_SCALE)
+        return {name: number.detach() for name, number in numbers.items()}
+
+    def _reads_numbers(self, done: int) -> bool:
+        return done % LOG_EVERY == 0 or done == self.schedule.steps
+
+    def _read(self, numbers: dict[str, Tensor]) -> dict[str, float]:
+        """The means over the ranks, as numbers, with the learning rate of the step. Waits for the device."""
+        means = self.ranks.mean(torch.stack(list(numbers.values()))).tolist()
+        return {**dict(zip(numbers, means, strict=True)), "lr": self.state.optimizer.param_groups[0]["lr"]}
+
+    def _keep_or_stop(self, step: int) -> None:
+        """Before the update of a step: copies the weights, if all losses up to here were finite and it is time.
+
+        Raises Stopped on all ranks where one was not, with the weights of the last copy put back.
+        """
+        found = [each for each in self.ranks.merge({self.ranks.rank: self._finite.found()}).values() if each]
+        if found:
+            bad_step, names = min(found)
+            self.state.step, weights = self._good
+            self.state.model.load_state_dict(weights)
+            terms = [name for name in names if name in self.recipe.objective.terms]
             raise Stopped(
                 UsageError(
-                    f"the loss is not finite at step {batch.step + 1}: {', '.join(bad) or 'the sum'}",
+                    f"the loss is not finite at step {bad_step + 1}: {', '.join(terms) or 'the sum'}",
                     remedy="lower optimizer.lr or that term's weight",
                 )
             )
-        if batch.step % KEEP_EVERY == 0:
-            self._good = (batch.step, _copied(self.model.state_dict()))
-        self.optimizer.zero_grad()
-        loss.backward()
-        parameters = [*self.model.parameters(), *self.objective.parameters()]
-        self.ranks.average_gradients(parameters)
-        if self.recipe.optimizer.clip_grad_norm is not None:
-            torch.nn.utils.clip_grad_norm_(parameters, self.recipe.optimizer.clip_grad_norm)
-        self.optimizer.step()
-        with torch.no_grad():
-            self.model.logit_scale.clamp_(0, MAX_LOG_SCALE)
-        return {
-            "loss": loss.detach(),
-            **{name: term.detach() for name, term in terms.items()},
-            "lr": lr,
-            "logit_scale": student.scale.detach(),
-            **self._teacher_cosine(student, teachers),
-        }
-
-    def _student(self, batch: Batch, pixels: torch.Tensor) -> Embeddings:
-        tokens = torch.from_numpy(batch.tokens).to(self.device)
-        masked = None
-        if self.recipe.objective.masks_patches:
-            generator = torch.Generator().manual_seed(self._step_seed(MASKS, batch.step))
-            masked = encode_masked_image(self.model, pixels, self.recipe.objective.mask_ratio, generator)
-        return Embeddings(
-            image=self.model.encode_image(pixels),
-            text=self.model.encode_text(tokens),
-            scale=self.model.logit_scale.exp(),
-            bias=self.model.logit_bias,
-            masked_image=masked,
-        )
+        if (step + 1) % KEEP_EVERY == 0:
+            self._good = (step, _copied(self.state.model.state_dict()))
 
     def _step_seed(self, stream: int, step: int) -> int:
         """Of this step's random numbers; ranks draw different ones."""
         return int(philox(self.recipe.seed, stream, step * self.ranks.size + self.ranks.rank).integers(2**63))
 
-    def _teacher_cosine(self, student: Embeddings, teachers: Sequence[Embeddings]) -> dict[str, torch.Tensor]:
-        """How near the student's image embeddings are to the teachers'."""
-        if not teachers:
-            return {}
-        with torch.no_grad():
-            return {"teacher_cosine": self.objective.teacher_cosine(student, teachers)}
 
-
-def _copied(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def _copied(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in weights.items()}

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from kdx.models.architecture import INITIAL_LOG_SCALE
 
 from . import compat, losses
+from .local_rows import LocalRows, Logits
 from .objective_config import ObjectiveConfig
+from .ranks import ALONE, Ranks
 
 
 @dataclass(frozen=True)
@@ -38,8 +40,9 @@ class Objective(nn.Module):
     affinity, of losses in all else. Where student and teacher differ in width, all but task, crd, affinity and afd
     see the student's embedding through Linear(student_dim → teacher_dim) before normalisation.
 
-    gather: where a batch is spread over processes, a function from a process's rows [b, D] to those of all, with
-    gradient (`Ranks.gather`). Each process then computes the loss of the whole batch.
+    ranks: the processes over which a batch is spread. Each gives its own b pairs and gets the mean over its own rows;
+    the mean of these losses over the processes is the loss of the whole batch, and the mean of their gradients its
+    gradient, which is what DistributedDataParallel makes of them.
     """
 
     def __init__(
@@ -48,7 +51,7 @@ class Objective(nn.Module):
         student_dim: int,
         teacher_dim: int | Sequence[int] | None = None,
         *,
-        gather: Callable[[Tensor], Tensor] | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
         super().__init__()
         widths = (teacher_dim,) if isinstance(teacher_dim, int) else tuple(teacher_dim or ())
@@ -57,9 +60,9 @@ class Objective(nn.Module):
                 f"{', '.join(config.methods)} need the teacher's embedding width: give teacher_dim"
             )
         self.config = config
-        self._gather = gather
+        self.ranks = ranks
         self.bridges = nn.ModuleList(
-            _Bridge(config, student_dim, width) for width in (widths if config.needs_teacher else ())
+            _Bridge(config, student_dim, width, ranks) for width in (widths if config.needs_teacher else ())
         )
 
     def forward(
@@ -69,9 +72,8 @@ class Objective(nn.Module):
 
         Raises ValueError where an embedding that a term needs is not given.
         """
-        student = self._gathered(student)
-        own = _prepared(student, unit=True)
-        teachers = [self._gathered(each) for each in _teachers(teacher)] if self.bridges else []
+        own = self._rows(_prepared(student, unit=True))
+        teachers = [self._rows(each) for each in _teachers(teacher)] if self.bridges else []
         if len(teachers) != len(self.bridges):
             raise ValueError(f"the objective was made for {len(self.bridges)} teachers, {len(teachers)} came")
         terms: dict[str, Tensor] = {}
@@ -97,41 +99,33 @@ class Objective(nn.Module):
         ]
         return torch.stack(cosines).mean()
 
-    def _gathered(self, embeddings: Embeddings) -> Embeddings:
-        if self._gather is None:
-            return embeddings
-        masked = embeddings.masked_image
-        return replace(
-            embeddings,
-            image=self._gather(embeddings.image),
-            text=self._gather(embeddings.text),
-            masked_image=None if masked is None else self._gather(masked),
+    def _rows(self, embeddings: Embeddings) -> LocalRows:
+        return LocalRows(
+            embeddings.image, embeddings.text, embeddings.scale, embeddings.bias, ranks=self.ranks
         )
 
-    def _task(self, student: Embeddings) -> Tensor:
+    def _task(self, student: LocalRows) -> Tensor:
         if self.config.contrast == "sigmoid":
-            return losses.sigmoid(student.image, student.text, student.scale, _bias(student, "student"))
-        return losses.contrastive(student.image, student.text, student.scale)
+            return losses.sigmoid(student.image_to_text() + _bias(student, "student"), student.first)
+        return losses.contrastive(student.logits(), student.first)
 
-    def _relations(self, student: Embeddings, teachers: list[Embeddings]) -> dict[str, Tensor]:
+    def _relations(self, student: LocalRows, teachers: list[LocalRows]) -> dict[str, Tensor]:
         """crd and affinity, which see all teachers at once."""
         config = self.config
         terms: dict[str, Tensor] = {}
-        logits = student.scale * student.image @ student.text.T  # [B, B]
         if config.crd and config.contrast == "sigmoid":
             terms["crd"] = losses.sigmoid_relational(
-                logits + _bias(student, "student"),
-                *(_logits(each, each.scale) + _bias(each, "teacher") for each in teachers),
+                student.image_to_text() + _bias(student, "student"),
+                *(each.image_to_text() + _bias(each, "teacher") for each in teachers),
             )
         elif config.crd:
             divergence = losses.contrastive_relational(
-                logits, *(_logits(each, each.scale) for each in teachers)
+                student.logits(), *(each.logits() for each in teachers)
             )
             terms["crd"] = divergence / 2 if config.compat == "clip-kd" else divergence
         if config.affinity:
-            fixed = config.affinity_scale
             terms["affinity"] = losses.affinity(
-                logits, *(_logits(each, each.scale if fixed is None else fixed) for each in teachers)
+                student.logits(), *(each.logits(config.affinity_scale) for each in teachers)
             )
         return terms
 
@@ -139,9 +133,9 @@ class Objective(nn.Module):
 class _Bridge(nn.Module):
     """The terms between the student and one teacher, unweighted, and their parameters."""
 
-    def __init__(self, config: ObjectiveConfig, student_dim: int, teacher_dim: int) -> None:
+    def __init__(self, config: ObjectiveConfig, student_dim: int, teacher_dim: int, ranks: Ranks) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.ranks = config, ranks
         self.raw = config.compat == "clip-kd"  # learnable multipliers are not exponentiated there
         project = student_dim != teacher_dim and any(
             (config.fd, config.mfd, config.gd, config.icl, config.cross_kd)
@@ -155,12 +149,13 @@ class _Bridge(nn.Module):
             self.fuse_text = nn.Linear(student_dim + teacher_dim, student_dim)
             self.afd_logit_scale = nn.Parameter(torch.tensor(INITIAL_LOG_SCALE))
 
-    def forward(self, student: Embeddings, teacher: Embeddings) -> dict[str, Tensor]:
-        """student: rows of any norm; teacher: unit rows."""
+    def forward(self, student: Embeddings, teacher: LocalRows) -> dict[str, Tensor]:
+        """student: rows of any norm."""
         config = self.config
         terms: dict[str, Tensor] = {}
-        image = F.normalize(self.project_image(student.image), dim=-1)  # [B, D of the teacher]
+        image = F.normalize(self.project_image(student.image), dim=-1)  # [b, D of the teacher]
         text = F.normalize(self.project_text(student.text), dim=-1)
+        rows = LocalRows(image, text, student.scale, ranks=self.ranks)
         feature = compat.feature if self.raw else losses.feature
         if config.fd:
             terms["fd"] = feature(image, teacher.image) + feature(text, teacher.text)
@@ -169,23 +164,18 @@ class _Bridge(nn.Module):
             terms["mfd"] = feature(masked, teacher.image) + feature(text, teacher.text)
         if config.gd:
             gradient = compat.gradient if self.raw else losses.gradient
-            terms["gd"] = gradient(image, text, student.scale, teacher.image, teacher.text, teacher.scale)
+            terms["gd"] = gradient(rows, teacher)
         if config.icl:
-            terms["icl"] = losses.interactive(
-                image, text, teacher.image, teacher.text, self._multiplier(self.icl_logit_scale)
-            )
+            terms["icl"] = losses.contrastive(self._crossed(rows, teacher), rows.first)
         if config.cross_kd:
-            terms["cross_kd"] = losses.cross_relational(
-                image,
-                text,
-                teacher.image,
-                teacher.text,
-                self._multiplier(self.icl_logit_scale),
-                teacher.scale,
-            )
+            terms["cross_kd"] = losses.cross_relational(self._crossed(rows, teacher), teacher.logits())
         if config.afd:
             terms["afd"] = self._fused(student, teacher)
         return terms
+
+    def _crossed(self, rows: LocalRows, teacher: LocalRows) -> Logits:
+        """Student images against teacher texts and student texts against teacher images, with ICL's multiplier."""
+        return rows.logits_to(teacher, self._multiplier(self.icl_logit_scale))
 
     def _masked(self, student: Embeddings) -> Tensor:
         if not self.config.masks_patches:
@@ -194,13 +184,14 @@ class _Bridge(nn.Module):
             raise ValueError("mfd needs the student's masked_image: encode the images with hidden patches")
         return student.masked_image
 
-    def _fused(self, student: Embeddings, teacher: Embeddings) -> Tensor:
+    def _fused(self, student: Embeddings, teacher: LocalRows) -> Tensor:
         """AFD: the task loss of Linear([student; teacher]), normalised, with a learnable scale of its own."""
         own_image, own_text = F.normalize(student.image, dim=-1), F.normalize(student.text, dim=-1)
-        image = self.fuse_image(torch.cat((own_image, teacher.image), dim=-1))  # [B, D of the student]
+        image = self.fuse_image(torch.cat((own_image, teacher.image), dim=-1))  # [b, D of the student]
         text = self.fuse_text(torch.cat((own_text, teacher.text), dim=-1))
         scale = self._multiplier(self.afd_logit_scale)
-        return losses.contrastive(F.normalize(image, dim=-1), F.normalize(text, dim=-1), scale)
+        fused = LocalRows(F.normalize(image, dim=-1), F.normalize(text, dim=-1), scale, ranks=self.ranks)
+        return losses.contrastive(fused.logits(), fused.first)
 
     def _multiplier(self, log_scale: Tensor) -> Tensor:
         return log_scale if self.raw else log_scale.exp()
@@ -228,11 +219,7 @@ def _widened(embedding: Tensor) -> Tensor:
     return embedding if embedding.dtype == torch.float64 else embedding.float()
 
 
-def _logits(embeddings: Embeddings, scale: Tensor | float) -> Tensor:
-    return scale * embeddings.image @ embeddings.text.T
-
-
-def _bias(embeddings: Embeddings, whose: str) -> Tensor:
+def _bias(embeddings: LocalRows, whose: str) -> Tensor:
     if embeddings.bias is None:
         raise ValueError(f'contrast = "sigmoid" needs the {whose}\'s bias: this {whose} has no logit_bias')
     return embeddings.bias

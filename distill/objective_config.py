@@ -82,6 +82,11 @@ class ObjectiveConfig(Config):
         return tuple(name for name in DISTILLING if getattr(self, name))
 
     @property
+    def terms(self) -> tuple[str, ...]:
+        """All terms that are on, CLIP's own among them."""
+        return (("task",) if self.task else ()) + self.methods
+
+    @property
     def masks_patches(self) -> bool:
         """Whether the student encodes a masked image as well; in the released code the mask has no effect."""
         return bool(self.mfd) and self.compat == "paper"

@@ -1,10 +1,9 @@
 """Training on several processes, as torchrun starts them.
 
-Each rank embeds its part of the global batch, gathers the embeddings of all and computes the loss of the whole batch.
-Gradients averaged over the ranks are then those of one process, for the same embeddings: of the towers, because the
-gather's backward multiplies by the number of ranks what the average divides by it; of scales and projections, because
-each rank has the whole gradient of theirs. What differs are batch statistics, which are a rank's own, and the random
-numbers of dropout and of MFD's masks, of which each rank draws its own.
+Each rank embeds its part of the global batch and computes the loss of its own rows against the columns of all ranks
+(local_rows.py). What it gathers carries gradient, so the mean of the ranks' gradients is the gradient of one process,
+for the same embeddings: of towers, projections and scales alike. No rank computes what another does. What differs are
+the random numbers of dropout and of MFD's masks, of which each rank draws its own, and batch statistics on CPUs.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -20,6 +19,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from kdx.core.errors import KdxError, SetupError, UsageError
 
@@ -59,19 +59,14 @@ class Ranks:
         return local
 
     def gather(self, rows: Tensor) -> Tensor:
-        """[b, D] → [size · b, D], the rows of all ranks in the order of ranks, with gradient."""
+        """[b, …] → [size · b, …], the rows of all ranks in the order of ranks, with gradient where `rows` have one."""
         return rows if self.size == 1 else _Gather.apply(rows, self)  # type: ignore[no-any-return]
 
-    def average_gradients(self, parameters: Iterable[Tensor]) -> None:
-        """Replaces each gradient by its mean over the ranks; parameters without one are left so on all ranks."""
-        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        if self.size == 1 or not gradients:
-            return
-        flat = torch.cat([gradient.flatten() for gradient in gradients])  # one message instead of hundreds
-        dist.all_reduce(flat)
-        means = flat.div_(self.size).split([each.numel() for each in gradients])
-        for gradient, mean in zip(gradients, means, strict=True):
-            gradient.copy_(mean.view_as(gradient))
+    def share(self, module: nn.Module) -> nn.Module:
+        """The module with the first rank's weights, whose backward pass averages gradients over the ranks."""
+        if self.size == 1:
+            return module
+        return DistributedDataParallel(module, forward_sync_buffers=False, static_graph=True)
 
     def merge(self, mine: dict[K, V]) -> dict[K, V]:
         """The entries of all ranks."""
@@ -81,12 +76,13 @@ class Ranks:
         dist.all_gather_object(everyone, mine, group=self.control)
         return {key: value for each in everyone for key, value in each.items()}
 
-    def start_equal(self, *modules: nn.Module) -> None:
-        """Gives every rank the first one's parameters and buffers: builds of torch may differ between machines."""
-        if self.size > 1:
-            for module in modules:
-                for tensor in module.state_dict().values():
-                    dist.broadcast(tensor, 0)
+    def mean(self, numbers: Tensor) -> Tensor:
+        """The mean over the ranks of a tensor that each has, without gradient."""
+        if self.size == 1:
+            return numbers
+        total = numbers.clone()
+        dist.all_reduce(total)
+        return total / self.size
 
     @contextlib.contextmanager
     def first_ahead(self) -> Iterator[None]:
@@ -147,10 +143,7 @@ def _own_gpu(local_rank: int) -> torch.device:
 
 
 class _Gather(torch.autograd.Function):
-    """All-gather whose backward takes the own rows' gradient times the number of ranks: see the module's text.
-
-    No communication is needed for it, since each rank computes the same loss.
-    """
+    """All-gather whose backward sums what all ranks' losses say of the own rows."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, ranks: Ranks) -> Tensor:
@@ -161,5 +154,6 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        (gradient,) = gradients
-        return gradient.chunk(ctx.ranks.size)[ctx.ranks.rank] * ctx.ranks.size, None
+        total = gradients[0].clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total.chunk(ctx.ranks.size)[ctx.ranks.rank], None

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 RECIPES = Path(str(files(__package__ or "kdx.distill"))) / "recipes"
 SMALL = ("small-baseline", "small-clip-kd")  # recipes whose numbers come from the data
 
+Precision = Literal["fp32", "bf16", "fp16"]
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -80,6 +81,11 @@ class Recipe(Config):
     batch_size: int | Literal["auto"] = Field(
         default=1024,
         description='pairs a step; each is a negative of the others. "auto": 16 to 256, by the number of pairs',
+    )
+    precision: Precision | None = Field(
+        default=None,
+        description="of the towers; weights and losses are fp32. Unset: bf16 on a GPU that has it, fp16 on an older "
+        "one, fp32 on a CPU",
     )
     max_bad_share: float = Field(
         default=0.01, ge=0, lt=1, description="share of undecodable images that is tolerated"

@@ -52,7 +52,7 @@ def _weights(run: Path) -> dict[str, torch.Tensor]:
 def test_a_run_is_sealed_and_holds_recipe_metrics_and_student(tmp_path: Path, samples: ShardSet) -> None:
     result = train(_recipe(), samples, tmp_path / "run")
     open_sealed(tmp_path / "run", "run")
-    assert read_recipe(str(tmp_path / "run" / "recipe.toml")) == _recipe()
+    assert read_recipe(str(tmp_path / "run" / "recipe.toml")) == _recipe("demo-baseline", "precision=fp32")
     (line,) = read_metrics(tmp_path / "run" / "metrics.jsonl")
     assert line["step"] == 6 and line["loss"] == pytest.approx(line["task"]) == pytest.approx(
         result.final_loss
@@ -192,21 +192,23 @@ def test_a_loss_that_is_not_finite_names_the_step_and_leaves_no_run(
 def test_the_last_good_student_is_kept_when_a_loss_is_not_finite(
     tmp_path: Path, samples: ShardSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "KEEP_EVERY", 2)
+    """Numbers are read at every third step, and then a copy of the weights is kept."""
+    monkeypatch.setattr(loop, "LOG_EVERY", 3)
+    monkeypatch.setattr(loop, "KEEP_EVERY", 3)
     step = loop.Loop.step
 
-    def fail_at_five(self: loop.Loop, batch: Batch, pixels: torch.Tensor) -> object:
-        if batch.step == 5:
+    def fail_at_four(self: loop.Loop, batch: Batch, pixels: torch.Tensor) -> object:
+        if batch.step == 4:
             with torch.no_grad():
-                self.model.logit_scale.fill_(float("nan"))
+                self.state.model.logit_scale.fill_(float("nan"))
         return step(self, batch, pixels)
 
-    monkeypatch.setattr(loop.Loop, "step", fail_at_five)
+    monkeypatch.setattr(loop.Loop, "step", fail_at_four)
     recipe = _recipe("demo-baseline", "steps=8")
     with pytest.raises(UsageError) as stopped:
         train(recipe, samples, tmp_path / "run")
-    assert "step 6" in stopped.value.what and "task" in stopped.value.what
-    assert "after 4 steps" in str(stopped.value.remedy)
+    assert "step 5" in stopped.value.what and "task" in stopped.value.what
+    assert "after 2 steps" in str(stopped.value.remedy)
     kept = _weights(tmp_path / "run.stopped")
     assert all(torch.isfinite(value).all() for value in kept.values())
     monkeypatch.setattr(loop.Loop, "step", step)
@@ -214,11 +216,11 @@ def test_the_last_good_student_is_kept_when_a_loss_is_not_finite(
     monkeypatch.setattr(
         loop.Loop,
         "step",
-        lambda self, *a: (seen.append(loop._copied(self.model.state_dict())), step(self, *a))[1],
+        lambda self, *a: (seen.append(loop._copied(self.state.model.state_dict())), step(self, *a))[1],
     )
     train(recipe, samples, tmp_path / "again")
     learnt = [name for name, _ in open_checkpoint(tmp_path / "again").model.named_parameters()]
-    assert all(torch.equal(kept[name], seen[4][name]) for name in learnt)
+    assert all(torch.equal(kept[name], seen[2][name]) for name in learnt)
 
 
 def test_every_method_trains_a_vit_and_its_objective_is_kept(tmp_path: Path, samples: ShardSet) -> None:

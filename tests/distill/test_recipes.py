@@ -13,10 +13,13 @@ from torch.nn import functional as F
 from kdx.core.config import merge
 from kdx.data.loader import Batch
 from kdx.distill import Objective, recipe as recipes
+from kdx.distill.devices import Device
 from kdx.distill.loop import Loop
 from kdx.distill.objective_config import ObjectiveConfig
+from kdx.distill.optimizer import build_optimizer
 from kdx.distill.ranks import ALONE
 from kdx.distill.recipe import read_recipe, recipe_names
+from kdx.distill.run_state import RunState
 from kdx.distill.student import build_student
 from kdx.distill.teacher_cache import CachedShard, TeacherCache
 from kdx.models.architectures import Architecture, build_model, count_parameters, read_architecture
@@ -191,7 +194,11 @@ def test_a_step_at_toy_width_trains_the_student_by_all_terms(name: str) -> None:
     objective = Objective(recipe.objective, model.text_projection.shape[1], [c.embed_dim for c in caches])
     schedule = recipe.schedule()
     assert schedule is not None
-    loop = Loop(recipe, schedule, model, objective, caches, torch.device("cpu"), ALONE)
+    device = Device(torch.device("cpu"))
+    optimizer = build_optimizer((model, objective), recipe.optimizer)
+    loop = Loop(
+        recipe, schedule, RunState(model, objective, optimizer, device.scaler()), caches, device, ALONE
+    )
     before = {name: value.clone() for name, value in model.named_parameters()}
     last_of_warmup = schedule.warmup_steps - 1
     tokens = random.integers(1, 99, (8, 8), dtype=np.int32)
@@ -201,7 +208,7 @@ def test_a_step_at_toy_width_trains_the_student_by_all_terms(name: str) -> None:
     )
     model.train()
     numbers = loop.step(batch, torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(0)))
-    assert numbers["lr"] == recipe.optimizer.lr
+    assert optimizer.param_groups[0]["lr"] == recipe.optimizer.lr
     terms = {name: float(numbers[name]) for name in ("task", *recipe.objective.methods)}
     assert float(numbers["loss"]) == pytest.approx(sum(terms.values()), rel=1e-5)
     assert all(term > 0 for term in terms.values())

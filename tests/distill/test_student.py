@@ -63,7 +63,7 @@ def test_without_the_table_nothing_is_inherited(teacher: Path) -> None:
 def test_a_path_in_the_recipe_stands_for_the_teacher(
     tmp_path: Path, samples: ShardSet, teacher: Path
 ) -> None:
-    recipe = _recipe(f'inherit.source="{teacher}"', "inherit.text.heads=[0, 1]")
+    recipe = _recipe(f'inherit.source="{teacher}"', "inherit.text.heads=[0, 1]", "precision=fp32")
     assert not recipe.needs_teacher
     train(recipe, samples, tmp_path / "run")
     inputs = read_manifest(tmp_path / "run").provenance["inputs"]

@@ -1,0 +1,70 @@
+"""What differs between devices: where a run computes, in which precision, and how its data gets there."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from kdx.core.errors import UsageError
+
+from .recipe import Precision
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Device:
+    """The device of a run and the precision of its towers; weights, logits, losses and the optimiser are fp32."""
+
+    place: torch.device
+    precision: Precision = "fp32"
+
+    @property
+    def name(self) -> str:
+        return torch.cuda.get_device_name(self.place) if self.is_gpu else "cpu"
+
+    @property
+    def is_gpu(self) -> bool:
+        return self.place.type == "cuda"
+
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """The towers run in this: matrix products in the precision, what needs range in fp32."""
+        return torch.autocast(self.place.type, DTYPES[self.precision], enabled=self.precision != "fp32")
+
+    def scaler(self) -> torch.amp.GradScaler:
+        """Keeps fp16's small gradients from vanishing; does nothing in other precisions."""
+        return torch.amp.GradScaler(self.place.type, enabled=self.precision == "fp16")
+
+    def copied(self, array: npt.NDArray[Any]) -> Tensor:
+        """The array on the device. A GPU copies it while the program goes on."""
+        tensor = torch.from_numpy(array)
+        return tensor.pin_memory().to(self.place, non_blocking=True) if self.is_gpu else tensor
+
+    def fork_rng(self) -> contextlib.AbstractContextManager[Any]:
+        """In this, seeding torch's generators leaves them as they were afterwards."""
+        return torch.random.fork_rng(devices=[self.place.index or 0] if self.is_gpu else [])
+
+
+def find_device(precision: Precision | None = None) -> Device:
+    """This process's GPU, or else the CPU; precision None: what fits it.
+
+    bf16 on a GPU that computes in it, fp16 on an older one, fp32 on a CPU, where bf16 is fast on few. Raises UsageError
+    for a precision that the device does not have.
+    """
+    if not torch.cuda.is_available():
+        if precision == "fp16":
+            raise UsageError('precision = "fp16" needs a GPU', remedy='set precision = "fp32" or "bf16"')
+        return Device(torch.device("cpu"), precision or "fp32")
+    place = torch.device("cuda", torch.cuda.current_device())
+    has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    if precision == "bf16" and not has_bf16:
+        raise UsageError(
+            f'precision = "bf16": {torch.cuda.get_device_name(place)} does not compute in it',
+            remedy='set precision = "fp16"',
+        )
+    return Device(place, precision or ("bf16" if has_bf16 else "fp16"))

@@ -1,0 +1,47 @@
+"""The state of a run: one object that holds all that changes from step to step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from kdx.models.clip import ClipModel
+
+from .objective import Objective
+
+
+class RunState:
+    """What a run has become after `step` steps. With its recipe and data, its state_dict() is all that resuming takes.
+
+    Order, views, captions, dropout and masks are functions of the recipe's seeds and the step, so there is no state of
+    a loader or of a random generator in it.
+    """
+
+    def __init__(
+        self,
+        model: ClipModel,
+        objective: Objective,
+        optimizer: torch.optim.Optimizer,
+        scaler: torch.amp.GradScaler,
+    ) -> None:
+        self.step = 0
+        self.model, self.objective = model, objective
+        self.optimizer, self.scaler = optimizer, scaler
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors are those of the run itself, not copies."""
+        return {
+            "step": self.step,
+            "model": self.model.state_dict(),
+            "objective": self.objective.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.step = state["step"]
+        self.model.load_state_dict(state["model"])
+        self.objective.load_state_dict(state["objective"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
