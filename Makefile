@@ -1,8 +1,9 @@
 # make demo   the whole chain, from images to answers of a real Triton (a few minutes on two cores)
-# make test   every test that is not marked slow; make test-all adds those
+# make test   every test that is not marked slow, a process on each core; make test-all adds those, one by one
 # make check  formatting, lint, types, import contracts
 
 PYTHON ?= python3
+SHARED := -n logical --maxprocesses 4 --no-loadscope-reorder
 BIN := .venv/bin
 export PYTHONWARNINGS ?= ignore::FutureWarning
 
@@ -14,11 +15,12 @@ demo: .venv/installed
 
 test: .venv/installed-dev
 	$(BIN)/kdx serve install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(SHARED)
 
 test-all: .venv/installed-dev
 	$(BIN)/kdx serve install
-	$(BIN)/python -m pytest -m ""
+	$(BIN)/python -m pytest $(SHARED)
+	$(BIN)/python -m pytest -m slow
 
 check: .venv/installed-dev
 	$(BIN)/ruff format --check .

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -32,6 +32,22 @@ from kdx.data.shards import Sample
 ROOT = Path(__file__).parent.parent
 FAKES, FAKED = ROOT / "tests/fakes", {"cuda", "tensorrt"}
 DATA = ROOT.parent / "shared" / "data"  # real photos, where a machine has them
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Where several processes share the tests (`-n`), a file stays with one of them, for the sake of its fixtures, and
+    all files that ask the session's Triton with the same one, so that it is started once."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class OneTriton(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return "triton" if file in asking else file
+
+    files = (ROOT / "tests").rglob("test_*.py")
+    asking = {str(file.relative_to(ROOT)) for file in files if "triton_server" in file.read_text()}
+    return OneTriton(config, log)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
