@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .output import print_json, print_table, save_document
+from .bench_train import command as train
+from .output import print_json, print_table, tell_document
 
 if TYPE_CHECKING:
     from kdx.data.shards import Sample
@@ -24,6 +25,9 @@ def command() -> None:
 
     Example: kdx bench latency exported grpc://localhost:8001 --data shards
     """
+
+
+command.add_command(train)
 
 
 @command.command()
@@ -153,7 +157,7 @@ def runtimes(models: tuple[Path, ...], seconds: float, out: Path | None, as_json
         check_place(out)
     with show_progress("runtimes") as progress:
         document = compare_runtimes(models, seconds=seconds, progress=progress)
-    _tell(document, runtimes_table(document), out, as_json)
+    tell_document(document, runtimes_table(document), out, as_json)
 
 
 @command.command()
@@ -215,16 +219,7 @@ def serving(
             rounds=rounds,
             progress=progress,
         )
-    _tell(document, serving_table(document), out, as_json)
-
-
-def _tell(document: dict[str, Any], table: str, out: Path | None, as_json: bool) -> None:
-    if out is not None:
-        save_document(out, document, md=table)
-    if as_json:
-        print_json(document)
-    else:
-        click.echo(table.rstrip())
+    tell_document(document, serving_table(document), out, as_json)
 
 
 @command.command()

@@ -37,6 +37,16 @@ def save_document(stem: Path, document: Any, **texts: str) -> None:
         write_atomic(stem.with_name(f"{stem.name}.{suffix}"), text.rstrip() + "\n")
 
 
+def tell_document(document: dict[str, Any], table: str, out: Path | None, as_json: bool) -> None:
+    """Prints it as JSON or as its table; with `out` saves both, as OUT.json and OUT.md."""
+    if out is not None:
+        save_document(out, document, md=table)
+    if as_json:
+        print_json(document)
+    else:
+        click.echo(table.rstrip())
+
+
 def print_table(table: Table) -> None:
     """As wide as the terminal; in a pipe, every row is one line without trailing spaces."""
     from rich.console import Console
