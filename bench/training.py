@@ -44,6 +44,7 @@ RATIOS = {
 }
 FIRST_STEPS = 2  # of open_clip's log, in which memory is found and kernels are chosen
 SECONDS_A_STEP = re.compile(r"Batch \(t\): ([0-9.]+)")
+ERROR = re.compile(r"error: |[\w.]*(Error|Exception|Exit)\b")
 CAPTIONS_READ = 1000
 KDX = "from kdx.cli import main; main()"
 # torchvision's general wheel does not import beside a CPU-only torch, so its missing operators are declared first
@@ -254,6 +255,6 @@ def _run(command: Sequence[object], name: str) -> str:
 
 
 def _last_line(output: str) -> str:
-    """What a program says last, before the remedy."""
+    """The error that a program tells, or what it says last."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
-    return next((line for line in reversed(lines) if not line.startswith("remedy:")), "nothing")
+    return next((line for line in reversed(lines) if ERROR.match(line)), lines[-1] if lines else "nothing")
