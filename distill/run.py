@@ -47,7 +47,10 @@ def run_recipe(
     that do not go together, and SetupError for too little space. When it is interrupted, it tells what is kept.
     """
     cache = _check_places(recipe, out, cache, overwrite=overwrite)
-    samples = open_split(data, "train")
+    if not ranks.is_first:
+        stages = silent_stages  # one process shows for all
+    with ranks.first_ahead():
+        samples = open_split(data, "train", stages=stages)
     recipe, schedule = recipe.resolve(samples)
     ranks.local_batch_size(schedule.batch_size)
     check_student(recipe, teachers)
@@ -55,8 +58,6 @@ def run_recipe(
     if ranks.is_first:
         for note in unlike_expected(recipe, teachers):
             tell(note)
-    else:
-        stages = silent_stages  # one process shows for all
     caching = stages if recipe.objective.needs_teacher else silent_stages
     try:
         with ranks.first_ahead(), caching("teacher cache") as progress:

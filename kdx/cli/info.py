@@ -66,7 +66,7 @@ def command(folder: Path, as_json: bool) -> None:
 def _identify(folder: Path) -> tuple[str, Manifest | None]:
     from kdx.core.errors import DataError
     from kdx.core.folders import MANIFEST, read_manifest
-    from kdx.data.shards import splits_there
+    from kdx.data.places import splits_there
     from kdx.data.unpacked import convert_command
 
     if not folder.is_dir():

@@ -23,9 +23,9 @@ from .conversion_folder import ConversionFolder, FinishedShard, conversion_folde
 from .plan import Plan, Planned, make_plan
 from .sample import Sample, image_extension
 from .set_folder import CLASSES, SKIPPED
-from .shards import add_sample
 from .sources.source import Source, Unusable
 from .tar_writer import TarWriter
+from .writing import add_sample
 
 MAX_LEFT_OUT = 0.1  # share of the images
 SHOWN = 3

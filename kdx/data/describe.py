@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import io
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
+from .places import splits_there
 from .sampling import spread
-from .shards import ShardSet, open_split, read_classes, read_templates, splits_there
+from .shards import ShardSet, open_split, read_classes, read_templates
 
 PROBED = 16  # images whose size is read
 
@@ -52,7 +50,7 @@ def _describe_split(samples: ShardSet) -> dict[str, Any]:
         "captions": len(captions),
         "distinct_captions": len(set(captions)),
         "caption_words": _words(captions),
-        "labelled": sum(samples.label(row) is not None for row in range(len(samples))),
+        "labelled": int((samples.labels >= 0).sum()),
         "image_sizes": _image_sizes(samples),
         "skipped": [{"key": key, "reason": reason} for key, reason in samples.skipped],
         "others": samples.others,
@@ -65,13 +63,10 @@ def _words(captions: list[str]) -> dict[str, int] | None:
 
 
 def _image_sizes(samples: ShardSet) -> dict[str, int]:
-    sizes = Counter(_image_size(samples[row].image) for row in spread(len(samples), PROBED))
+    sizes = Counter(_image_size(samples, row) for row in spread(len(samples), PROBED))
     return dict(sizes.most_common())
 
 
-def _image_size(image: bytes) -> str:
-    try:
-        with Image.open(io.BytesIO(image), formats=("JPEG", "PNG", "WEBP", "AVIF")) as opened:
-            return f"{opened.width}x{opened.height}"
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        return "unreadable"
+def _image_size(samples: ShardSet, row: int) -> str:
+    width, height = samples.image_size(row)
+    return f"{width}x{height}" if width else "unreadable"

@@ -24,12 +24,16 @@ MAX_SUFFIX = 12  # characters; what is longer is no extension that has a name
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A good sample of a shard before its class is looked up. captions: maybe none. cls: the text of its .cls."""
+    """A good sample of a shard before its class is looked up.
+
+    captions: maybe none, and then no_caption says why. cls: the text of its .cls.
+    """
 
     key: str
     file: TarFile
     image: Member
     captions: tuple[str, ...]
+    no_caption: str | None
     cls: str | None
 
 
@@ -60,7 +64,10 @@ def read_drafts(paths: list[Path], *, need_captions: bool) -> Drafts:
                 unique = f"{path.stem}/{unique}"
             seen.add(unique)
             try:
-                drafts.good.append(read_draft(unique, file, members, need_captions=need_captions))
+                draft = read_draft(unique, file, members)
+                if need_captions and draft.no_caption is not None:
+                    raise NoCaption(draft.no_caption)
+                drafts.good.append(draft)
             except BadSample as reason:
                 drafts.skipped.append((unique, str(reason)))
     return drafts
@@ -115,7 +122,7 @@ def _kind_of_other(stem: str, extension: str) -> str | None:
     )
 
 
-def read_draft(key: str, file: TarFile, members: list[tuple[str, Member]], *, need_captions: bool) -> Draft:
+def read_draft(key: str, file: TarFile, members: list[tuple[str, Member]]) -> Draft:
     """Raises BadSample."""
     images = [member for extension, member in members if extension in IMAGE_EXTENSIONS]
     if len(images) != 1:
@@ -123,13 +130,12 @@ def read_draft(key: str, file: TarFile, members: list[tuple[str, Member]], *, ne
     if not 0 < images[0].size <= MAX_IMAGE:
         raise BadSample(f"the image has {images[0].size} bytes")
     txt, json_, cls = (_read_text(file, members, extension) for extension in ("txt", "json", "cls"))
-    captions: tuple[str, ...] = ()
+    captions, no_caption = (), None
     try:
         captions = parse_captions(txt, json_)
-    except NoCaption:
-        if need_captions:
-            raise
-    return Draft(key, file, images[0], captions, None if cls is None else parse_class(cls))
+    except NoCaption as reason:
+        no_caption = str(reason)
+    return Draft(key, file, images[0], captions, no_caption, None if cls is None else parse_class(cls))
 
 
 def _read_text(file: TarFile, members: list[tuple[str, Member]], extension: str) -> bytes | None:

@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
+import numpy.typing as npt
+
 
 class ImageSet(Protocol):
     """A split of shards, or a data set by name.
@@ -44,7 +47,7 @@ class ImageSet(Protocol):
         ...
 
     @property
-    def keys(self) -> list[str]:
+    def keys(self) -> Sequence[str]:
         """Unique, row by row."""
         ...
 
@@ -61,11 +64,14 @@ class ImageSet(Protocol):
         ...
 
 
-def captions_an_image(samples: Sequence[tuple[str, ...]]) -> str:
-    """The protocol where all captions count: "5 captions an image", "1 to 5 captions an image"."""
-    counts = [len(captions) for captions in samples if captions]
-    if not counts:
+def captions_an_image(counts: npt.NDArray[np.int32]) -> str:
+    """The protocol where all captions count: "5 captions an image", "1 to 5 captions an image".
+
+    counts: [N], how many captions each image has.
+    """
+    counts = counts[counts > 0]
+    if len(counts) == 0:
         return "no captions"
-    low, high = min(counts), max(counts)
+    low, high = int(counts.min()), int(counts.max())
     number = f"{high}" if low == high else f"{low} to {high}"
     return f"{number} caption{'' if high == 1 else 's'} an image"

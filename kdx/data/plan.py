@@ -237,7 +237,7 @@ def _classes(database: sqlite3.Connection, source: Source) -> list[str] | None:
         return source.classes
     if all(map(is_index, texts)):
         return None
-    names = names_among(texts)
+    names = names_among(dict.fromkeys(texts, 1))
     if names is None or len(names) < len(texts):
         number = next(filter(is_index, texts))
         name = next(text for text in texts if not is_index(text))

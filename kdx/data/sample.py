@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from kdx.core.errors import DataError
 
 NO_CAPTION = "no caption (.txt)"
+NO_TEXT_IN_CAPTION = "the caption is empty"
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ def parse_captions(txt: bytes | None, json_: bytes | None) -> tuple[str, ...]:
         raise NoCaption(NO_CAPTION)
     caption = _decode(txt, "the caption")
     if not caption:
-        raise NoCaption("the caption is empty")
+        raise NoCaption(NO_TEXT_IN_CAPTION)
     return (caption,)
 
 
@@ -74,11 +75,13 @@ def is_index(text: str) -> bool:
     return text.isascii() and text.isdigit() and len(text) <= 9
 
 
-def names_among(texts: Iterable[str]) -> list[str] | None:
-    """The class names that .cls texts spell, in alphabetical order; None when most of them are integers."""
-    every = list(texts)
-    words = [text for text in every if not is_index(text)]
-    return sorted(set(words)) if len(words) > len(every) / 2 else None
+def names_among(texts: Mapping[str, int]) -> list[str] | None:
+    """The class names that .cls texts spell, in alphabetical order; None when most of them are integers.
+
+    texts: each with how often it occurs.
+    """
+    words = [text for text in texts if not is_index(text)]
+    return sorted(words) if 2 * sum(texts[text] for text in words) > sum(texts.values()) else None
 
 
 def encode_members(sample: Sample) -> Iterator[tuple[str, bytes]]:

@@ -10,10 +10,10 @@ from kdx.core.errors import UsageError
 from kdx.core.folders import check_place
 from kdx.core.workspace import locked, move_all, workspace
 
-from .shards import SPLITS
+from .index.opening import beside
+from .places import SPLITS
+from .set_texts import CLASSES, TEMPLATES
 
-CLASSES = "classes.txt"
-TEMPLATES = "templates.txt"
 CHECKSUMS = "SHA256SUMS"
 SKIPPED = "skipped.jsonl"  # what `kdx data convert` left out
 
@@ -55,7 +55,9 @@ def check_set_free(folder: Path, *, overwrite: bool = False) -> None:
 def set_files(folder: Path) -> list[Path]:
     """What belongs to a set: classes.txt first, so that a set that lost a part has lost it too."""
     texts = [folder / name for name in (CLASSES, TEMPLATES, CHECKSUMS, SKIPPED)]
-    return [path for path in texts if path.exists()] + shard_files(folder)
+    shards = shard_files(folder)
+    indices = [index for shard in shards if (index := beside(shard)).exists()]
+    return [path for path in texts if path.exists()] + indices + shards
 
 
 def shard_files(folder: Path) -> list[Path]:

@@ -1,4 +1,4 @@
-"""Image–text sets as WebDataset tar shards: writing them, and random access to their samples.
+"""Image–text sets as WebDataset tar shards: opening a split of one.
 
 A set is a folder with train-*.tar (or 00000.tar …), val-*.tar (or test-*.tar), and where it is labelled classes.txt.
 A sample is KEY.jpg (jpeg, jfif, png, webp, avif), KEY.txt, where labelled KEY.cls (an integer or a class name), and
@@ -7,40 +7,25 @@ with several captions KEY.json = {"captions": [...]}, whose first one is KEY.txt
 
 from __future__ import annotations
 
-import hashlib
-import itertools
-import json
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
 
-from kdx.core.digests import file_digest, value_digest
-from kdx.core.errors import DataError, UsageError
-from kdx.core.requests import check_templates
-from kdx.core.workspace import locked, move_all, workspace
-from kdx.models.clip_vocabulary import clip_tokenizer
+from kdx.core.errors import DataError
+from kdx.core.progress import Stages, silent_stages
 
-from .drafts import IMAGE_EXTENSIONS, MAX_IMAGE, MAX_TEXT, Draft, Drafts, group_members, read_drafts
-from .image_set import captions_an_image
-from .sample import (
-    NO_CAPTION,
-    BadSample,
-    Sample,
-    encode_members,
-    find_label,
-    is_index,
-    key_digest,
-    names_among,
-    parse_class,
-)
-from .tar_index import Member, TarFile
-from .tar_writer import TarWriter
+from .index.opening import IndexedShard, open_indexes
+from .index.shard_index import FIRST_REASON, GOOD, ShardIndex
+from .index.unique_keys import find_renamed
+from .places import SPLITS, shard_paths, splits_there
+from .sample import NO_CAPTION, BadSample, Sample, find_label, is_index, names_among
+from .set_texts import CLASSES, read_lines, read_templates
+from .shard_set import Shard, ShardSet
 from .unpacked import convert_command, quoted
+from .writing import write_shards
 
 __all__ = [
     "Sample",
@@ -53,202 +38,31 @@ __all__ = [
     "write_shards",
 ]
 
-# split → how its shards begin, the first found counts: who has test shards alone scores on them
-SPLITS = {"train": ("train",), "val": ("val", "test"), "test": ("test",)}
 REASONS_SHOWN = 3
-
-
-@dataclass(frozen=True)
-class Shard:
-    """rows: which samples of the set lie in it, never none."""
-
-    file: TarFile
-    rows: range
-
-    @property
-    def path(self) -> Path:
-        return self.file.path
-
-    @property
-    def name(self) -> str:
-        return self.path.name
-
-    @cached_property
-    def digest(self) -> str:
-        """sha256 (hex) of the file."""
-        return file_digest(self.path)
-
-
-@dataclass(frozen=True, slots=True)
-class _Entry:
-    key: str
-    file: TarFile
-    image: Member
-    captions: tuple[str, ...]
-    label: int | None
-
-
-class ShardSet(Sequence[Sample]):
-    """The good samples of one split in the order of shards and members; made by `open_split`.
-
-    It is an ImageSet. Images are read when asked for, by any number of threads. keys: unique; one that an earlier shard
-    has too is preceded by its shard's name. skipped: (key, reason) of the bad samples. others: how many members of each
-    kind are no part of any sample. classes: what labels mean, None if the set does not say.
-    """
-
-    def __init__(
-        self,
-        folder: Path,
-        split: str,
-        shards: tuple[Shard, ...],
-        entries: list[_Entry],
-        skipped: list[tuple[str, str]],
-        others: dict[str, int],
-        classes: list[str] | None,
-    ) -> None:
-        self.folder = folder
-        self.split = split
-        self.shards = shards
-        self.skipped = skipped
-        self.others = others
-        self.classes = classes
-        self._entries = entries
-        self.keys = [entry.key for entry in entries]
-
-    def __len__(self) -> int:
-        return len(self._entries)
-
-    @overload
-    def __getitem__(self, index: int) -> Sample: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Sample]: ...
-    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
-        """Raises DataError if the shard has changed since it was opened."""
-        if isinstance(index, slice):
-            return [self._read(entry) for entry in self._entries[index]]
-        return self._read(self._entries[index])
-
-    @property
-    def name(self) -> str:
-        return f"shards ({self.split})"
-
-    @property
-    def place(self) -> Path:
-        return self.folder
-
-    @property
-    def protocol(self) -> str:
-        return captions_an_image([entry.captions for entry in self._entries])
-
-    @property
-    def templates(self) -> list[str] | None:
-        """Raises DataError if templates.txt is malformed."""
-        return read_templates(self.folder)
-
-    def captions(self, index: int) -> tuple[str, ...]:
-        return self._entries[index].captions
-
-    @cached_property
-    def key_digests(self) -> npt.NDArray[np.uint64]:
-        """[N], the key_digest of every key."""
-        return np.fromiter(map(key_digest, self.keys), dtype=np.uint64, count=len(self))
-
-    @property
-    def caption_counts(self) -> npt.NDArray[np.int32]:
-        """[N], how many captions each sample has."""
-        counts = (len(entry.captions) for entry in self._entries)
-        return np.fromiter(counts, dtype=np.int32, count=len(self))
-
-    def num_captions(self, index: int) -> int:
-        return len(self._entries[index].captions)
-
-    def tokens(self, index: int, caption: int, context_length: int) -> npt.NDArray[np.uint16]:
-        """CLIP's tokens of a caption, cut to `context_length` as Tokenizer.encode cuts; not padded."""
-        text = self._entries[index].captions[caption]
-        return np.array(clip_tokenizer().encode(text, context_length), dtype=np.uint16)
-
-    def label(self, index: int) -> int | None:
-        return self._entries[index].label
-
-    def image(self, index: int) -> bytes:
-        """Raises DataError if the shard has changed since it was opened."""
-        return self[index].image
-
-    @cached_property
-    def pairs_digest(self) -> str:
-        """sha256 (hex) of the images with their keys and captions, row by row; reads all shards once.
-
-        Which samples are good, and so what row a sample has, is decided outside of the shards too (`classes.txt`).
-        """
-        shards = [[s.name, s.file.size, s.digest, len(s.rows)] for s in self.shards]
-        return value_digest([shards, _rows_digest([entry.key, entry.captions] for entry in self._entries)])
-
-    @cached_property
-    def digest(self) -> str:
-        """sha256 (hex) of all that a set says: the pairs, their labels and what the labels mean."""
-        labels = _rows_digest(entry.label for entry in self._entries)
-        return value_digest([self.pairs_digest, labels, self.classes])
-
-    def _read(self, entry: _Entry) -> Sample:
-        image = entry.file.read(entry.image.offset, entry.image.size)
-        return Sample(entry.key, image, entry.captions, entry.label)
-
-
-def _rows_digest(rows: Iterable[Any]) -> str:
-    """Of JSON-serialisable values, one at a time: a set may have more rows than should be spelled out at once."""
-    digest = hashlib.sha256()
-    for row in rows:
-        digest.update(json.dumps(row).encode() + b"\n")
-    return digest.hexdigest()
-
-
-# Reading
+UNKNOWN = -2  # the label of a class text that says none
 
 
 def open_split(
-    folder: Path, split: str, *, need_captions: bool = True, min_good_share: float = 0.9
+    folder: Path,
+    split: str,
+    *,
+    need_captions: bool = True,
+    min_good_share: float = 0.9,
+    stages: Stages = silent_stages,
 ) -> ShardSet:
     """Opens the shards of a split: "train", "test", or "val", which are test-*.tar where there are no val-*.tar.
 
     Bad samples are skipped and named in `ShardSet.skipped`; need_captions: whether one without a caption is bad.
-    Raises DataError when there are no shards, when one is no whole tar, or when less than `min_good_share` of the
-    samples are good.
+    stages: shows "indexing", where a shard has no index that is current. Raises DataError when there are no shards,
+    when one is no whole tar, or when less than `min_good_share` of the samples are good.
     """
     paths = shard_paths(folder, split)
     if not paths:
         raise DataError(f"there are no {split} shards", where=folder, remedy=_names_to_give(folder, split))
-    drafts = read_drafts(paths, need_captions=need_captions)
-    names = _class_names(folder, [draft.cls for draft in drafts.good if draft.cls is not None])
-    entries, shards = _number(drafts.good, names, drafts.skipped)
-    _check_share(folder, split, len(entries), drafts, min_good_share)
-    return ShardSet(folder, split, shards, entries, drafts.skipped, dict(drafts.others.most_common()), names)
-
-
-def shard_paths(folder: Path, split: str) -> list[Path]:
-    """The shards of a split in their order; none if there are none. Raises UsageError for an unknown split."""
-    if split not in SPLITS:
-        raise UsageError(f"there is no split {split!r}", remedy=f"use {' or '.join(SPLITS)}")
-    for prefix in SPLITS[split]:
-        paths = sorted(folder.glob(f"{prefix}-*.tar"))
-        if paths:
-            return paths
-    return numbered_shards(folder) if split == "train" else []
-
-
-def splits_there(folder: Path) -> dict[str, list[Path]]:
-    """The shards of each split, every shard once: test-*.tar without val-*.tar are those of "val"."""
-    paths = {split: shard_paths(folder, split) for split in SPLITS}
-    return {
-        split: found for split, found in paths.items() if found and (split != "test" or found != paths["val"])
-    }
-
-
-def numbered_shards(folder: Path) -> list[Path]:
-    """Those that have no split in their names, as img2dataset writes them (00000.tar): they are train shards."""
-    return sorted(
-        (path for path in folder.glob("[0-9]*.tar") if path.stem.isdecimal()),
-        key=lambda path: (int(path.stem), path.stem),
-    )
+    opened = open_indexes(paths, stages=stages)
+    samples = _select(folder, split, opened, need_captions=need_captions)
+    _check_share(samples, min_good_share)
+    return samples
 
 
 def read_classes(folder: Path) -> list[str] | None:
@@ -257,68 +71,112 @@ def read_classes(folder: Path) -> list[str] | None:
     Two classes may have the same name, as ImageNet's "missile" and "sunglasses" have; the published scores count so.
     None if labels are bare integers or there are none. Raises DataError if classes.txt is malformed.
     """
-    named = _read_lines(folder / "classes.txt")
-    return names_among(_all_classes(folder)) if named is None else named
+    named = read_lines(folder / CLASSES)
+    if named is not None:
+        return named
+    paths = [path for paths in splits_there(folder).values() for path in paths]
+    return names_among(_count_classes(open_indexes(paths)))
 
 
-def read_templates(folder: Path) -> list[str] | None:
-    """Zero-shot prompts from templates.txt, one a line, each with {} for the class; None without the file.
+def _select(folder: Path, split: str, opened: Sequence[IndexedShard], *, need_captions: bool) -> ShardSet:
+    """The good samples of all shards, with rows and labels."""
+    names = _class_names(folder, opened)
+    renamed = find_renamed([each.index for each in opened])
+    labels = _Labels(names)
+    shards: list[Shard] = []
+    skipped: list[tuple[str, str]] = []
+    classless: list[tuple[str, str]] = []
+    others: Counter[str] = Counter()
+    first = row = 0
+    for each in opened:
+        index = each.index
+        own = labels.of(index)
+        bad = _bad(index, need_captions=need_captions)
+        unknown = _unknown(index, own, bad)
 
-    Raises DataError if it is malformed.
-    """
-    path = folder / "templates.txt"
-    templates = _read_lines(path)
-    try:
-        return None if templates is None else check_templates(templates)
-    except UsageError as error:
-        raise DataError(error.what, where=path, remedy=error.remedy) from None
+        def key(sample: int, index: ShardIndex = index, first: int = first) -> str:
+            return renamed.key(first + sample, index.key(sample), index.facts.name)
+
+        skipped += [(key(sample), index.why_bad(sample)) for sample in bad.tolist()]
+        classless += [(key(sample), labels.why_unknown(index, sample)) for sample in unknown.tolist()]
+        good = None
+        if len(bad) or len(unknown):
+            kept = np.ones(index.facts.samples, dtype=bool)
+            kept[bad] = kept[unknown] = False
+            good = np.flatnonzero(kept).astype(np.int32)
+        count = index.facts.samples if good is None else len(good)
+        if count:
+            rows = range(row, row + count)
+            shards.append(Shard(each.tar, rows, index.facts.digest, each.place, good, first, own))
+        others.update(index.facts.others)
+        first, row = first + index.facts.samples, row + count
+    most = dict(others.most_common())
+    return ShardSet(folder, split, tuple(shards), renamed, skipped + classless, most, names)
 
 
-def _class_names(folder: Path, texts: list[str]) -> list[str] | None:
-    """Walks the other splits only when names occur: labels must mean the same in all of them."""
-    if (folder / "classes.txt").exists() or not all(map(is_index, texts)):
+def _bad(index: ShardIndex, *, need_captions: bool) -> npt.NDArray[np.int64]:
+    """Which samples of a shard are bad whatever the classes are."""
+    if not index.facts.bad and not (need_captions and index.facts.uncaptioned):
+        return np.empty(0, dtype=np.int64)
+    return np.flatnonzero(index.reason > GOOD if need_captions else index.reason >= FIRST_REASON)
+
+
+def _unknown(
+    index: ShardIndex, labels: npt.NDArray[np.int32], bad: npt.NDArray[np.int64]
+) -> npt.NDArray[np.int64]:
+    """Which of the other samples have a class that is none of the set's."""
+    if index.class_number is None or not (labels == UNKNOWN).any():
+        return np.empty(0, dtype=np.int64)
+    return np.setdiff1d(np.flatnonzero(np.append(labels, np.int32(0))[index.class_number] == UNKNOWN), bad)
+
+
+class _Labels:
+    """What class texts mean; each is looked up once for all shards. names: as `read_classes` has them."""
+
+    def __init__(self, names: list[str] | None) -> None:
+        self._names = names
+        self._known: dict[str, int] = {}
+        self._reasons: dict[str, str] = {}
+
+    def of(self, index: ShardIndex) -> npt.NDArray[np.int32]:
+        """The label of each class text of a shard, UNKNOWN where it says none."""
+        return np.array([self._label(text) for text, _ in index.facts.classes], dtype=np.int32)
+
+    def why_unknown(self, index: ShardIndex, sample: int) -> str:
+        assert index.class_number is not None
+        text, _ = index.facts.classes[int(index.class_number[sample])]
+        return self._reasons[text]
+
+    def _label(self, text: str) -> int:
+        if text not in self._known:
+            try:
+                self._known[text] = find_label(text, self._names)
+            except BadSample as reason:
+                self._known[text], self._reasons[text] = UNKNOWN, str(reason)
+        return self._known[text]
+
+
+def _class_names(folder: Path, opened: Sequence[IndexedShard]) -> list[str] | None:
+    """Looks at the other splits only when names occur: labels must mean the same in all of them."""
+    if (folder / CLASSES).exists() or not all(map(is_index, _count_classes(opened))):
         return read_classes(folder)
     return None
 
 
-def _all_classes(folder: Path) -> Iterator[str]:
-    for paths in splits_there(folder).values():
-        for path in paths:
-            file = TarFile.at(path)
-            groups, _ = group_members(file)
-            for extension, member in itertools.chain.from_iterable(groups.values()):
-                if extension == "cls" and member.size <= MAX_TEXT:
-                    try:
-                        yield parse_class(file.read(member.offset, member.size))
-                    except BadSample:
-                        continue  # open_split names it
+def _count_classes(opened: Sequence[IndexedShard]) -> Counter[str]:
+    counts: Counter[str] = Counter()
+    for each in opened:
+        for text, count in each.index.facts.classes:
+            counts[text] += count
+    return counts
 
 
-def _number(
-    drafts: list[Draft], names: list[str] | None, skipped: list[tuple[str, str]]
-) -> tuple[list[_Entry], tuple[Shard, ...]]:
-    """Gives labels and rows; samples with an unknown class join `skipped`."""
-    entries: list[_Entry] = []
-    shards: list[Shard] = []
-    for file, group in itertools.groupby(drafts, key=lambda draft: draft.file):
-        start = len(entries)
-        for draft in group:
-            try:
-                label = None if draft.cls is None else find_label(draft.cls, names)
-            except BadSample as reason:
-                skipped.append((draft.key, str(reason)))
-                continue
-            entries.append(_Entry(draft.key, file, draft.image, draft.captions, label))
-        if len(entries) > start:
-            shards.append(Shard(file, range(start, len(entries))))
-    return entries, tuple(shards)
-
-
-def _check_share(folder: Path, split: str, good: int, drafts: Drafts, min_good_share: float) -> None:
-    skipped = drafts.skipped
+def _check_share(samples: ShardSet, min_good_share: float) -> None:
+    folder, split, skipped, good = samples.folder, samples.split, samples.skipped, len(samples)
     total = good + len(skipped)
     if total == 0:
-        others = ", ".join(f"{count} × {kind}" for kind, count in drafts.others.most_common(REASONS_SHOWN))
+        kinds = list(samples.others.items())[:REASONS_SHOWN]
+        others = ", ".join(f"{count} × {kind}" for kind, count in kinds)
         raise DataError(
             f"the {split} shards hold no samples{others and f', but {others}'}",
             where=folder,
@@ -350,84 +208,3 @@ def _names_to_give(folder: Path, split: str) -> str:
     wanted = " or ".join(f"{prefix}-00000.tar, {prefix}-00001.tar …" for prefix in SPLITS[split])
     packed = next(iter(sorted(folder.glob("*.tar.*"))), None)
     return f"name the shards {wanted}" + (f", and unpack {packed.name} and its like" if packed else "")
-
-
-def _read_lines(path: Path) -> list[str] | None:
-    """The lines of a text file without surrounding spaces; None without the file."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        return None
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot be read: {error}", where=path, remedy="save it as UTF-8 text") from None
-    lines = [line.strip() for line in text.strip().split("\n")]
-    if not all(lines):
-        raise DataError("has an empty line", where=path, remedy="one entry a line")
-    return lines
-
-
-# Writing
-
-
-def write_shards(
-    folder: Path, split: str, samples: Iterable[Sample], *, samples_per_shard: int = 2000
-) -> int:
-    """Writes the shards of a split, `split-00000.tar` and on, and returns the number of samples.
-
-    Equal samples give equal bytes. Shards get their names when all are whole; on an error none is left.
-    Raises UsageError if the split has shards there, DataError for a sample that could not be read back, SetupError
-    where nothing can be written.
-    """
-    _check_no_shards(folder, split)
-    count = 0
-    with workspace(folder / f"{split}-shards") as new:
-        new.mkdir()
-        for number, group in enumerate(_groups(samples, samples_per_shard)):
-            count += _write_tar(new / f"{split}-{number:05d}.tar", group)
-        with locked(folder):
-            _check_no_shards(folder, split)  # another process may have written there meanwhile
-            move_all((path, folder / path.name) for path in sorted(new.iterdir()))
-    return count
-
-
-def _check_no_shards(folder: Path, split: str) -> None:
-    if shard_paths(folder, split):
-        raise UsageError(f"holds {split} shards already", where=folder, remedy="choose another folder")
-
-
-def _groups(samples: Iterable[Sample], size: int) -> Iterator[Iterable[Sample]]:
-    iterator = iter(samples)
-    for first in iterator:
-        yield itertools.chain([first], itertools.islice(iterator, size - 1))
-
-
-def _write_tar(path: Path, samples: Iterable[Sample]) -> int:
-    count = 0
-    keys: set[str] = set()
-    with TarWriter(path) as tar:
-        for sample in samples:
-            if sample.key in keys:
-                raise DataError(
-                    "the key occurs twice", where=sample.key, remedy="give each sample its own key"
-                )
-            keys.add(sample.key)
-            add_sample(tar, sample)
-            count += 1
-    return count
-
-
-def add_sample(tar: TarWriter, sample: Sample) -> None:
-    """Raises DataError for a sample that could not be read back."""
-    for extension, content in encode_members(sample):
-        _check_size(sample.key, extension, len(content))
-        tar.add(f"{sample.key}.{extension}", content)
-
-
-def _check_size(key: str, extension: str, size: int) -> None:
-    limit = MAX_IMAGE if extension in IMAGE_EXTENSIONS else MAX_TEXT
-    if size > limit:
-        raise DataError(
-            f"its .{extension} is larger than {limit} bytes",
-            where=key,
-            remedy="correct the sample, or leave it out",
-        )

@@ -8,7 +8,8 @@ from pathlib import Path
 from kdx.core.errors import DataError, UsageError
 from kdx.core.folders import write_atomic
 
-from .set_folder import CLASSES, TEMPLATES, building_set
+from .set_folder import building_set
+from .set_texts import CLASSES, TEMPLATES
 from .shards import Sample, ShardSet, read_templates, write_shards
 from .views import philox
 

@@ -13,6 +13,11 @@ from typing import BinaryIO
 from kdx.core.errors import DataError
 
 BLOCK = 512
+END = bytes(BLOCK)  # of an archive
+# the fields of a header that are looked at, by POSIX (ustar)
+NAME, SIZE, CHECKSUM, TYPE, PREFIX = slice(0, 100), slice(124, 136), slice(148, 156), 156, slice(345, 500)
+REGULAR, PAX = (ord("0"), 0), ord("x")
+PAX_THAT_MATTERS = (b" path=", b" size=", b"GNU.sparse", b"hdrcharset")
 PADDING = 2**20  # bytes that are looked at in one go, a multiple of BLOCK
 OPEN_FILES = 256  # descriptors kept open over all shard sets of a process
 DAMAGED = "copy or make the shard again, or remove it"
@@ -69,25 +74,75 @@ def walk_tar(tar: TarFile) -> Iterator[Member]:
 
     Raises DataError if the file is no tar, ends before the tar does, or goes on with something else after its end.
     """
-    start: int | None = 0
+    offset: int | None = 0
     try:
         with tar.path.open("rb") as file:
-            while start is not None:
-                file.seek(start)
-                end = start
-                with tarfile.open(fileobj=file, mode="r:") as archive:
-                    for header in archive:
-                        end = archive.offset
-                        if not header.isdir():
-                            yield _member(header)
-                # tarfile takes a damaged header, or the end of the file, for the end of the archive
-                if end + BLOCK > tar.size or any(tar.read(end, BLOCK)):
-                    raise DataError(f"is truncated or damaged at byte {end}", where=tar.path, remedy=DAMAGED)
-                start = _appended(file, end + BLOCK)
+            while offset is not None:
+                block = os.pread(file.fileno(), BLOCK, offset)
+                if block == END:
+                    offset = _appended(file, offset + BLOCK)
+                elif (plain := _plain_member(file, block, offset)) is not None:
+                    yield plain
+                    offset = plain.offset + _in_blocks(plain.size)
+                else:
+                    header, after = _any_member(file, offset)
+                    if header is None:
+                        raise DataError(
+                            f"is truncated or damaged at byte {offset}", where=tar.path, remedy=DAMAGED
+                        )
+                    if not header.isdir():
+                        yield _member(header)
+                    offset = after
     except (tarfile.TarError, UnicodeError, ValueError) as error:
         raise DataError(f"is not a whole tar file: {error}", where=tar.path, remedy=DAMAGED) from None
     except OSError as error:
         raise DataError(f"cannot be read: {error.strerror}", where=tar.path, remedy=DAMAGED) from None
+
+
+def _plain_member(file: BinaryIO, block: bytes, offset: int) -> Member | None:
+    """The file whose header is `block`, if it is one that needs no more than a look: ten times as fast as tarfile.
+
+    WebDataset puts a pax header with nothing but a time before each file.
+    """
+    if len(block) < BLOCK or not _has_checksum(block) or block[SIZE][0] & 0x80:
+        return None
+    if block[TYPE] == PAX:
+        size = _number(block[SIZE])
+        said = os.pread(file.fileno(), size, offset + BLOCK)
+        if len(said) < size or any(word in said for word in PAX_THAT_MATTERS):
+            return None
+        after = offset + BLOCK + _in_blocks(size)
+        block = os.pread(file.fileno(), BLOCK, after)
+        return None if block[TYPE : TYPE + 1] == b"x" else _plain_member(file, block, after)
+    if block[TYPE] not in REGULAR:
+        return None
+    name, prefix = (block[field].partition(b"\0")[0] for field in (NAME, PREFIX))
+    name = prefix + b"/" + name if prefix else name
+    if name.endswith(b"/"):
+        return None
+    return Member(_decoded(name), offset + BLOCK, _number(block[SIZE]), None)
+
+
+def _any_member(file: BinaryIO, offset: int) -> tuple[tarfile.TarInfo | None, int]:
+    """What tarfile reads at `offset`, None for what is no header, and where the next header is."""
+    file.seek(offset)
+    with tarfile.open(fileobj=file, mode="r:") as archive:
+        return archive.next(), archive.offset
+
+
+def _has_checksum(block: bytes) -> bool:
+    try:
+        return _number(block[CHECKSUM]) == sum(block) - sum(block[CHECKSUM]) + 8 * ord(" ")
+    except ValueError:
+        return False
+
+
+def _number(field: bytes) -> int:
+    return int(field.partition(b"\0")[0].strip() or b"0", 8)
+
+
+def _in_blocks(size: int) -> int:
+    return -(-size // BLOCK) * BLOCK
 
 
 def _member(header: tarfile.TarInfo) -> Member:
@@ -97,8 +152,12 @@ def _member(header: tarfile.TarInfo) -> Member:
         special = "sparse file"
     else:
         special = None if header.isreg() else "device"
-    name = header.name.removeprefix("./").encode("utf-8", "surrogateescape")
-    return Member(name.decode("utf-8", "backslashreplace"), header.offset_data, header.size, special)
+    name = header.name.encode("utf-8", "surrogateescape")
+    return Member(_decoded(name), header.offset_data, header.size, special)
+
+
+def _decoded(name: bytes) -> str:
+    return name.removeprefix(b"./").decode("utf-8", "backslashreplace")
 
 
 def _appended(file: BinaryIO, offset: int) -> int | None:

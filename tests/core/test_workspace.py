@@ -104,8 +104,8 @@ def test_the_second_writer_of_shards_does_not_replace_the_firsts(tmp_path: Path)
 
     with pytest.raises(UsageError):
         write_shards(tmp_path, "train", slow())
-    assert open_split(tmp_path, "train").keys == ["fast"]
     assert [file.name for file in tmp_path.iterdir()] == ["train-00000.tar"]
+    assert open_split(tmp_path, "train").keys == ["fast"]
 
 
 # Errors at the end

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+import numpy as np
 
 from kdx.core.errors import DataError, UsageError
 from kdx.data.image_set import captions_an_image
@@ -130,7 +133,7 @@ def _check_classes(name: str, record: SetRecord, root: Path, listing: Listing) -
 
 def _with_names(listing: Listing, file: Path | None, root: Path) -> Listing:
     """With the class names of the user's file, or else the set's. What has a label that is no class is skipped."""
-    classes = listing.classes or names_among(listing.texts.values())
+    classes = listing.classes or names_among(Counter(listing.texts.values()))
     if file is not None:
         given = read_classes(file)
         if listing.classes is not None:
@@ -180,7 +183,7 @@ def _check_replacement(file: Path, given: list[str], classes: list[str]) -> None
 def _protocol(record: SetRecord, listing: Listing) -> str:
     if record.captions == 1:
         return "first caption"
-    return captions_an_image([entry.captions for entry in listing.entries])
+    return captions_an_image(np.array([len(entry.captions) for entry in listing.entries], dtype=np.int32))
 
 
 def _tell_skipped(name: str, skipped: list[tuple[str, str]]) -> None:

@@ -8,9 +8,10 @@ from pathlib import Path
 from kdx.core.errors import DataError
 
 from ..drafts import group_members, read_draft
+from ..places import numbered_shards
 from ..sample import BadSample, find_label
 from ..set_folder import shard_files
-from ..shards import numbered_shards, read_classes
+from ..shards import read_classes
 from ..tar_index import TarFile
 from .folder import SPLITS
 from .keys import key_of
@@ -32,7 +33,7 @@ class Shards:
             groups, _ = group_members(file)
             for key, members in groups.items():
                 try:
-                    draft = read_draft(key, file, members, need_captions=False)
+                    draft = read_draft(key, file, members)
                     label = None if draft.cls is None else str(find_label(draft.cls, self.classes))
                 except BadSample as reason:
                     leave_out(f"{path.name}: {key}", str(reason))

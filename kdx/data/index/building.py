@@ -1,0 +1,80 @@
+"""From a shard to its index: the tar is read once from its start to its end."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from kdx.core.digests import file_digest
+from kdx.core.errors import DataError, SetupError
+from kdx.core.folders import write_atomic
+from kdx.core.tokenizer import Tokenizer
+from kdx.models.clip_vocabulary import clip_tokenizer
+
+from ..drafts import Draft, group_members, read_draft
+from ..image_size import image_size
+from ..sample import BadSample
+from ..tar_index import TarFile
+from .shard_index import CONTEXT, IndexedSample, ShardIndexWriter
+
+log = logging.getLogger(__name__)
+
+HEAD = 4096  # bytes of an image in which most say their size
+
+
+def build_index(shard: Path, place: Path) -> None:
+    """Writes the index of a shard to `place`, so that a reader sees a whole one or none.
+
+    Raises DataError for a bad tar, and for one that changes meanwhile; SetupError where nothing can be written.
+    """
+    write_atomic(place, encode_index(shard))
+
+
+def encode_index(shard: Path) -> bytes:
+    """The bytes of a shard's index. Raises DataError as `build_index`."""
+    file = TarFile.at(shard)
+    tokenizer = _tokenizer()
+    try:
+        # from start to end; what is looked at below then lies in the system's file cache
+        digest = file_digest(shard)
+    except OSError as error:
+        raise DataError(f"cannot be read: {error.strerror}", where=shard, remedy="check the file") from None
+    groups, others = group_members(file)
+    name_digest = None if tokenizer is None else tokenizer.digest
+    writer = ShardIndexWriter(shard.name, file.size, file.modified_ns, digest, name_digest)
+    for key, members in groups.items():
+        try:
+            writer.samples.append(_sample(read_draft(key, file, members), tokenizer))
+        except BadSample as reason:
+            writer.samples.append(IndexedSample(key, reason=str(reason)))
+    if TarFile.at(shard) != file:
+        raise DataError("has changed while it was read", where=shard, remedy="run again when it is written")
+    return writer.encode(dict(others.most_common()))
+
+
+def _sample(draft: Draft, tokenizer: Tokenizer | None) -> IndexedSample:
+    image = draft.image
+    size = image_size(draft.file.read(image.offset, min(image.size, HEAD)))
+    if size is None and image.size > HEAD:
+        size = image_size(draft.file.read(image.offset, image.size))
+    width, height = size or (0, 0)
+    return IndexedSample(
+        key=draft.key,
+        offset=image.offset,
+        size=image.size,
+        width=width,
+        height=height,
+        captions=draft.captions,
+        tokens=() if tokenizer is None else [tokenizer.encode(text, CONTEXT) for text in draft.captions],
+        no_caption=draft.no_caption,
+        cls=draft.cls,
+    )
+
+
+def _tokenizer() -> Tokenizer | None:
+    """None without open_clip, whose file has the vocabulary: such an index serves for evaluation, and in training
+    captions are tokenised when they are asked for."""
+    try:
+        return clip_tokenizer()
+    except SetupError:
+        return None

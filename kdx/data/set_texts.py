@@ -1,0 +1,38 @@
+"""The texts beside the shards of a set: one entry a line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from kdx.core.errors import DataError, UsageError
+from kdx.core.requests import check_templates
+
+CLASSES = "classes.txt"
+TEMPLATES = "templates.txt"
+
+
+def read_templates(folder: Path) -> list[str] | None:
+    """Zero-shot prompts from templates.txt, one a line, each with {} for the class; None without the file.
+
+    Raises DataError if it is malformed.
+    """
+    path = folder / TEMPLATES
+    templates = read_lines(path)
+    try:
+        return None if templates is None else check_templates(templates)
+    except UsageError as error:
+        raise DataError(error.what, where=path, remedy=error.remedy) from None
+
+
+def read_lines(path: Path) -> list[str] | None:
+    """The lines of a text file without surrounding spaces; None without the file. Raises DataError."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot be read: {error}", where=path, remedy="save it as UTF-8 text") from None
+    lines = [line.strip() for line in text.strip().split("\n")]
+    if not all(lines):
+        raise DataError("has an empty line", where=path, remedy="one entry a line")
+    return lines
