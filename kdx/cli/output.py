@@ -29,10 +29,16 @@ def print_json(document: Any, *, indent: int | None = 2) -> None:
 
 
 def save_document(stem: Path, document: Any, **texts: str) -> None:
-    """STEM.json, and STEM.md, STEM.html … of the texts by their suffix; the folder is made."""
+    """STEM.json, and STEM.md, STEM.html … of the texts by their suffix; the folder is made. Raises SetupError."""
+    from kdx.core.errors import SetupError
     from kdx.core.folders import write_atomic
 
-    stem.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        stem.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SetupError(
+            f"a folder cannot be made here: {error.strerror}", where=stem.parent, remedy="choose another path"
+        ) from None
     for suffix, text in {"json": json.dumps(document, indent=2), **texts}.items():
         write_atomic(stem.with_name(f"{stem.name}.{suffix}"), text.rstrip() + "\n")
 

@@ -46,7 +46,8 @@ def read_checksums(folder: Path) -> dict[str, str]:
             remedy=f"kdx data convert writes one; for other shards: sha256sum *.tar > {CHECKSUMS}",
         ) from None
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot be read: {error}", where=path, remedy="get it again") from None
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise DataError(f"cannot be read: {reason}", where=path, remedy="check the path") from None
     digests: dict[str, str] = {}
     for number, line in enumerate(text.splitlines(), 1):
         digest, mark, name = line[:64], line[64:66], line[66:]

@@ -68,7 +68,7 @@ def convert(
         conversion_folder(folder, overwrite=overwrite) as work,
         (work.path / SKIPPED).open("w", encoding="utf-8") as skipped,
     ):
-        refused = folder.with_name(f"{folder.name}-{SKIPPED}")
+        refused = folder.parent / f"{folder.name}-{SKIPPED}"
         report = _Report(source, skipped, refused)
         plan = make_plan(work.database, source, val=val, leave_out=report.leave_out, note=report.note)
         report.total = plan.num_images + report.result.num_left_out

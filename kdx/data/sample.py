@@ -156,6 +156,10 @@ def _json_captions(content: bytes) -> tuple[str, ...] | None:
     stripped = tuple(text.strip() for text in captions)
     if not all(stripped):
         raise BadSample("a caption in its .json is empty")
+    try:
+        "".join(stripped).encode()
+    except UnicodeEncodeError:  # JSON can spell half a character
+        raise BadSample("a caption in its .json is not Unicode text") from None
     return stripped
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from PIL import Image
 
 from kdx.core.errors import DataError, UsageError
+from kdx.core.folders import write_atomic
 from kdx.core.images import decode_image
-from kdx.core.workspace import full_disk_said
 
 from .sampling import spread
 from .shards import ShardSet
@@ -45,13 +45,12 @@ p {{ margin: .4rem 0 0; font-size: .85rem; }} .key, .size {{ opacity: .65; font-
 def write_sheet(folder: Path, splits: Mapping[str, ShardSet], file: Path) -> None:
     """Writes up to 60 evenly spaced images of each split, with their keys, sizes, classes and captions.
 
-    Raises UsageError for a name that is not HTML's, SetupError for a full disk.
+    Raises UsageError for a name that is not HTML's or a folder's, SetupError where nothing can be written.
     """
     check_sheet(file)
     sections = "\n".join(_section(name, samples) for name, samples in splits.items())
     page = PAGE.format(title=html.escape(folder.resolve().name), splits=sections)
-    with full_disk_said(file):
-        file.write_text(page, encoding="utf-8")
+    write_atomic(file, page.encode("utf-8", "backslashreplace"))  # a folder's name may be no Unicode
 
 
 def check_sheet(file: Path) -> None:

@@ -12,7 +12,8 @@ import pytest
 from rich.table import Table
 
 import kdx.cli
-from kdx.cli.output import print_json, print_table
+from kdx.cli.output import print_json, print_table, save_document
+from kdx.core.errors import SetupError
 
 ODD = os.fsdecode(b"caf\xe9.jpg")  # a Latin-1 file name as Python shows it to programs
 
@@ -27,6 +28,13 @@ def test_json_is_valid_in_every_encoding(encoding: str, monkeypatch: pytest.Monk
     expected = {"→": [odd, odd, None, 1.5, None, True], "日本": ["a", "b"]}
     assert json.loads(raw.getvalue().decode(encoding)) == expected
     assert ("日本".encode() in raw.getvalue()) == (encoding == "utf-8")  # readable where it can be
+
+
+def test_a_document_that_cannot_be_written_is_the_machines_fault(tmp_path: Path) -> None:
+    save_document(tmp_path / "new" / "table", {"a": 1}, md="| a |")
+    assert (tmp_path / "new" / "table.md").read_text() == "| a |\n"
+    with pytest.raises(SetupError, match="a folder cannot be made here"):
+        save_document(Path("/proc/x/table"), {})
 
 
 def test_a_table_in_a_pipe_has_a_line_for_each_row(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,5 +1,6 @@
 """Facts of kdx/data/sheet.py: a page with images of every split and what is said of them, which needs nothing else."""
 
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -30,6 +31,19 @@ def test_images_are_shown_with_their_captions_and_classes(tmp_path: Path, make_p
     assert "&lt;script&gt;" in page and "<script>" not in page
     assert "dog &amp; co" in page and "caption 3" in page and "… 2 more" in page
     assert not re.search(r'(src|href)="(?!data:)', page)
+
+
+def test_a_folder_may_have_a_name_that_is_no_text(tmp_path: Path, make_photo: MakePhoto) -> None:
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    write_shards(folder, "train", [Sample("a", make_photo(1), ("x",), None)])
+    write_sheet(folder, {"train": open_split(folder, "train")}, tmp_path / "sheet.html")
+    assert "caf\\udce9" in (tmp_path / "sheet.html").read_text(encoding="utf-8")
+
+
+def test_a_folder_is_no_sheet(tmp_path: Path) -> None:
+    (tmp_path / "sheet.html").mkdir()
+    with pytest.raises(UsageError, match="is a folder, not a file"):
+        write_sheet(tmp_path, {}, tmp_path / "sheet.html")
 
 
 def test_of_a_large_split_some_are_shown(tmp_path: Path, make_photo: MakePhoto) -> None:

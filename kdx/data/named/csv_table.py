@@ -109,6 +109,8 @@ def _find(record: SetRecord, root: Path) -> Path | None:
         return root
     if record.annotations:
         return next((root / name for name in record.annotations if (root / name).is_file()), None)
+    if not root.is_dir():
+        return None
     found = sorted(path for path in root.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
     if len(found) > 1:
         raise DataError(

@@ -9,11 +9,13 @@ from kdx.data.drafts import read_drafts
 from .image_list import Entry, Listing, TarMember
 from .table import SetRecord
 
+TRAIN = "train-"  # of a set of kdx's, what is not held out
+
 
 def read_tars(record: SetRecord, root: Path) -> Listing | None:
     """None where no place at the root holds tars."""
     for place in (root / place for place in record.places):
-        paths = sorted(place.glob("*.tar"))
+        paths = sorted(path for path in place.glob("*.tar") if not path.name.startswith(TRAIN))
         if paths:
             drafts = read_drafts(paths, need_captions=True)
             entries = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -140,3 +141,12 @@ def test_cc3m_from_clip_kds_table_and_from_img2datasets_shards(
     (tmp_path / "shards/nshards.txt").unlink()
     found = open_named("cc3m-val", tmp_path / "shards")
     assert (found.captions(0), found.protocol) == (("a bus",), "1 caption an image")
+    shutil.copy(
+        tmp_path / "shards/00000.tar", tmp_path / "shards/train-00000.tar"
+    )  # of a set with a part held out
+    assert len(open_named("cc3m-val", tmp_path / "shards")) == 1
+
+
+def test_what_is_neither_a_table_nor_a_folder() -> None:
+    with pytest.raises(DataError, match="there is no csv here"):
+        open_named("csv", Path("/dev/null"))
