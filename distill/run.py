@@ -17,7 +17,7 @@ from .engine import RunResult, train
 from .ranks import ALONE, Ranks
 from .recipe import Recipe
 from .student import check_student
-from .teacher_cache import cache_size
+from .teacher_cache import cache_size, is_whole
 from .teachers import cache_folder, default_cache, open_teachers, unlike_expected
 
 log = logging.getLogger(__name__)
@@ -60,8 +60,8 @@ def run_recipe(
             tell(note)
     caching = stages if recipe.objective.needs_teacher else silent_stages
     try:
-        with ranks.first_ahead(), caching("teacher cache") as progress:
-            caches = open_teachers(recipe, samples, teachers, cache, progress=progress)
+        with caching("teacher cache") as progress:
+            caches = open_teachers(recipe, samples, teachers, cache, ranks=ranks, progress=progress)
         with stages("training") as progress:
             return train(
                 recipe,
@@ -101,15 +101,17 @@ def _check_space(recipe: Recipe, samples: ShardSet, out: Path, teachers: Sequenc
     caches = 0
     if recipe.objective.needs_teacher:
         captions = int(samples.caption_counts.sum())
-        caches = sum(
-            cache_size(
-                read_checkpoint_spec(teacher).embed_dim, len(samples), recipe.views.num_views, captions
-            )
-            for number, teacher in enumerate(teachers, 1)
-            if not cache_folder(cache, number).exists()
-        )
+        for number, teacher in enumerate(teachers, 1):
+            width = read_checkpoint_spec(teacher).embed_dim
+            whole = cache_size(width, len(samples), recipe.views.num_views, captions)
+            caches += max(0, whole - _bytes_there(cache_folder(cache, number)))
     check_space(cache, caches)
     check_space(out, student + (caches if _disk(out) == _disk(cache) else 0))
+
+
+def _bytes_there(folder: Path) -> int:
+    """Of a cache, or of what is done of one."""
+    return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
 
 
 def _disk(path: Path) -> int:
@@ -118,5 +120,6 @@ def _disk(path: Path) -> int:
 
 def _after_interruption(recipe: Recipe, cache: Path) -> str:
     if recipe.objective.needs_teacher and cache.exists():
-        return f"the teacher cache {cache} is kept: the same command uses it, and trains from the first step again"
+        kept = "is kept" if is_whole(cache) else "is kept as far as it is made"
+        return f"the teacher cache {cache} {kept}: the same command uses it, and trains from the first step again"
     return "nothing is kept: the same command begins anew"

@@ -10,11 +10,12 @@ from kdx.core.errors import UsageError
 from kdx.core.progress import Progress, silent
 from kdx.data.shards import ShardSet
 from kdx.models.checkpoint import read_checkpoint_architecture, read_checkpoint_spec, resolve_run
-from kdx.runtime.torch import TorchEncoder
 
+from .ranks import ALONE, Ranks
 from .recipe import Recipe
 from .student import check_student
-from .teacher_cache import TeacherCache, open_cache
+from .teacher_cache import Storage, TeacherCache, open_cache
+from .teacher_model import Precision, TeacherModel
 
 
 def open_teachers(
@@ -23,14 +24,18 @@ def open_teachers(
     teachers: Sequence[Path],
     cache: Path,
     *,
+    storage: Storage | None = None,
+    precision: Precision | None = None,
+    ranks: Ranks = ALONE,
     progress: Progress = silent,
 ) -> tuple[TeacherCache, ...]:
     """The cached embeddings of each teacher, computed and sealed where none lie; none if the recipe does not distil.
 
     teachers: checkpoints or runs; each sees images and texts through its own preprocessing and tokenizer. cache:
-    folder of the first one's cache; the second's is that with ".2" added, and so on. Raises UsageError when the
-    recipe needs no teacher, one is missing or given twice, for a student that cannot start as the recipe says, and
-    for fewer samples than a batch: all that would only be found after hours of embedding.
+    folder of the first one's cache; the second's is that with ".2" added, and so on. storage and precision: of a
+    cache that is made; see `open_cache` and `TeacherModel`. ranks: they share the work when all of them call this.
+    Raises UsageError when the recipe needs no teacher, one is missing or given twice, for a student that cannot start
+    as the recipe says, and for fewer samples than a batch: all that would only be found after hours of embedding.
     """
     check_student(recipe, teachers)
     recipe.resolve(samples)
@@ -39,20 +44,21 @@ def open_teachers(
         return ()
     opened: list[TeacherCache] = []
     for number, teacher in enumerate(teachers, 1):
-        folder = cache_folder(cache, number)
-        with TorchEncoder.open(teacher) as encoder:
-            _check_form(recipe, encoder.spec, teacher)
-            opened.append(
-                open_cache(
-                    folder,
-                    encoder,
-                    samples,
-                    recipe.views,
-                    max_bad_share=recipe.max_bad_share,
-                    made_by=teacher,
-                    progress=progress,
-                )
+        model = TeacherModel(teacher, precision)
+        _check_form(recipe, model.spec, teacher)
+        opened.append(
+            open_cache(
+                cache_folder(cache, number),
+                model,
+                samples,
+                recipe.views,
+                max_bad_share=recipe.max_bad_share,
+                storage=storage,
+                made_by=teacher,
+                share=(ranks.rank, ranks.size),
+                progress=progress,
             )
+        )
     return tuple(opened)
 
 

@@ -68,12 +68,12 @@ def embed_ahead(
 def _with_pixels(
     encoder: Encoder, sources: Iterator[tuple[int, Source]], pixels_of: PixelsOf
 ) -> Iterator[EmbeddedBatch]:
-    with _pool(cpu_count()) as pool:
+    with decoding_pool(cpu_count()) as pool:
         batches = (
             [(row, pool.submit(_decode, encoder.preprocess, source, pixels_of)) for row, source in group]
             for group in batched(sources, EMBED_BATCH)
         )
-        for batch in _running_ahead(batches, BATCHES_AHEAD):
+        for batch in running_ahead(batches, BATCHES_AHEAD):
             pixels = {row: decoded.result() for row, decoded in batch}
             refused = {row: each for row, each in pixels.items() if isinstance(each, DataError)}
             good = [each for each in pixels.values() if not isinstance(each, DataError)]
@@ -91,9 +91,9 @@ def _decode(preprocess: Preprocess, source: Source, pixels_of: PixelsOf) -> Floa
 
 def _by_requests(embedder: Embedder, sources: Iterator[tuple[int, Source]]) -> Iterator[EmbeddedBatch]:
     """Of an Embedder that takes encoded files."""
-    with _pool(REQUESTS) as pool:
+    with decoding_pool(REQUESTS) as pool:
         answers = (pool.submit(_ask, embedder, group) for group in batched(sources, EMBED_BATCH))
-        for answer in _running_ahead(answers, REQUESTS):
+        for answer in running_ahead(answers, REQUESTS):
             yield answer.result()
 
 
@@ -117,7 +117,7 @@ def _ask(embedder: Embedder, group: list[tuple[int, Source]]) -> EmbeddedBatch:
     return EmbeddedBatch([], np.empty((0, embedder.spec.embed_dim), dtype=np.float32), refused)
 
 
-def _running_ahead(items: Iterator[T], count: int) -> Iterator[T]:
+def running_ahead(items: Iterator[T], count: int) -> Iterator[T]:
     """The items in their order, each made when `count` others are still to come before it."""
     waiting: deque[T] = deque()
     for item in items:
@@ -128,7 +128,7 @@ def _running_ahead(items: Iterator[T], count: int) -> Iterator[T]:
 
 
 @contextlib.contextmanager
-def _pool(num_threads: int) -> Generator[ThreadPoolExecutor]:
+def decoding_pool(num_threads: int) -> Generator[ThreadPoolExecutor]:
     """When its block ends early, what has not begun is dropped."""
     pool = ThreadPoolExecutor(num_threads, thread_name_prefix="kdx-decode")
     try:

@@ -23,7 +23,7 @@ from .workspace import locked, move_all, workspace
 
 MANIFEST = "manifest.json"
 SCHEMA = 1
-LARGE_FILE = 256 * 2**20  # bytes
+LARGE = 256 * 2**20  # bytes
 NOT_UTF8 = "is a name that is not UTF-8, which the libraries that read and write models refuse"
 
 
@@ -65,22 +65,25 @@ def sealed_folder(
     with workspace(path) as new:
         new.mkdir()
         yield new
-        manifest = Manifest(
-            kind=kind,
-            schema=SCHEMA,
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
-            digest={name: file_digest(new / name) for name in _file_names(new)},
-            provenance=collect_provenance(inputs=inputs, seeds=seeds, shipped=shipped),
-            fields=fields or {},
-        )
-        for name in manifest.digest:
-            _fsync(new / name)
-        write_atomic(new / MANIFEST, json.dumps(manifest.__dict__, indent=2, sort_keys=True) + "\n")
+        digest = {name: file_digest(new / name) for name in _file_names(new)}
+        provenance = collect_provenance(inputs=inputs, seeds=seeds, shipped=shipped)
+        for name in digest:
+            fsync(new / name)
+        write_atomic(new / MANIFEST, manifest_text(kind, digest, provenance, fields or {}))
         with locked(path.parent):
             check_free(path, kind, overwrite=overwrite)  # another process may have written there meanwhile
             stepping_aside = [(path, new.with_name("old"))] if path.exists() else []
             move_all([*stepping_aside, (new, path)])  # a rename cannot replace a folder that is not empty
-            _fsync(path.parent)
+            fsync(path.parent)
+
+
+def manifest_text(
+    kind: str, digest: dict[str, str], provenance: dict[str, Any], fields: dict[str, Any]
+) -> str:
+    """What manifest.json says of a folder that is sealed now. digest: of its files."""
+    created = datetime.now(UTC).isoformat(timespec="seconds")
+    manifest = Manifest(kind, SCHEMA, created, digest, provenance, fields)
+    return json.dumps(manifest.__dict__, indent=2, sort_keys=True) + "\n"
 
 
 def check_free(path: Path, kind: str, *, overwrite: bool = False) -> None:
@@ -125,8 +128,8 @@ def check_place(path: Path) -> None:
 def open_sealed(path: Path, kind: str, *, verify_large: bool = True) -> Manifest:
     """Checks that a whole folder of this kind lies at `path` and returns its manifest.
 
-    verify_large: whether the digests of files over LARGE_FILE are checked too. Raises DataError naming the first file
-    that is missing, surplus or changed.
+    verify_large: whether digests are checked also in a folder whose files have more than LARGE bytes together. Raises
+    DataError naming the first file that is missing, surplus or changed.
     """
     again = f"make the {kind} again, or copy it again from where it came"
     if not path.is_dir():
@@ -149,9 +152,9 @@ def open_sealed(path: Path, kind: str, *, verify_large: bool = True) -> Manifest
         raise DataError("file is missing", where=path / name, remedy=again)
     for name in sorted(present - manifest.digest.keys()):
         raise DataError("file does not belong to the sealed folder", where=path / name, remedy="remove it")
+    if not verify_large and sum((path / name).stat().st_size for name in present) > LARGE:
+        return manifest
     for name, digest in manifest.digest.items():
-        if (path / name).stat().st_size > LARGE_FILE and not verify_large:
-            continue
         if file_digest(path / name) != digest:
             raise DataError("file has changed since it was sealed", where=path / name, remedy=again)
     return manifest
@@ -251,7 +254,8 @@ def _kind_of(path: Path) -> str | None:
         return None
 
 
-def _fsync(path: Path) -> None:
+def fsync(path: Path) -> None:
+    """Returns when what was written to a file, or which names are in a folder, is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

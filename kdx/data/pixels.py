@@ -8,7 +8,7 @@ images here.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,22 +27,31 @@ READ = ("YCbCr", "RGB", "Gray")  # CMYK and YCCK become RGB in Pillow, by its ow
 MODES = {Image.Resampling.BICUBIC: "bicubic", Image.Resampling.BILINEAR: "bilinear"}
 
 
-def read_pixels(
-    encoded: bytes, preprocess: Preprocess, choose: Callable[[int, int], View] = lambda *_: WHOLE
-) -> npt.NDArray[np.uint8]:
-    """uint8 [S, S, 3]. choose: gives the view of an image of that width and height.
+Choose = Callable[[int, int], View]  # the view of an image of that width and height
 
-    Raises DataError as `decode_image` does.
-    """
-    levels = _decode_plain_jpeg(encoded)
-    if levels is None:
-        image = decode_image(encoded)
+
+def read_pixels(
+    encoded: bytes, preprocess: Preprocess, choose: Choose = lambda *_: WHOLE
+) -> npt.NDArray[np.uint8]:
+    """uint8 [S, S, 3]. Raises DataError as `decode_image` does."""
+    (pixels,) = read_views(encoded, preprocess, [choose])
+    return pixels
+
+
+def read_views(
+    encoded: bytes, preprocess: Preprocess, choices: Iterable[Choose]
+) -> list[npt.NDArray[np.uint8]]:
+    """uint8 [S, S, 3] for each choice; the image is decoded once. Raises DataError as `decode_image` does."""
+    image = _decode_plain_jpeg(encoded) or decode_image(encoded)
+    rendered: list[npt.NDArray[np.uint8]] = []
+    for choose in choices:
         view = choose(image.width, image.height)
-        pixels = np.asarray(preprocess.resize(image, view.box))
-    else:
-        view = choose(levels.width, levels.height)
-        pixels = preprocess.resize(levels, view.box).array
-    return pixels[:, ::-1] if view.mirrored else pixels
+        if isinstance(image, _Levels):
+            pixels = preprocess.resize(image, view.box).array
+        else:
+            pixels = np.asarray(preprocess.resize(image, view.box))
+        rendered.append(pixels[:, ::-1] if view.mirrored else pixels)
+    return rendered
 
 
 @dataclass(frozen=True)

@@ -109,7 +109,7 @@ def test_a_folder_that_is_not_whole_still_says_what_it_is(
 def test_a_changed_file_is_found_whatever_its_size(
     mini_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("kdx.core.folders.LARGE_FILE", 0)  # every file counts as a large one
+    monkeypatch.setattr("kdx.core.folders.LARGE", 0)  # every file counts as a large one
     shutil.copytree(mini_checkpoint, tmp_path / "copy")
     weights = tmp_path / "copy/model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"?")

@@ -170,7 +170,7 @@ def test_a_place_where_no_folder_can_be_made_is_said() -> None:
 def test_large_files_are_read_unless_the_caller_cannot_afford_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(folders, "LARGE_FILE", 3)
+    monkeypatch.setattr(folders, "LARGE", 3)
     _seal(tmp_path / "a")
     (tmp_path / "a" / "file.txt").write_text("hullo")
     with pytest.raises(DataError) as error:

@@ -4,8 +4,9 @@ import dataclasses
 import errno
 import functools
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +15,7 @@ import torch
 from safetensors.numpy import save_file
 from safetensors.torch import load_file
 
-from kdx.core.encoder import Encoder, EncoderSpec, FloatArray
+from kdx.core.encoder import EncoderSpec, IntArray
 from kdx.core.errors import DataError, SetupError, UsageError
 from kdx.core.folders import open_sealed, read_manifest
 from kdx.core.log import read_metrics
@@ -24,9 +25,10 @@ from kdx.data.pixels import read_pixels
 from kdx.data.sample import key_digest
 from kdx.data.shards import Sample, ShardSet, open_split, write_shards
 from kdx.data.views import choose_view
-from kdx.distill import Recipe, engine, loop, open_teachers, read_recipe, teacher_cache, train
+from kdx.distill import Recipe, engine, loop, open_teachers, read_recipe, train
 from kdx.distill.objective import INITIAL_LOG_SCALE
 from kdx.distill.teacher_cache import TeacherCache, open_cache
+from kdx.distill.teacher_cache.storage import read_shard
 from kdx.models.checkpoint import open_checkpoint
 from kdx.models.clip_vocabulary import clip_tokenizer
 from kdx.runtime.torch import TorchEncoder
@@ -98,10 +100,10 @@ def test_the_cache_holds_the_teachers_embeddings_of_each_view_and_caption(
 
 def test_a_cache_is_read_from_the_disk_as_it_is_asked_for(tmp_path: Path) -> None:
     image = np.ones((4_000, 2, 1_024), dtype=np.float16)  # 16 MiB
-    keys = [f"s{row}" for row in range(4_000)]
-    table = {"image": image, "text": image[:, :1].copy(), "key": teacher_cache._key_digests(keys)}
+    keys = np.arange(4_000, dtype=np.uint64)
+    table = {"image": image, "text": image[:, :1].copy(), "key": keys}
     save_file(table, tmp_path / "train-00000.safetensors")
-    shard = teacher_cache._open_shard(tmp_path / "train-00000.safetensors", keys, 2, 1_024)
+    shard = read_shard(tmp_path / "train-00000.safetensors", keys, 2, 1_024, "")
     cache = TeacherCache((shard, shard), 1.0, None, reused=True)
     rows = np.array([7_999, 5])
     said = cache.embeddings(rows, np.array([1, 0]), np.array([0, 0]), torch.device("cpu"))
@@ -272,8 +274,10 @@ def test_an_ensemble_has_a_cache_for_each_teacher(tmp_path: Path, samples: Shard
     ).keys()
 
 
-class _Foreign(Encoder):
-    """A teacher of another width and resolution that reads texts as bytes."""
+class _Foreign:
+    """A teacher of another width and resolution that sums tokens."""
+
+    precision = "fp32"
 
     def __init__(self, spec: EncoderSpec) -> None:
         self.spec = spec
@@ -281,20 +285,16 @@ class _Foreign(Encoder):
         self.tokenizer = clip_tokenizer()
         self.seen: list[tuple[int, ...]] = []
 
-    def encode_image(self, pixels: FloatArray) -> FloatArray:
+    def embed_pixels(self, pixels: npt.NDArray[np.uint8]) -> torch.Tensor:
         self.seen.append(pixels.shape[1:])
-        return self._rows(pixels.mean(axis=(1, 2, 3)))
+        return self._rows(pixels.mean(axis=(1, 2, 3)) / 128)
 
-    def embed_texts(self, texts: Iterable[str], batch_size: int = 64) -> FloatArray:
-        return self._rows(np.array([sum(text.encode()) for text in texts], dtype=np.float32))
+    def embed_tokens(self, tokens: IntArray) -> torch.Tensor:
+        return self._rows(tokens.sum(axis=1))
 
-    def encode_text(self, tokens: object) -> FloatArray:
-        raise AssertionError("the student's tokens are not the teacher's")
-
-    def _rows(self, numbers: npt.NDArray[np.float32]) -> FloatArray:
-        angles = numbers[:, None] * np.arange(1, 4, dtype=np.float32)
-        rows = np.cos(angles)
-        return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+    def _rows(self, numbers: npt.NDArray[Any]) -> torch.Tensor:
+        rows = torch.cos(torch.from_numpy(numbers)[:, None] * torch.arange(1, 4))
+        return torch.nn.functional.normalize(rows.float(), dim=-1)
 
 
 def test_a_teacher_sees_through_its_own_resolution_and_tokenizer(tmp_path: Path, samples: ShardSet) -> None:
@@ -302,9 +302,9 @@ def test_a_teacher_sees_through_its_own_resolution_and_tokenizer(tmp_path: Path,
     spec = dataclasses.replace(open_checkpoint(tmp_path / "any").spec, embed_dim=3, image_size=48)
     teacher, recipe = _Foreign(spec), _recipe("demo-clip-kd")
     cache = open_cache(tmp_path / "cache", teacher, samples, recipe.views, max_bad_share=0)
-    assert set(teacher.seen) == {(3, 48, 48)}
-    expected = teacher.embed_texts([samples[7].captions[0]])[0]
-    assert np.abs(cache.shards[0].text[7, 0].numpy() - expected).max() < 1e-3
+    assert set(teacher.seen) == {(48, 48, 3)}
+    expected = teacher.embed_tokens(samples.tokens(7, 0, spec.context_length)[None].astype(np.int64))[0]
+    assert (cache.shards[0].text[7, 0] - expected).abs().max() < 1e-3
     train(recipe, samples, tmp_path / "run", caches=[cache])
     learnt = load_file(tmp_path / "run" / "objective.safetensors")
     assert learnt["bridges.0.project_image.weight"].shape == (3, 64)

@@ -2,22 +2,24 @@
 
 import dataclasses
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from safetensors.numpy import load_file, save_file
 
-from kdx.core.encoder import Encoder, EncoderSpec, FloatArray
+from kdx.core.encoder import EncoderSpec, IntArray
 from kdx.core.errors import DataError, UsageError
 from kdx.core.folders import read_manifest, sealed_folder
 from kdx.core.preprocess import Preprocess
 from kdx.data.shards import Sample, ShardSet, open_split, write_shards
 from kdx.data.views import ViewConfig
 from kdx.distill import teacher_cache
-from kdx.distill.teacher_cache import TeacherCache, fingerprint, open_cache
+from kdx.distill.teacher_cache import Teacher, TeacherCache, fingerprint, identity, open_cache
+from kdx.distill.teacher_cache.storage import Pixels
 from kdx.models.clip_vocabulary import clip_tokenizer
 
 MakeSamples = Callable[..., list[Sample]]
@@ -25,8 +27,10 @@ VIEWS = ViewConfig(num_views=2)
 CLASSES = ("cat", "dog", "fish")
 
 
-class _Teacher(Encoder):
-    """Embeds an image by its mean and a text by its bytes, on a circle."""
+class _Teacher:
+    """Embeds an image by its mean and a text by its tokens, on a circle."""
+
+    precision = "fp32"
 
     def __init__(self) -> None:
         self.preprocess = Preprocess(8, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -48,18 +52,15 @@ class _Teacher(Encoder):
             tokenizer_digest=self.tokenizer.digest,
         )
 
-    def encode_image(self, pixels: FloatArray) -> FloatArray:
-        return _on_circle(pixels.mean(axis=(1, 2, 3)))
+    def embed_pixels(self, pixels: Pixels) -> torch.Tensor:
+        return _on_circle(pixels.mean(axis=(1, 2, 3)) / 128)
 
-    def embed_texts(self, texts: Iterable[str], batch_size: int = 64) -> FloatArray:
-        return _on_circle(np.array([sum(text.encode()) for text in texts], dtype=np.float32))
-
-    def encode_text(self, tokens: object) -> FloatArray:
-        raise AssertionError("texts are embedded whole")
+    def embed_tokens(self, tokens: IntArray) -> torch.Tensor:
+        return _on_circle(tokens.sum(axis=1).astype(float))
 
 
-def _on_circle(angles: FloatArray) -> FloatArray:
-    return np.stack([np.cos(angles), np.sin(angles)], axis=1)
+def _on_circle(angles: npt.NDArray[np.float64]) -> torch.Tensor:
+    return torch.from_numpy(np.stack([np.cos(angles), np.sin(angles)], axis=1)).float()
 
 
 @pytest.fixture
@@ -70,7 +71,7 @@ def data(tmp_path: Path, make_samples: MakeSamples) -> Path:
     return tmp_path / "data"
 
 
-def _open(data: Path, teacher: Encoder | None = None, *, views: ViewConfig = VIEWS) -> TeacherCache:
+def _open(data: Path, teacher: Teacher | None = None, *, views: ViewConfig = VIEWS) -> TeacherCache:
     samples = open_split(data, "train", min_good_share=0)
     return open_cache(data.parent / "cache", teacher or _Teacher(), samples, views, max_bad_share=0.5)
 
@@ -142,7 +143,7 @@ def test_a_fingerprint_is_of_what_this_kdx_does_with_images_texts_and_views(
     whole = of(_Teacher())
     assert of(lying) == whole
     assert len({whole, of(squashing), of(deaf), of(_Teacher(), ViewConfig(num_views=2, seed=1))}) == 4
-    monkeypatch.setattr(teacher_cache, "VIEW_RULES", "crops are drawn by dice")
+    monkeypatch.setattr(identity, "VIEW_RULES", "crops are drawn by dice")
     assert of(_Teacher()) != whole
 
 
