@@ -47,7 +47,8 @@ class ShardEmbedder:
     ) -> None:
         self.teacher, self.samples, self.views = teacher, samples, views
         self.bad: dict[int, str] = {}
-        self._storage, self._max_bad_share, self._pool = storage, max_bad_share, pool
+        self._storage: Storage = storage
+        self._max_bad_share, self._pool = max_bad_share, pool
 
     def embed(self, rows: range, done: Callable[[int], None]) -> dict[str, Tensor]:
         """The tensors of a shard's file. done: told how many of the rows' images are embedded.
@@ -119,7 +120,10 @@ class ShardEmbedder:
         self, unique: list[npt.NDArray[np.uint16]], order: Iterable[int]
     ) -> Iterator[tuple[list[int], Tensor]]:
         for chosen in batched(order, TEXTS):
-            yield chosen, self.teacher.embed_tokens(Tokenizer.pad([unique[number] for number in chosen]))
+            yield (
+                chosen,
+                self.teacher.embed_tokens(Tokenizer.pad([unique[number].tolist() for number in chosen])),
+            )
 
     def _tokens(self, rows: range) -> Iterator[npt.NDArray[np.uint16]]:
         """Of every caption of these rows, in their order: the set's own, if the teacher reads CLIP's."""

@@ -37,7 +37,7 @@ def command(folder: Path, as_json: bool) -> None:
 
     FOLDER is anything that kdx has written (a checkpoint, a run, an exported model, a Triton repository, a teacher
     cache, a comparison of methods, a demo) or a set of image–text pairs. The folder is checked as well: exit 4 if a
-    file of it is missing or has changed (of a teacher cache, files over 256 MiB are only counted).
+    file of it is missing or has changed (of a teacher cache of more than 256 MiB, files are only counted).
 
     Example: kdx info student-run
     """
