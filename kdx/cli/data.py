@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import click
@@ -116,11 +117,46 @@ def subset(source: Path, out: Path, pairs: int, wrong_captions: float, seed: int
 
 @command.command()
 @click.argument("folder", type=click.Path(path_type=Path))
-def verify(folder: Path) -> None:
-    """Compare the shards of FOLDER with the digests in its SHA256SUMS.
+@click.option(
+    "--index-dir",
+    type=click.Path(path_type=Path),
+    envvar="KDX_INDEX_DIR",
+    help="Where the index is written instead of beside the shards. KDX_INDEX_DIR names it for all commands.",
+)
+def index(folder: Path, index_dir: Path | None) -> None:
+    """Write down what lies in the shards of FOLDER, so that every later start takes no time.
 
-    `kdx data convert` writes them, and `sha256sum -c SHA256SUMS` reads them too. Exit 4 if a shard changed, is missing
-    or is not named there.
+    Other commands do so too where they find no index. A shard that changes is indexed anew when it is used next. Where
+    nothing can be written beside the shards, the index goes to --index-dir, or else to the cache folder (KDX_CACHE).
+
+    Example: kdx data index cc12m
+    """
+    from kdx.cli.progress import show_progress
+    from kdx.data.index.opening import open_indexes
+    from kdx.data.shards import find_shards
+
+    started = time.monotonic()
+    opened = open_indexes(find_shards(folder), folder=index_dir, stages=show_progress)
+    facts = [each.index.facts for each in opened]
+    samples, captions = sum(each.samples for each in facts), sum(each.captions for each in facts)
+    size = sum(each.place.stat().st_size for each in opened)
+    for place in sorted({each.place.parent for each in opened}):
+        click.echo(place)
+    click.echo(
+        f"{samples:,} samples with {captions:,} captions in {len(opened):,} shards "
+        f"({sum(each.size for each in facts) / 1e9:.2f} GB); index {size / 1e6:.1f} MB, "
+        f"{size / max(1, samples):.0f} bytes a sample; {time.monotonic() - started:.1f} s",
+        err=True,
+    )
+
+
+@command.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+def verify(folder: Path) -> None:
+    """Compare the shards of FOLDER with the digests in its SHA256SUMS and in its index.
+
+    `kdx data convert` writes SHA256SUMS, and `sha256sum -c SHA256SUMS` reads it too; the index has the digests of when
+    it was made. Exit 4 if a shard changed, is missing or is not named there, or if an index is damaged.
 
     Example: kdx data verify shards
     """
@@ -135,6 +171,7 @@ def verify(folder: Path) -> None:
             ("changed", verified.changed),
             ("missing", verified.missing),
             ("not in SHA256SUMS", verified.unnamed),
+            ("damaged index, to be removed", verified.damaged),
         )
         said = "; ".join(f"{what}: {', '.join(names[:SHOWN])}" for what, names in kinds if names)
         raise DataError(said, where=folder, remedy="copy these again, or convert the set again")

@@ -38,7 +38,7 @@ def command(folder: Path, decode: bool, sheet: Path | None, as_json: bool) -> No
 
     if sheet is not None:
         check_sheet(sheet)
-    splits = open_splits(folder)
+    splits = open_splits(folder, stages=show_progress)
     description = describe_set(folder, splits)
     with show_progress("decoding" if decode else "reading") as progress:
         description["images"] = describe_images(splits, decode=decode, progress=progress)

@@ -68,13 +68,14 @@ def open_samples(**options: Unpack[DataOptions]) -> ImageSet:
     if (data is None) == (dataset is None):
         raise click.UsageError("give either --data SHARDS, or --dataset NAME with --root DIR")
     if data is not None:
+        from kdx.cli.progress import show_progress
         from kdx.data.shards import open_split
 
         if root or classes or templates:
             raise click.UsageError(
                 "--root, --classes and --templates go with --dataset; shards bring their own"
             )
-        return open_split(data, split or "val", need_captions=False)
+        return open_split(data, split or "val", need_captions=False, stages=show_progress)
     from kdx.data.named import find_set, open_named
 
     assert dataset is not None

@@ -11,21 +11,27 @@ from kdx.core.errors import DataError
 from kdx.core.folders import write_atomic
 from kdx.core.progress import Progress, silent
 
-from .set_folder import CHECKSUMS, shard_files
+from .index.opening import IndexedShard, find_index
+from .index.shard_index import is_undamaged
+from .index.table import DamagedTable
+from .places import splits_there
+from .set_folder import CHECKSUMS
 
 
 @dataclass(frozen=True)
 class Verified:
-    """Names of files: same, changed, missing (named in SHA256SUMS but not there), unnamed (a shard, the reverse)."""
+    """Names of files: same, changed, missing (named in SHA256SUMS but not there), unnamed (a shard, the reverse),
+    damaged (the index of a shard)."""
 
     same: list[str]
     changed: list[str]
     missing: list[str]
     unnamed: list[str]
+    damaged: list[str]
 
     @property
     def whole(self) -> bool:
-        return not (self.changed or self.missing or self.unnamed)
+        return not (self.changed or self.missing or self.unnamed or self.damaged)
 
 
 def write_checksums(folder: Path, digests: Mapping[str, str]) -> None:
@@ -58,12 +64,20 @@ def read_checksums(folder: Path) -> dict[str, str]:
 
 
 def verify_set(folder: Path, *, progress: Progress = silent) -> Verified:
-    """Reads every file that SHA256SUMS names. Raises DataError where there is nothing to compare with."""
-    digests = read_checksums(folder)
-    result = Verified([], [], [], [])
-    for number, (name, digest) in enumerate(digests.items(), 1):
+    """Reads every file that SHA256SUMS names, and every shard that has an index, with its index.
+
+    Raises DataError where there is nothing to compare with.
+    """
+    shards = {path.name: path for paths in splits_there(folder).values() for path in paths}
+    indices = {name: index for name, path in shards.items() if (index := find_index(path)) is not None}
+    listed = read_checksums(folder) if (folder / CHECKSUMS).exists() or not indices else None
+    expected = {name: {index.index.facts.digest} for name, index in indices.items()}
+    for name, digest in (listed or {}).items():
+        expected.setdefault(name, set()).add(digest)
+    result = Verified([], [], [], [], [])
+    for number, (name, digests) in enumerate(sorted(expected.items()), 1):
         try:
-            same = file_digest(folder / name) == digest
+            same = {file_digest(folder / name)} == digests
             (result.same if same else result.changed).append(name)
         except FileNotFoundError:
             result.missing.append(name)
@@ -71,6 +85,16 @@ def verify_set(folder: Path, *, progress: Progress = silent) -> Verified:
             raise DataError(
                 f"cannot be read: {error.strerror}", where=folder / name, remedy="check the file"
             ) from None
-        progress(number, len(digests), name)
-    result.unnamed.extend(path.name for path in shard_files(folder) if path.name not in digests)
+        if name in indices and not _is_undamaged(indices[name]):
+            result.damaged.append(indices[name].place.name)
+        progress(number, len(expected), name)
+    named = expected if listed is None else listed
+    result.unnamed.extend(name for name in shards if name not in named)
     return result
+
+
+def _is_undamaged(indexed: IndexedShard) -> bool:
+    try:
+        return is_undamaged(indexed.place)
+    except (OSError, DamagedTable):
+        return False

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from kdx.core.progress import Stages, silent_stages
+
 from .places import splits_there
 from .sampling import spread
 from .shards import ShardSet, open_split, read_classes, read_templates
@@ -14,10 +16,10 @@ from .shards import ShardSet, open_split, read_classes, read_templates
 PROBED = 16  # images whose size is read
 
 
-def open_splits(folder: Path) -> dict[str, ShardSet]:
+def open_splits(folder: Path, *, stages: Stages = silent_stages) -> dict[str, ShardSet]:
     """The splits that there are, whatever is wrong with their samples. Raises DataError if there is none."""
     splits = {
-        split: open_split(folder, split, need_captions=False, min_good_share=0)
+        split: open_split(folder, split, need_captions=False, min_good_share=0, stages=stages)
         for split in splits_there(folder)
     }
     if not splits:

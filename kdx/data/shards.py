@@ -65,6 +65,14 @@ def open_split(
     return samples
 
 
+def find_shards(folder: Path) -> list[Path]:
+    """The shards of all splits, each once. Raises DataError if there are none."""
+    paths = [path for paths in splits_there(folder).values() for path in paths]
+    if not paths:
+        raise DataError("there are no shards", where=folder, remedy=_names_to_give(folder, "train"))
+    return paths
+
+
 def read_classes(folder: Path) -> list[str] | None:
     """Class names in label order: the lines of classes.txt, or else the distinct .cls texts of all splits.
 

@@ -1,6 +1,7 @@
 """Facts of `kdx data`: sets are made, cut and described, and what cannot be is said with its exit code."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -184,3 +185,39 @@ def test_info_names_duplicates_and_broken_images_and_draws_a_sheet(
     assert "1 broken:\n    train/t1: cannot be decoded: " in said
     assert (tmp_path / "sheet.html").read_text(encoding="utf-8").count("<img ") == 3
     assert _run("info", tmp_path, "--sheet", tmp_path / "sheet.png") == 2
+
+
+def test_index_tells_what_it_holds_and_where_it_lies(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], make_samples: MakeSamples
+) -> None:
+    write_shards(tmp_path / "set", "train", make_samples(6, [("a", "b")] * 6), samples_per_shard=4)
+    write_shards(tmp_path / "set", "val", make_samples(2))
+    assert _run("index", tmp_path / "set") == 0
+    shown = capsys.readouterr()
+    assert shown.out == f"{tmp_path / 'set'}\n" and "8 samples with 14 captions in 3 shards" in shown.err
+    assert len(list((tmp_path / "set").glob("*.index.safetensors"))) == 3
+    for path in (tmp_path / "set").glob("*.index.safetensors"):
+        path.unlink()
+    assert _run("index", tmp_path / "set", "--index-dir", tmp_path / "elsewhere") == 0
+    assert capsys.readouterr().out.startswith(str(tmp_path / "elsewhere"))
+    assert len(list((tmp_path / "elsewhere").rglob("*.index.safetensors"))) == 3
+    assert _run("index", tmp_path / "nothing") == 4
+
+
+def test_verify_compares_with_the_index_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], make_samples: MakeSamples
+) -> None:
+    write_shards(tmp_path, "train", make_samples(4), samples_per_shard=2)
+    assert _run("verify", tmp_path) == 4  # there is nothing to compare with
+    assert _run("index", tmp_path) == 0
+    assert _run("verify", tmp_path) == 0
+    shard = tmp_path / "train-00000.tar"
+    times, content = shard.stat(), shard.read_bytes()
+    shard.write_bytes(content[:600] + bytes([content[600] ^ 1]) + content[601:])
+    os.utime(shard, ns=(times.st_atime_ns, times.st_mtime_ns))  # as a disk that forgets a bit
+    index = tmp_path / "train-00001.index.safetensors"
+    index.write_bytes(index.read_bytes()[:-1] + b"\xff")
+    capsys.readouterr()
+    assert _run("verify", tmp_path) == 4
+    said = capsys.readouterr().err
+    assert "changed: train-00000.tar" in said and f"damaged index, to be removed: {index.name}" in said
