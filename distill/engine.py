@@ -34,7 +34,7 @@ from kdx.models.architecture import read_architecture
 from kdx.models.checkpoint import RUN_KIND, save_checkpoint
 from kdx.models.clip_vocabulary import clip_tokenizer
 
-from .devices import find_device
+from .devices import Device, find_device
 from .loop import Loop, Stopped
 from .objective import Objective
 from .optimizer import build_optimizer
@@ -103,13 +103,12 @@ def train(
     )
     loader = Loader(
         reader,
-        tokenizer,
         context_length=model.context_length,
         batch_size=schedule.batch_size,
         seed=recipe.seed,
         rank=ranks.rank,
         num_ranks=ranks.size,
-        num_threads=max(1, cpu_count() // 2 // ranks.local_size),
+        num_workers=_decoders(device, ranks),
     )
     taught_by = describe_teachers(teachers)
     inputs |= {
@@ -210,6 +209,12 @@ def _keep(out: Path, loop: Loop, save: Callable[..., None]) -> str:
         else:
             return f"the student after {loop.state.step} steps is {place}"
     return f"the student after {loop.state.step} steps could not be kept: {why}"
+
+
+def _decoders(device: Device, ranks: Ranks) -> int:
+    """How many threads or processes decode: where the CPU trains too, half of the cores."""
+    cores = cpu_count() // ranks.local_size
+    return max(1, cores - 1 if device.is_gpu else cores // 2)
 
 
 def _as_toml(recipe: Recipe, taught_by: Sequence[Mapping[str, str]]) -> str:

@@ -16,7 +16,7 @@ import torch
 
 from kdx.core.folders import MANIFEST
 from kdx.core.tokenizer import VOCABULARY
-from kdx.data.loader import count_steps_per_epoch
+from kdx.data.order import count_steps_per_epoch
 from kdx.data.sampling import spread
 from kdx.data.shards import ShardSet
 from kdx.models.architectures import Architecture, count_parameters, read_architecture

@@ -41,9 +41,14 @@ def bound_pool(
             pool.shutdown(cancel_futures=True)
 
 
-def _begin(parent: Connection, initializer: Callable[..., object] | None, initargs: tuple[Any, ...]) -> None:
+def bind_to(parent: Connection) -> None:
+    """Ends this process when the other end of the pipe is closed, which the system does when the parent is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's to answer
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _begin(parent: Connection, initializer: Callable[..., object] | None, initargs: tuple[Any, ...]) -> None:
+    bind_to(parent)
     if initializer is not None:
         initializer(*initargs)
 

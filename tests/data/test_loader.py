@@ -11,7 +11,6 @@ from kdx.core.preprocess import Preprocess
 from kdx.data.loader import Loader, ViewReader
 from kdx.data.shards import Sample, ShardSet, open_split, write_shards
 from kdx.data.views import ViewConfig, philox
-from kdx.models.clip_vocabulary import clip_tokenizer
 
 MakeSamples = Callable[..., list[Sample]]
 PREPROCESS = Preprocess(image_size=8, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
@@ -34,7 +33,6 @@ def _loader(
     reader = ViewReader(samples, PREPROCESS, ViewConfig(num_views=2), max_bad_share=max_bad_share)
     return Loader(
         reader,
-        clip_tokenizer(),
         context_length=16,
         batch_size=batch_size,
         seed=seed,

@@ -1,0 +1,115 @@
+"""A chunk: a few pairs that are decoded together, straight into memory that is there already.
+
+A batch is made of chunks, so that all workers share one batch, and what is read ahead is counted in batches and not in
+workers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .shared_array import SharedArray
+from .view_reader import Undecodable, ViewReader
+from .views import philox
+
+CHUNK = 32  # pairs
+
+
+@dataclass(frozen=True)
+class Request:
+    """rows: int64 [≤ CHUNK]. slot: which part of the memory is filled. epoch: decides on the captions."""
+
+    slot: int
+    rows: npt.NDArray[np.int64]
+    view: int
+    epoch: int
+
+
+@dataclass(frozen=True)
+class Filled:
+    """rows, captions: int64 [n], the pairs whose images decode, in the order asked for: the first n of the slot.
+
+    length: the tokens of the longest caption. bad: row → why its image does not decode.
+    """
+
+    slot: int
+    rows: npt.NDArray[np.int64]
+    captions: npt.NDArray[np.int64]
+    length: int
+    bad: dict[int, str]
+
+
+class Chunks:
+    """Fills slots with pairs; in any thread, and in other processes where the memory is shared.
+
+    pixels: uint8 [slots, CHUNK, S, S, 3]; tokens: uint16 [slots, CHUNK, context_length], padded with 0.
+    """
+
+    def __init__(
+        self, reader: ViewReader, context_length: int, seed: int, slots: int, *, shared: bool
+    ) -> None:
+        self._reader, self._samples, self._seed = reader, reader.samples, seed
+        size = reader.preprocess.image_size
+        make: Any = SharedArray if shared else _PrivateArray
+        self._pixels = make((slots, CHUNK, size, size, 3), np.uint8)
+        self._tokens = make((slots, CHUNK, context_length), np.uint16)
+        self._remembered: dict[
+            tuple[int, int], npt.NDArray[np.uint16]
+        ] = {}  # tokens, where views are kept too
+
+    @property
+    def pixels(self) -> npt.NDArray[np.uint8]:
+        return self._pixels.array
+
+    @property
+    def tokens(self) -> npt.NDArray[np.uint16]:
+        return self._tokens.array
+
+    def fill(self, request: Request) -> Filled:
+        """Raises DataError if a shard has changed."""
+        pixels, tokens = self.pixels[request.slot], self.tokens[request.slot]
+        rows: list[int] = []
+        captions: list[int] = []
+        bad: dict[int, str] = {}
+        longest = 0
+        for row in request.rows.tolist():
+            n = len(rows)
+            try:
+                pixels[n] = self._reader.decode(row, request.view)
+            except Undecodable as reason:
+                bad[row] = str(reason)
+                continue
+            caption = self._caption(row, request.epoch)
+            ids = self._ids(row, caption)
+            tokens[n, : len(ids)] = ids
+            tokens[n, len(ids) :] = 0
+            longest = max(longest, len(ids))
+            rows.append(row)
+            captions.append(caption)
+        return Filled(
+            request.slot, np.array(rows, dtype=np.int64), np.array(captions, dtype=np.int64), longest, bad
+        )
+
+    def _ids(self, row: int, caption: int) -> npt.NDArray[np.uint16]:
+        ids = self._remembered.get((row, caption))
+        if ids is None:
+            ids = self._samples.tokens(row, caption, self.tokens.shape[2])
+            if self._reader.keeps:
+                self._remembered[row, caption] = ids
+        return ids
+
+    def _caption(self, row: int, epoch: int) -> int:
+        choices = self._samples.num_captions(row)
+        if choices == 1:
+            return 0
+        random = philox(self._seed, int(self._samples.key_digests[row]), epoch)
+        return int(random.integers(choices))
+
+
+class _PrivateArray:
+    def __init__(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> None:
+        self.array: npt.NDArray[Any] = np.empty(shape, dtype)

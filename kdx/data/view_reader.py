@@ -1,0 +1,101 @@
+"""The pixels of views of samples, and which images do not decode."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kdx.core.errors import DataError
+from kdx.core.preprocess import Preprocess
+
+from .pixels import read_pixels
+from .shards import ShardSet
+from .views import ViewConfig, choose_view
+
+log = logging.getLogger(__name__)
+
+KEEP_DECODED = 2**30  # bytes of rendered views that are kept in memory: small sets are decoded once
+
+
+class Undecodable(Exception):
+    """The image is none, or damaged; the text says why."""
+
+
+class ViewReader:
+    """Renders views of samples and remembers them while they fit into memory.
+
+    It may be sent to other processes, where it remembers nothing. bad: row → why its image does not decode, of those
+    that were noted here.
+    """
+
+    def __init__(
+        self, samples: ShardSet, preprocess: Preprocess, config: ViewConfig, *, max_bad_share: float
+    ) -> None:
+        self.samples = samples
+        self.preprocess = preprocess
+        self.config = config
+        self.bad: dict[int, str] = {}
+        self._max_bad_share = max_bad_share
+        size = preprocess.image_size
+        shape = (len(samples), config.num_views, size, size, 3)
+        keep = int(np.prod(shape)) <= KEEP_DECODED
+        self._kept = np.empty(shape, dtype=np.uint8) if keep else None
+        self._have = np.zeros(shape[:2], dtype=bool)
+
+    def __getstate__(self) -> dict[str, Any]:
+        none = np.zeros((0, 0), dtype=bool)
+        return {**self.__dict__, "bad": {}, "_kept": None, "_have": none}
+
+    @property
+    def keeps(self) -> bool:
+        """Whether each view is decoded once at most."""
+        return self._kept is not None
+
+    def decode(self, row: int, view: int) -> npt.NDArray[np.uint8]:
+        """uint8 [S, S, 3]; in any thread. Raises Undecodable, and DataError if the shard has changed."""
+        if self._kept is not None and self._have[row, view]:
+            return self._kept[row, view]
+        encoded = self.samples.image(row)
+        key = int(self.samples.key_digests[row])
+        try:
+            pixels = read_pixels(
+                encoded, self.preprocess, functools.partial(choose_view, self.config, key, view)
+            )
+        except DataError as error:
+            raise Undecodable(error.what) from None
+        if self._kept is not None:
+            self._kept[row, view] = pixels
+            self._have[row, view] = True
+        return pixels
+
+    def read(self, row: int, view: int) -> npt.NDArray[np.uint8] | None:
+        """uint8 [S, S, 3], or None if the image does not decode. Raises DataError when too many do not."""
+        if row in self.bad:
+            return None
+        try:
+            return self.decode(row, view)
+        except Undecodable as reason:
+            self.note_bad(row, str(reason))
+            return None
+
+    def note_bad(self, row: int, why: str) -> None:
+        """Raises DataError when there are too many."""
+        if row not in self.bad:
+            self.bad[row] = why
+            log.warning("skipped sample %s: %s", self.samples.keys[row], why)
+            check_bad_share(self.bad, self.samples, self._max_bad_share)
+
+
+def check_bad_share(bad: dict[int, str], samples: ShardSet, max_bad_share: float) -> None:
+    """bad: row → why its image does not decode, in the order in which they were met. Raises DataError for too many."""
+    if len(bad) > max_bad_share * len(samples):
+        row, why = list(bad.items())[-1]
+        raise DataError(
+            f"{len(bad)} of {len(samples)} images do not decode, the last one {samples.keys[row]}: {why}",
+            where=samples.folder,
+            remedy="repair the shards, or raise max_bad_share in the recipe",
+        )
