@@ -38,6 +38,7 @@ VERBS = {
     "models": ("models", "List architectures and make checkpoints."),
     "import": ("import_", "Read weights of open_clip, OpenAI, CLIP-KD or Hugging Face."),
     "distill": ("distill", "Train a student from a recipe, with or without a teacher."),
+    "cache": ("cache", "Make and inspect teacher caches."),
     "export": ("export", "Export a checkpoint to ONNX and prove that nothing changed."),
     "parity": ("parity", "Compare two models on the same images and texts, and draw it."),
     "serve": ("serve", "Serve an exported model with Triton."),

