@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from pathlib import Path
 
@@ -75,7 +76,7 @@ def synthetic(out: Path, train: int, val: int, image_size: int, seed: int, overw
             overwrite=overwrite,
         )
     click.echo(out)
-    click.echo(f"next: kdx data info {out}   or   kdx distill --list", err=True)
+    click.echo(f"next: kdx data info {shlex.quote(str(out))}   or   kdx distill --list", err=True)
 
 
 @command.command()

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from kdx.core.spelling import count_of
+
 if TYPE_CHECKING:
     from kdx.data.convert import Converted
 
@@ -67,7 +69,7 @@ def command(
 
 def _lines(result: Converted, out: Path) -> list[str]:
     lines = [
-        f"{split}: {samples} images, {captions} captions"
+        f"{split}: {count_of(samples, 'image')}, {count_of(captions, 'caption')}"
         for split, (samples, captions) in result.splits.items()
     ]
     if result.resumed_shards:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 
 import click
@@ -102,7 +103,7 @@ def command(
         )
     if not prepared.captions:
         click.echo("the list has no captions, so the samples have none", err=True)
-    click.echo(f"next: kdx data info {out}", err=True)
+    click.echo(f"next: kdx data info {shlex.quote(str(out))}", err=True)
 
 
 def _read_options(words: tuple[str, ...]) -> dict[str, str]:

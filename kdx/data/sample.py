@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,18 +57,33 @@ def parse_class(cls: bytes) -> str:
     return _decode(cls, ".cls")
 
 
-def find_label(text: str, names: list[str] | None, *, what: str = ".cls") -> int:
-    """The class index that a .cls means: an integer, or one of the names. Raises BadSample, which calls it `what`."""
-    if names is not None and text in names:
-        if names.count(text) > 1:
-            raise BadSample(f"{what} is {text[:40]!r}, which names several classes: write the index")
-        return names.index(text)
-    if not is_index(text):
-        raise BadSample(f"{what} is {text[:40]!r}, neither an integer nor a known class")
-    label = int(text)
-    if names is not None and label >= len(names):
-        raise BadSample(f"{what} is {label}, there are only {len(names)} classes")
-    return label
+class LabelFinder:
+    """What the texts of labels mean: each an integer, or one of the names.
+
+    names: in label order, maybe one twice; None where labels are bare integers. what: as errors call a text.
+    """
+
+    def __init__(self, names: Sequence[str] | None, *, what: str = ".cls") -> None:
+        self._what = what
+        self._count = None if names is None else len(names)
+        self._labels: dict[str, int | None] = {}  # None for a name that several classes have
+        for label, name in enumerate(names or ()):
+            self._labels[name] = None if name in self._labels else label
+
+    def find(self, text: str) -> int:
+        """The class index. Raises BadSample."""
+        if text in self._labels:
+            if (label := self._labels[text]) is None:
+                raise BadSample(
+                    f"{self._what} is {text[:40]!r}, which names several classes: write the index"
+                )
+            return label
+        if not is_index(text):
+            raise BadSample(f"{self._what} is {text[:40]!r}, neither an integer nor a known class")
+        label = int(text)
+        if self._count is not None and label >= self._count:
+            raise BadSample(f"{self._what} is {label}, there are only {self._count} classes")
+        return label
 
 
 def is_index(text: str) -> bool:

@@ -21,7 +21,7 @@ from .index.opening import IndexedShard, open_indexes
 from .index.shard_index import FIRST_REASON, GOOD, ShardIndex
 from .index.unique_keys import find_renamed
 from .places import SPLITS, shard_paths, splits_there
-from .sample import NO_CAPTION, BadSample, Sample, find_label, is_index, names_among
+from .sample import NO_CAPTION, BadSample, LabelFinder, Sample, is_index, names_among
 from .set_texts import CLASSES, read_lines, read_templates
 from .shard_set import Shard, ShardSet
 from .unpacked import convert_command, quoted
@@ -142,7 +142,7 @@ class _Labels:
     """What class texts mean; each is looked up once for all shards. names: as `read_classes` has them."""
 
     def __init__(self, names: list[str] | None) -> None:
-        self._names = names
+        self._finder = LabelFinder(names)
         self._known: dict[str, int] = {}
         self._reasons: dict[str, str] = {}
 
@@ -158,7 +158,7 @@ class _Labels:
     def _label(self, text: str) -> int:
         if text not in self._known:
             try:
-                self._known[text] = find_label(text, self._names)
+                self._known[text] = self._finder.find(text)
             except BadSample as reason:
                 self._known[text], self._reasons[text] = UNKNOWN, str(reason)
         return self._known[text]

@@ -12,7 +12,7 @@ import numpy as np
 
 from kdx.core.errors import DataError, UsageError
 from kdx.data.image_set import captions_an_image
-from kdx.data.sample import BadSample, find_label, names_among
+from kdx.data.sample import BadSample, LabelFinder, names_among
 
 from .any_folders import expected_any, read_any_folders
 from .captioned import expected_annotations
@@ -141,9 +141,10 @@ def _with_names(listing: Listing, file: Path | None, root: Path) -> Listing:
         classes = given
     entries: list[Entry] = []
     skipped = list(listing.skipped)
+    labels = LabelFinder(classes, what="its label")
     for entry in listing.entries:
         try:
-            entries.append(_labelled(entry, listing.texts.get(entry.key), classes))
+            entries.append(_labelled(entry, listing.texts.get(entry.key), labels, classes))
         except BadSample as reason:
             skipped.append((entry.key, str(reason)))
     if classes is None and any(entry.label is not None for entry in entries):
@@ -155,10 +156,10 @@ def _with_names(listing: Listing, file: Path | None, root: Path) -> Listing:
     return replace(listing, entries=entries, skipped=skipped, classes=classes)
 
 
-def _labelled(entry: Entry, text: str | None, classes: list[str] | None) -> Entry:
+def _labelled(entry: Entry, text: str | None, labels: LabelFinder, classes: list[str] | None) -> Entry:
     """Raises BadSample."""
     if text is not None:
-        return replace(entry, label=find_label(text, classes, what="its label"))
+        return replace(entry, label=labels.find(text))
     if entry.label is not None and classes is not None and entry.label >= len(classes):
         raise BadSample(f"its label is {entry.label}, there are only {len(classes):,} classes")
     return entry
@@ -171,8 +172,9 @@ def _check_replacement(file: Path, given: list[str], classes: list[str]) -> None
         raise UsageError(
             f"names {len(given):,} classes, the set has {len(classes):,}", where=file, remedy=remedy
         )
+    own, others = frozenset(given), frozenset(classes)
     for label, (new, old) in enumerate(zip(given, classes, strict=True)):
-        if new != old and new in classes and old in given:
+        if new != old and new in others and old in own:
             raise UsageError(
                 f"line {label + 1:,} is {new!r}, but class {label} of the set is {old!r}, which stands elsewhere",
                 where=file,

@@ -9,7 +9,7 @@ from kdx.core.errors import DataError
 
 from ..drafts import group_members, read_draft
 from ..places import numbered_shards
-from ..sample import BadSample, find_label
+from ..sample import BadSample, LabelFinder
 from ..set_folder import shard_files
 from ..shards import read_classes
 from ..tar_index import TarFile
@@ -27,6 +27,7 @@ class Shards:
         self._tars: dict[str, TarFile] = {}
 
     def rows(self, leave_out: LeaveOut) -> Iterator[Row]:
+        labels = LabelFinder(self.classes)
         for path in _tars(self.place):
             file = self._tars[path.name] = TarFile.at(path)
             split = path.name.partition("-")[0]
@@ -34,7 +35,7 @@ class Shards:
             for key, members in groups.items():
                 try:
                     draft = read_draft(key, file, members)
-                    label = None if draft.cls is None else str(find_label(draft.cls, self.classes))
+                    label = None if draft.cls is None else str(labels.find(draft.cls))
                 except BadSample as reason:
                     leave_out(f"{path.name}: {key}", str(reason))
                     continue
