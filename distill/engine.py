@@ -42,7 +42,7 @@ from .ranks import ALONE, Ranks
 from .recipe import Recipe
 from .run_state import RunState
 from .student import build_student
-from .teacher_cache import TeacherCache
+from .teacher_source import TeacherSource
 from .teachers import describe_teachers
 
 log = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ def train(
     samples: ShardSet,
     out: Path,
     *,
-    caches: Sequence[TeacherCache] = (),
+    caches: Sequence[TeacherSource] = (),
     teachers: Sequence[Path] = (),
     overwrite: bool = False,
     ranks: Ranks = ALONE,
@@ -77,9 +77,10 @@ def train(
 ) -> RunResult:
     """Trains the recipe's student on `samples` and seals the run at `out`.
 
-    caches: what `open_teachers` returned; teachers: what it was given. ranks: the processes that share the work, from
-    `join_ranks`; the first one writes. Raises UsageError for what cannot be or a loss that is not finite, DataError for
-    bad shards, SetupError where the student cannot be written, which is tried before the first step.
+    caches: what `open_teachers` or `ask_at_each_step` returned; teachers: what it was given. ranks: the processes that
+    share the work, from `join_ranks`; the first one writes. Raises UsageError for what cannot be or a loss that is not
+    finite, DataError for bad shards, SetupError where the student cannot be written, which is tried before the first
+    step.
 
     On an error nothing is left at `out`. After the first step, the student is then sealed beside it, with ".stopped"
     added, and the error's remedy names it; so also when a finished run cannot be sealed, or is interrupted then.
@@ -239,7 +240,7 @@ def _save_objective(objective: Objective, folder: Path) -> None:
 
 
 def _build_objective(
-    recipe: Recipe, student_dim: int, caches: Sequence[TeacherCache], ranks: Ranks
+    recipe: Recipe, student_dim: int, caches: Sequence[TeacherSource], ranks: Ranks
 ) -> Objective:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)

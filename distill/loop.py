@@ -26,7 +26,7 @@ from .ranks import Ranks
 from .recipe import Recipe
 from .run_state import RunState
 from .schedule import Schedule
-from .teacher_cache import TeacherCache
+from .teacher_source import TeacherSource
 
 LOG_EVERY = 10  # steps
 KEEP_EVERY = 50  # steps between copies of the weights, a multiple of LOG_EVERY
@@ -52,12 +52,12 @@ class Loop:
         recipe: Recipe,
         schedule: Schedule,
         state: RunState,
-        caches: Sequence[TeacherCache],
+        teachers: Sequence[TeacherSource],
         device: Device,
         ranks: Ranks,
     ) -> None:
         self.recipe, self.schedule, self.state = recipe, schedule, state
-        self.caches, self.device, self.ranks = tuple(caches), device, ranks
+        self.teachers, self.device, self.ranks = tuple(teachers), device, ranks
         self.distillation = ranks.share(Distillation(state.model, state.objective, device))
         self._finite = FiniteCheck(device.place)
         self._good = (state.step, _copied(state.model.state_dict()))
@@ -124,10 +124,7 @@ class Loop:
             dropout_seed=self._step_seed(DROPOUT, batch.step),
             mask_seed=self._step_seed(MASKS, batch.step),
         )
-        teachers = [
-            cache.embeddings(batch.rows, batch.views, batch.captions, self.device.place)
-            for cache in self.caches
-        ]
+        teachers = [teacher.of_batch(batch, self.device.place) for teacher in self.teachers]
         state.optimizer.zero_grad()
         numbers = self.distillation(inputs, teachers)
         state.scaler.scale(numbers["loss"]).backward()

@@ -18,7 +18,8 @@ from .ranks import ALONE, Ranks
 from .recipe import Recipe
 from .student import check_student
 from .teacher_cache import cache_size, is_whole
-from .teachers import cache_folder, default_cache, open_teachers, unlike_expected
+from .teacher_source import TeacherSource
+from .teachers import ask_at_each_step, cache_folder, default_cache, open_teachers, unlike_expected
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +31,7 @@ def run_recipe(
     *,
     teachers: Sequence[Path] = (),
     cache: Path | None = None,
+    teacher_online: bool = False,
     overwrite: bool = False,
     ranks: Ranks = ALONE,
     stages: Stages = silent_stages,
@@ -38,7 +40,8 @@ def run_recipe(
     """Trains the recipe's student on the train shards in `data` and seals the run at `out`.
 
     teachers: checkpoints or runs, needed where the recipe distils or inherits. cache: where the teachers' embeddings
-    are kept, or already lie; `out` with ".cache" added if not given. overwrite: replace a run that lies at `out`.
+    are kept, or already lie; `out` with ".cache" added if not given. teacher_online: ask the teachers at each step and
+    keep nothing. overwrite: replace a run that lies at `out`.
     ranks: the processes that share the work, from `join_ranks`. stages: shows the progress of "teacher cache" and
     "training". tell: takes what the user should know and is no error.
 
@@ -46,6 +49,10 @@ def run_recipe(
     teachers, the student, the space on the disk. Raises what `open_teachers` and `train` raise, UsageError for places
     that do not go together, and SetupError for too little space. When it is interrupted, it tells what is kept.
     """
+    if teacher_online and not recipe.objective.needs_teacher:
+        raise UsageError("--teacher-online has no use: this recipe does not distil", remedy="leave it out")
+    if teacher_online and cache:
+        raise UsageError("has no use beside --teacher-online", where=cache, remedy="leave one of them out")
     cache = _check_places(recipe, out, cache, overwrite=overwrite)
     if not ranks.is_first:
         stages = silent_stages  # one process shows for all
@@ -54,14 +61,17 @@ def run_recipe(
     recipe, schedule = recipe.resolve(samples)
     ranks.local_batch_size(schedule.batch_size)
     check_student(recipe, teachers)
-    _check_space(recipe, samples, out, teachers, cache)
+    _check_space(recipe, samples, out, () if teacher_online else teachers, cache)
     if ranks.is_first:
         for note in unlike_expected(recipe, teachers):
             tell(note)
-    caching = stages if recipe.objective.needs_teacher else silent_stages
     try:
-        with caching("teacher cache") as progress:
-            caches = open_teachers(recipe, samples, teachers, cache, ranks=ranks, progress=progress)
+        caches: Sequence[TeacherSource]
+        if teacher_online or not recipe.objective.needs_teacher:
+            caches = ask_at_each_step(recipe, samples, teachers)
+        else:
+            with stages("teacher cache") as progress:
+                caches = open_teachers(recipe, samples, teachers, cache, ranks=ranks, progress=progress)
         with stages("training") as progress:
             return train(
                 recipe,

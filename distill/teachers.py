@@ -1,4 +1,4 @@
-"""A recipe's teachers: checkpoints whose embeddings are computed once, into one cache each."""
+"""A recipe's teachers: checkpoints whose embeddings are computed once, into one cache each, or at each step."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from .ranks import ALONE, Ranks
 from .recipe import Recipe
 from .student import check_student
 from .teacher_cache import Storage, TeacherCache, open_cache
+from .teacher_in_loop import TeacherInLoop
 from .teacher_model import Precision, TeacherModel
 
 
@@ -37,29 +38,45 @@ def open_teachers(
     Raises UsageError when the recipe needs no teacher, one is missing or given twice, for a student that cannot start
     as the recipe says, and for fewer samples than a batch: all that would only be found after hours of embedding.
     """
+    return tuple(
+        open_cache(
+            cache_folder(cache, number),
+            model,
+            samples,
+            recipe.views,
+            max_bad_share=recipe.max_bad_share,
+            storage=storage,
+            made_by=model.path,
+            share=(ranks.rank, ranks.size),
+            progress=progress,
+        )
+        for number, model in enumerate(_teacher_models(recipe, samples, teachers, precision), 1)
+    )
+
+
+def ask_at_each_step(
+    recipe: Recipe, samples: ShardSet, teachers: Sequence[Path], *, precision: Precision | None = None
+) -> tuple[TeacherInLoop, ...]:
+    """The teachers themselves, for a run without a cache. Raises UsageError as `open_teachers`."""
+    return tuple(
+        TeacherInLoop(model, samples, recipe.views, recipe.architecture.preprocess)
+        for model in _teacher_models(recipe, samples, teachers, precision)
+    )
+
+
+def _teacher_models(
+    recipe: Recipe, samples: ShardSet, teachers: Sequence[Path], precision: Precision | None
+) -> list[TeacherModel]:
+    """None if the recipe does not distil."""
     check_student(recipe, teachers)
     recipe.resolve(samples)
     _check_different(teachers)
     if not recipe.objective.needs_teacher:
-        return ()
-    opened: list[TeacherCache] = []
-    for number, teacher in enumerate(teachers, 1):
-        model = TeacherModel(teacher, precision)
-        _check_form(recipe, model.spec, teacher)
-        opened.append(
-            open_cache(
-                cache_folder(cache, number),
-                model,
-                samples,
-                recipe.views,
-                max_bad_share=recipe.max_bad_share,
-                storage=storage,
-                made_by=teacher,
-                share=(ranks.rank, ranks.size),
-                progress=progress,
-            )
-        )
-    return tuple(opened)
+        return []
+    models = [TeacherModel(teacher, precision) for teacher in teachers]
+    for model in models:
+        _check_form(recipe, model.spec, model.path)
+    return models
 
 
 def default_cache(out: Path) -> Path:

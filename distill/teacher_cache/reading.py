@@ -14,6 +14,7 @@ from torch import Tensor
 from kdx.core.encoder import EncoderSpec
 from kdx.core.errors import DataError, UsageError
 from kdx.core.folders import MANIFEST, open_sealed, read_manifest
+from kdx.data.loader import Batch
 from kdx.data.shards import ShardSet
 
 from ..objective import Embeddings
@@ -38,6 +39,10 @@ class TeacherCache:
     def starts(self) -> npt.NDArray[np.int64]:
         """The first row of each shard in the shard set."""
         return np.cumsum([0, *(len(shard.image) for shard in self.shards[:-1])])
+
+    def of_batch(self, batch: Batch, device: torch.device) -> Embeddings:
+        """As every TeacherSource; see `embeddings`."""
+        return self.embeddings(batch.rows, batch.views, batch.captions, device)
 
     def embeddings(
         self,

@@ -32,6 +32,11 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path),
     help="Teacher cache; made if missing. Default: OUT with .cache added.",
 )
+@click.option(
+    "--teacher-online",
+    is_flag=True,
+    help="Ask the teacher at each step and keep no cache: for ever-new crops, at the teacher's cost.",
+)
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a key of the recipe.")
 @click.option("--overwrite", is_flag=True, help="Replace a run that lies at OUT.")
 @click.option("--list", "list_", is_flag=True, help="List the shipped recipes as a table.")
@@ -46,6 +51,7 @@ def command(
     out: Path | None,
     teachers: tuple[Path, ...],
     cache: Path | None,
+    teacher_online: bool,
     settings: tuple[str, ...],
     overwrite: bool,
     list_: bool,
@@ -70,7 +76,7 @@ def command(
     On 8 GPUs: torchrun --nproc-per-node 8 --no-python kdx distill RECIPE … (batch_size is that of all together)
     """
     if plot:
-        if data or teachers or cache or settings or overwrite or list_ or dry_run:
+        if data or teachers or cache or teacher_online or settings or overwrite or list_ or dry_run:
             raise click.UsageError("--plot takes runs, --out and --json alone")
         _plot(given, out or Path("curves.html"), as_json)
         return
@@ -113,6 +119,7 @@ def command(
             out,
             teachers=teachers,
             cache=cache,
+            teacher_online=teacher_online,
             overwrite=overwrite,
             ranks=ranks,
             stages=show_progress,
