@@ -68,9 +68,9 @@ class Plan:
 
     pairs, epochs: None without known data; schedule and what follows from it: None where it depends on the data and
     these are not known. text_length: tokens of a batch's texts, the longest of each counting: measured in the data, or
-    else the whole context, an upper bound. step_flops: the student's forward and backward pass of a batch.
-    cache_flops: the teachers' forward passes over all views and captions; None where the data or the teacher is not
-    known.
+    else the whole context, an upper bound. step_flops: the student's forward and backward pass of a batch, and with
+    teachers online theirs forward. cache_flops: the teachers' forward passes over all views and captions; None where
+    the data or the teacher is not known.
     """
 
     student: ModelCost
@@ -99,11 +99,12 @@ def plan_run(
     teachers: Sequence[Path] = (),
     out: Path | None = None,
     cache: Path | None = None,
+    teacher_online: bool = False,
 ) -> Plan:
     """The plan of a run; nothing is made and no weights are read.
 
-    samples: the training data, where it is at hand. Raises UsageError for what could not be trained, as far as it
-    shows, and DataError for a damaged teacher.
+    samples: the training data, where it is at hand. teacher_online: without a cache. Raises UsageError for what could
+    not be trained, as far as it shows, and DataError for a damaged teacher.
     """
     if teachers or not recipe.needs_teacher:
         check_student(recipe, teachers)
@@ -120,6 +121,9 @@ def plan_run(
     a_pair = _passes(recipe, "image") * (student.image_flops + student.masked_image_flops)
     a_pair += _passes(recipe, "text") * student.text_flops
     costs = tuple(_cost(each, length) for each in _teachers(recipe, teachers))
+    if teacher_online:
+        a_pair += sum(cost.image_flops + cost.text_flops for cost in costs)
+    captions = _captions(samples, pairs)
     widths = [cost.embed_dim for cost in costs]
     objective_params = _objective_params(recipe, architecture.embed_dim, widths)
     return Plan(
@@ -135,10 +139,14 @@ def plan_run(
         text_length_from="context" if samples is None else "data",
         step_flops=None if schedule is None else schedule.batch_size * a_pair,
         training_flops=None if schedule is None else schedule.steps * schedule.batch_size * a_pair,
-        cache_flops=_cache_flops(recipe, costs, pairs, _captions(samples, pairs)),
+        cache_flops=0 if teacher_online else _cache_flops(recipe, costs, pairs, captions),
         files=(
             *_run_files(out, student, objective_params),
-            *_cache_files(recipe, costs, pairs, _captions(samples, pairs), cache or default_cache(out)),
+            *(
+                []
+                if teacher_online
+                else _cache_files(recipe, costs, pairs, captions, cache or default_cache(out))
+            ),
         ),
     )
 

@@ -99,7 +99,7 @@ def command(
     (recipe,) = given
     resolved = read_recipe(recipe, settings)
     if dry_run:
-        _show_plan(recipe, resolved, data, teachers, out, cache, as_json)
+        _show_plan(recipe, resolved, data, teachers, out, cache, teacher_online, as_json)
         return
     if data is None or out is None:
         raise click.UsageError("--data and --out are needed to train")
@@ -176,6 +176,7 @@ def _show_plan(
     teachers: tuple[Path, ...],
     out: Path | None,
     cache: Path | None,
+    teacher_online: bool,
     as_json: bool,
 ) -> None:
     import tomli_w
@@ -185,7 +186,9 @@ def _show_plan(
     from kdx.distill.teachers import unlike_expected
 
     samples = None if data is None else open_split(data, "train")
-    plan = plan_run(recipe, samples=samples, teachers=teachers, out=out, cache=cache)
+    plan = plan_run(
+        recipe, samples=samples, teachers=teachers, out=out, cache=cache, teacher_online=teacher_online
+    )
     notes = [*unlike_expected(recipe, teachers), *_notes_on_export(recipe)]
     if samples is not None:
         recipe, _ = recipe.resolve(samples)

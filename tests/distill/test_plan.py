@@ -49,6 +49,14 @@ def test_a_baseline_has_no_teacher_no_cache_and_nothing_of_an_objective() -> Non
     assert not [path for path in paths if "objective" in path or "cache" in path]
 
 
+def test_an_online_teacher_makes_no_cache_and_costs_its_forward_pass_at_each_step() -> None:
+    recipe = read_recipe("clip-kd/vit-t-16-from-laion-vit-l-14")
+    cached, online = plan_run(recipe), plan_run(recipe, teacher_online=True)
+    assert cached.step_flops and online.step_flops
+    assert online.step_flops - cached.step_flops == pytest.approx(1024 * (162.03 + 13.30) * 1e9, rel=1e-3)
+    assert online.cache_flops == 0 and not [file for file in online.files if "cache" in file.path]
+
+
 def test_mfd_pays_for_the_masked_image_too() -> None:
     plain, masked = (plan_run(read_recipe(f"clip-kd/vit-t-16-from-vit-b-16-{m}")) for m in ("fd", "mfd"))
     more = 3 * 1024 * count_flops(read_architecture("ViT-T-16"), mask_ratio=0.75).masked_image
