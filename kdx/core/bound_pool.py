@@ -8,11 +8,14 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Generator
 from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnContext, SpawnProcess
+from multiprocessing.process import BaseProcess
+from types import ModuleType
 from typing import Any
 
 
@@ -25,8 +28,11 @@ def bound_pool(
     An exception that leaves the block, KeyboardInterrupt too, ends the processes in the middle of their calls; without
     one, the calls that were submitted are finished. A process that is killed breaks the pool, as usual
     (BrokenProcessPool).
+
+    What is submitted must be a function of a module: a script that calls kdx is not run again in each process, so it
+    needs no `if __name__ == "__main__"`.
     """
-    spawn = get_context("spawn")  # a fork would copy a GPU's context, and locks that other threads hold
+    spawn = _Spawn()  # a fork would copy a GPU's context, and locks that other threads hold
     theirs, ours = spawn.Pipe(duplex=False)  # `ours` is closed by us, or by the system when we are killed
     pool = ProcessPoolExecutor(
         count, mp_context=spawn, initializer=_begin, initargs=(theirs, initializer, initargs)
@@ -39,6 +45,20 @@ def bound_pool(
             raise
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+class _Process(SpawnProcess):
+    @staticmethod
+    def _Popen(process_obj: BaseProcess) -> Any:
+        script, sys.modules["__main__"] = sys.modules["__main__"], ModuleType("__main__")
+        try:
+            return SpawnProcess._Popen(process_obj)  # type: ignore[attr-defined]
+        finally:
+            sys.modules["__main__"] = script
+
+
+class _Spawn(SpawnContext):
+    Process = _Process
 
 
 def bind_to(parent: Connection) -> None:

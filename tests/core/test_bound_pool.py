@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -16,13 +17,20 @@ SCRIPT = """
 import time
 import psutil
 from kdx.core.bound_pool import bound_pool
-if __name__ == "__main__":
-    with bound_pool(2) as pool:
-        waiting = [pool.submit(time.sleep, 60) for _ in range(2)]
-        while len(psutil.Process().children()) < 3:  # two, and multiprocessing's tracker
-            time.sleep(0.01)
-        print(*(child.pid for child in psutil.Process().children()), flush=True)
-        time.sleep(60)
+with bound_pool(2) as pool:
+    waiting = [pool.submit(time.sleep, 60) for _ in range(2)]
+    while len(psutil.Process().children()) < 3:  # two, and multiprocessing's tracker
+        time.sleep(0.01)
+    print(*(child.pid for child in psutil.Process().children()), flush=True)
+    time.sleep(60)
+"""
+
+
+UNGUARDED = """
+from kdx.core.bound_pool import bound_pool
+print("begins")
+with bound_pool(2) as pool:
+    print(sum(pool.map(abs, [-1, -2, -3])))
 """
 
 
@@ -61,3 +69,9 @@ def test_its_processes_end_with_a_parent_that_is_killed() -> None:
         parent.kill()
     _, alive = psutil.wait_procs(children, timeout=20)
     assert not alive
+
+
+def test_a_script_that_uses_a_pool_is_not_run_again_in_its_processes(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(UNGUARDED)
+    ran = subprocess.run([sys.executable, tmp_path / "script.py"], capture_output=True, text=True, check=True)
+    assert ran.stdout == "begins\n6\n" and ran.stderr == ""
