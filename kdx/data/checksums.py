@@ -68,7 +68,7 @@ def verify_set(folder: Path, *, progress: Progress = silent) -> Verified:
 
     Raises DataError where there is nothing to compare with.
     """
-    shards = {path.name: path for paths in splits_there(folder).values() for path in paths}
+    shards = {_name(path, folder): path for paths in splits_there(folder).values() for path in paths}
     indices = {name: index for name, path in shards.items() if (index := find_index(path)) is not None}
     listed = read_checksums(folder) if (folder / CHECKSUMS).exists() or not indices else None
     expected = {name: {index.index.facts.digest} for name, index in indices.items()}
@@ -77,7 +77,7 @@ def verify_set(folder: Path, *, progress: Progress = silent) -> Verified:
     result = Verified([], [], [], [], [])
     for number, (name, digests) in enumerate(sorted(expected.items()), 1):
         try:
-            same = {file_digest(folder / name)} == digests
+            same = {file_digest(shards.get(name, folder / name))} == digests
             (result.same if same else result.changed).append(name)
         except FileNotFoundError:
             result.missing.append(name)
@@ -98,3 +98,7 @@ def _is_undamaged(indexed: IndexedShard) -> bool:
         return is_undamaged(indexed.place)
     except (OSError, DamagedTable):
         return False
+
+
+def _name(shard: Path, folder: Path) -> str:
+    return shard.relative_to(folder).as_posix() if shard.is_relative_to(folder) else str(shard)

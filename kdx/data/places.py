@@ -1,41 +1,174 @@
-"""Where the shards of a split lie.
+"""Where the shards of a split lie: what `--data` takes.
 
-A place is a folder; its shards are train-*.tar, val-*.tar or test-*.tar, or 00000.tar … as img2dataset writes them,
-which are a train split. They may lie in subfolders.
+shards                                  a folder; its shards are train-*.tar, val-*.tar, test-*.tar, or 00000.tar …
+                                        as img2dataset writes them, which are train shards; also in subfolders
+cc12m/{00000..01242}.tar, cc12m/0*.tar  the shards themselves, whatever split is asked for
+cc3m::cc12m                             several of these, one after the other
+cc12m#val=0.01                          a hundredth of the train shards' samples is the split "val", the rest "train"
 """
 
 from __future__ import annotations
 
+import itertools
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-from kdx.core.errors import UsageError
+from kdx.core.errors import DataError, UsageError
 
 # split → how its shards begin, the first found counts: who has test shards alone scores on them
 SPLITS = {"train": ("train",), "val": ("val", "test"), "test": ("test",)}
+FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+SHARE = re.compile(r"#val=(.*)$")
+BRACES = re.compile(r"\{([^{}]*)\}")
+RANGE = re.compile(r"(\d+)\.\.(\d+)")
 
 
-def shard_paths(folder: Path, split: str) -> list[Path]:
-    """The shards of a split in their order; none if there are none. Raises UsageError for an unknown split."""
+@dataclass(frozen=True)
+class Place:
+    """parts: folders and patterns. val: the share of the train shards' samples that is held out as "val"."""
+
+    parts: tuple[Path, ...]
+    val: float | None
+
+    @classmethod
+    def parse(cls, text: str | Path) -> Place:
+        """Raises UsageError for a share that is none."""
+        places, val = str(text), None
+        if found := SHARE.search(places):
+            places = places[: found.start()]
+            try:
+                val = float(found[1])
+            except ValueError:
+                val = 0.0
+            if not 0 < val < 1:
+                raise UsageError(f"#val={found[1]} is no share", where=text, remedy="such as #val=0.01")
+        return cls(tuple(Path(part) for part in places.split("::")), val)
+
+    @property
+    def folders(self) -> list[Path]:
+        """The folders in which texts about the set may lie: of a pattern, where its shards begin to differ."""
+        return [_folder(part) for part in self.parts]
+
+
+def shard_paths(place: Path, split: str) -> list[Path]:
+    """The shards of a split in their order; none if there are none.
+
+    Raises UsageError for an unknown split, DataError for a shard that a pattern names and is not there.
+    """
     if split not in SPLITS:
         raise UsageError(f"there is no split {split!r}", remedy=f"use {' or '.join(SPLITS)}")
-    for prefix in SPLITS[split]:
-        paths = sorted(folder.glob(f"{prefix}-*.tar"))
-        if paths:
-            return paths
-    return numbered_shards(folder) if split == "train" else []
+    parsed = Place.parse(place)
+    if parsed.val is not None and split == "val":
+        if any(_shards(part, "val") for part in parsed.parts if not _is_pattern(part)):
+            raise UsageError("has val shards of its own", where=place, remedy="leave out #val=")
+        split = "train"
+    found = [_shards(part, split) for part in parsed.parts]
+    missing = next((part for part, shards in zip(parsed.parts, found, strict=True) if not shards), None)
+    if split == "train" and any(found) and missing is not None:
+        raise DataError("there are no train shards", where=missing, remedy="check the path")
+    return list(itertools.chain.from_iterable(found))
 
 
-def splits_there(folder: Path) -> dict[str, list[Path]]:
-    """The shards of each split, every shard once: test-*.tar without val-*.tar are those of "val"."""
-    paths = {split: shard_paths(folder, split) for split in SPLITS}
-    return {
-        split: found for split, found in paths.items() if found and (split != "test" or found != paths["val"])
-    }
+def splits_there(place: Path) -> dict[str, list[Path]]:
+    """The shards of each split, none for two splits: test-*.tar without val-*.tar are those of "val".
+
+    With a share, "train" and "val" have the same shards.
+    """
+    there: dict[str, list[Path]] = {}
+    shared = Place.parse(place).val is not None
+    for split in SPLITS:
+        paths = shard_paths(place, split)
+        if paths and (paths not in there.values() or (shared and split == "val")):
+            there[split] = paths
+    return there
 
 
 def numbered_shards(folder: Path) -> list[Path]:
     """Those that have no split in their names, as img2dataset writes them (00000.tar): they are train shards."""
-    return sorted(
-        (path for path in folder.glob("[0-9]*.tar") if path.stem.isdecimal()),
-        key=lambda path: (int(path.stem), path.stem),
-    )
+    return sorted((path for path in folder.glob("[0-9]*.tar") if path.stem.isdecimal()), key=_order)
+
+
+def expand_braces(pattern: str) -> list[str]:
+    """As a shell does: `{00000..00002}`, `{a,b}`, several of them."""
+    found = BRACES.search(pattern)
+    if found is None:
+        return [pattern]
+    before, after = pattern[: found.start()], pattern[found.end() :]
+    if numbers := RANGE.fullmatch(found[1]):
+        first, last = int(numbers[1]), int(numbers[2])
+        padded = numbers[1].startswith("0") or numbers[2].startswith("0")
+        width = max(len(numbers[1]), len(numbers[2])) if padded else 0
+        step = 1 if first <= last else -1
+        options = [f"{number:0{width}d}" for number in range(first, last + step, step)]
+    else:
+        options = found[1].split(",")
+    return [each for option in options for each in expand_braces(f"{before}{option}{after}")]
+
+
+def _shards(part: Path, split: str) -> list[Path]:
+    if _is_pattern(part):
+        return _named(part)
+    for prefix in SPLITS[split]:
+        if paths := sorted(part.glob(f"{prefix}-*.tar")):
+            return paths
+    numbered = numbered_shards(part)
+    if numbered or any(any(part.glob(f"{prefix}-*.tar")) for prefix in SPLITS):
+        return numbered if split == "train" else []
+    return _below(part, split)
+
+
+def _below(folder: Path, split: str) -> list[Path]:
+    """The shards in subfolders. Their names say the split, or the folders that they are in."""
+    by_split: dict[str, list[Path]] = {}
+    for path in _tars(folder):
+        prefix = path.name.partition("-")[0]
+        if prefix not in SPLITS:
+            if not path.stem.isdecimal():
+                continue
+            names = [FOLDERS.get(name.lower()) for name in path.relative_to(folder).parts[:-1]]
+            prefix = next(filter(None, reversed(names)), "train")
+        by_split.setdefault(prefix, []).append(path)
+    return next((by_split[prefix] for prefix in SPLITS[split] if prefix in by_split), [])
+
+
+def _tars(folder: Path) -> Iterator[Path]:
+    for here, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from sorted((Path(here, name) for name in files if name.endswith(".tar")), key=_order)
+
+
+def _named(pattern: Path) -> list[Path]:
+    """Raises DataError for a shard that is named and not there."""
+    paths: list[Path] = []
+    for name in expand_braces(str(pattern)):
+        folder = _folder(Path(name))
+        if "*" in name:
+            paths += sorted(folder.glob(str(Path(name).relative_to(folder))), key=_order)
+        else:
+            paths.append(Path(name))
+    missing = [path for path in paths if not path.is_file()]
+    if missing:
+        raise DataError(
+            f"{len(missing):,} of {len(paths):,} shards are missing, such as {missing[0].name}",
+            where=pattern,
+            remedy="check the pattern, or get them",
+        )
+    return paths
+
+
+def _is_pattern(part: Path) -> bool:
+    return part.suffix == ".tar" or any(sign in str(part) for sign in "{*")
+
+
+def _folder(part: Path) -> Path:
+    if not _is_pattern(part):
+        return part
+    return next(parent for parent in part.parents if not any(sign in str(parent) for sign in "{*"))
+
+
+def _order(path: Path) -> tuple[str, int, str]:
+    """Numbers by their values, also where some have more digits."""
+    return (str(path.parent), int(path.stem) if path.stem.isdecimal() else -1, path.name)

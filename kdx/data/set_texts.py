@@ -7,16 +7,24 @@ from pathlib import Path
 from kdx.core.errors import DataError, UsageError
 from kdx.core.requests import check_templates
 
+from .places import Place
+
 CLASSES = "classes.txt"
 TEMPLATES = "templates.txt"
 
 
-def read_templates(folder: Path) -> list[str] | None:
+def find_text(place: Path, name: str) -> Path:
+    """The file of this name in the first folder of a place that has one, which may be none."""
+    folders = Place.parse(place).folders
+    return next((folder / name for folder in folders if (folder / name).exists()), folders[0] / name)
+
+
+def read_templates(place: Path) -> list[str] | None:
     """Zero-shot prompts from templates.txt, one a line, each with {} for the class; None without the file.
 
     Raises DataError if it is malformed.
     """
-    path = folder / TEMPLATES
+    path = find_text(place, TEMPLATES)
     templates = read_lines(path)
     try:
         return None if templates is None else check_templates(templates)

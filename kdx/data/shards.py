@@ -14,15 +14,15 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from kdx.core.errors import DataError
+from kdx.core.errors import DataError, UsageError
 from kdx.core.progress import Stages, silent_stages
 
 from .index.opening import IndexedShard, open_indexes
 from .index.shard_index import FIRST_REASON, GOOD, ShardIndex
 from .index.unique_keys import find_renamed
-from .places import SPLITS, shard_paths, splits_there
+from .places import SPLITS, Place, shard_paths, splits_there
 from .sample import NO_CAPTION, BadSample, LabelFinder, Sample, is_index, names_among
-from .set_texts import CLASSES, read_lines, read_templates
+from .set_texts import CLASSES, find_text, read_lines, read_templates
 from .shard_set import Shard, ShardSet
 from .unpacked import convert_command, quoted
 from .writing import write_shards
@@ -52,6 +52,7 @@ def open_split(
 ) -> ShardSet:
     """Opens the shards of a split: "train", "test", or "val", which are test-*.tar where there are no val-*.tar.
 
+    folder: or another place (places.py): a pattern, several places, or one of whose train shards a share is held out.
     Bad samples are skipped and named in `ShardSet.skipped`; need_captions: whether one without a caption is bad.
     stages: shows "indexing", where a shard has no index that is current. Raises DataError when there are no shards,
     when one is no whole tar, or when less than `min_good_share` of the samples are good.
@@ -59,18 +60,23 @@ def open_split(
     paths = shard_paths(folder, split)
     if not paths:
         raise DataError(f"there are no {split} shards", where=folder, remedy=_names_to_give(folder, split))
+    held_out = Place.parse(folder).val if split in ("train", "val") else None
     opened = open_indexes(paths, stages=stages)
-    samples = _select(folder, split, opened, need_captions=need_captions)
+    samples = _select(folder, split, opened, need_captions=need_captions, held_out=held_out)
+    if held_out is not None and not len(samples):
+        raise UsageError(
+            f"#val={held_out:g} leaves no {split} samples", where=folder, remedy="give another share"
+        )
     _check_share(samples, min_good_share)
     return samples
 
 
 def find_shards(folder: Path) -> list[Path]:
     """The shards of all splits, each once. Raises DataError if there are none."""
-    paths = [path for paths in splits_there(folder).values() for path in paths]
+    paths = dict.fromkeys(path for paths in splits_there(folder).values() for path in paths)
     if not paths:
         raise DataError("there are no shards", where=folder, remedy=_names_to_give(folder, "train"))
-    return paths
+    return list(paths)
 
 
 def read_classes(folder: Path) -> list[str] | None:
@@ -79,15 +85,14 @@ def read_classes(folder: Path) -> list[str] | None:
     Two classes may have the same name, as ImageNet's "missile" and "sunglasses" have; the published scores count so.
     None if labels are bare integers or there are none. Raises DataError if classes.txt is malformed.
     """
-    named = read_lines(folder / CLASSES)
-    if named is not None:
-        return named
-    paths = [path for paths in splits_there(folder).values() for path in paths]
-    return names_among(_count_classes(open_indexes(paths)))
+    named = read_lines(find_text(folder, CLASSES))
+    return names_among(_count_classes(open_indexes(find_shards(folder)))) if named is None else named
 
 
-def _select(folder: Path, split: str, opened: Sequence[IndexedShard], *, need_captions: bool) -> ShardSet:
-    """The good samples of all shards, with rows and labels."""
+def _select(
+    folder: Path, split: str, opened: Sequence[IndexedShard], *, need_captions: bool, held_out: float | None
+) -> ShardSet:
+    """The good samples of all shards, with rows and labels. held_out: share of the samples that "val" has."""
     names = _class_names(folder, opened)
     renamed = find_renamed([each.index for each in opened])
     labels = _Labels(names)
@@ -102,16 +107,21 @@ def _select(folder: Path, split: str, opened: Sequence[IndexedShard], *, need_ca
         bad = _bad(index, need_captions=need_captions)
         unknown = _unknown(index, own, bad)
 
+        good = None
+        if len(bad) or len(unknown) or held_out is not None:
+            kept = np.ones(index.facts.samples, dtype=bool)
+            if held_out is not None:  # as `kdx data convert --val` chooses
+                digests = renamed.apply(index.key_digest, first)
+                kept = (digests < np.uint64(held_out * 2**64)) == (split == "val")
+                bad, unknown = bad[kept[bad]], unknown[kept[unknown]]
+            kept[bad] = kept[unknown] = False
+            good = np.flatnonzero(kept).astype(np.int32)
+
         def key(sample: int, index: ShardIndex = index, first: int = first) -> str:
             return renamed.key(first + sample, index.key(sample), index.facts.name)
 
         skipped += [(key(sample), index.why_bad(sample)) for sample in bad.tolist()]
         classless += [(key(sample), labels.why_unknown(index, sample)) for sample in unknown.tolist()]
-        good = None
-        if len(bad) or len(unknown):
-            kept = np.ones(index.facts.samples, dtype=bool)
-            kept[bad] = kept[unknown] = False
-            good = np.flatnonzero(kept).astype(np.int32)
         count = index.facts.samples if good is None else len(good)
         if count:
             rows = range(row, row + count)
@@ -166,7 +176,7 @@ class _Labels:
 
 def _class_names(folder: Path, opened: Sequence[IndexedShard]) -> list[str] | None:
     """Looks at the other splits only when names occur: labels must mean the same in all of them."""
-    if (folder / CLASSES).exists() or not all(map(is_index, _count_classes(opened))):
+    if find_text(folder, CLASSES).exists() or not all(map(is_index, _count_classes(opened))):
         return read_classes(folder)
     return None
 
@@ -206,13 +216,15 @@ def _check_share(samples: ShardSet, min_good_share: float) -> None:
         )
 
 
-def _names_to_give(folder: Path, split: str) -> str:
+def _names_to_give(place: Path, split: str) -> str:
+    folder = Place.parse(place).folders[0]
     if (command := convert_command(folder)) is not None and not any(folder.glob("*.tar*")):
         return f"pack the pictures into shards first: {command}"
     if not folder.is_dir():
         return "check the path: there is no such folder"
     if split == "val" and shard_paths(folder, "train"):
-        return f"hold some of the images out: kdx data convert {quoted(folder)} --val 0.1 --out shards"
+        convert = f"kdx data convert {quoted(folder)} --val 0.1 --out shards"
+        return f"hold some of the images out: {convert}, or as they are: --data '{place}#val=0.1'"
     wanted = " or ".join(f"{prefix}-00000.tar, {prefix}-00001.tar …" for prefix in SPLITS[split])
     packed = next(iter(sorted(folder.glob("*.tar.*"))), None)
     return f"name the shards {wanted}" + (f", and unpack {packed.name} and its like" if packed else "")
