@@ -16,7 +16,11 @@ if TYPE_CHECKING:
 
 @click.command(name="distill")
 @click.argument("given", metavar="[RECIPE]", nargs=-1)
-@click.option("--data", type=click.Path(path_type=Path), help="Folder with train-*.tar shards.")
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    help="Folder with train-*.tar or 00000.tar shards, or a pattern, or several (docs/data.md).",
+)
 @click.option(
     "--out", type=click.Path(path_type=Path), help="Where the run, or the page of --plot, is written."
 )

@@ -31,7 +31,7 @@ _PATH = click.Path(path_type=Path)
 def data_options(command: Command) -> Command:
     """--data and --split, or --dataset and --root with --classes and --templates; --list. All default to None."""
     options = [
-        click.option("--data", type=_PATH, help="Folder with shards."),
+        click.option("--data", type=_PATH, help="Folder with shards, or a pattern."),
         click.option("--split", help="Which of the shards: val (the default), test or train."),
         click.option(
             "--dataset", metavar="NAME", help="A published data set by its name; --list shows them."
