@@ -11,19 +11,21 @@ from torch import Tensor, nn
 from kdx.models.clip import ClipModel
 from kdx.models.masking import encode_masked_image
 
+from .accumulation import Pulled
 from .devices import Device
 from .objective import Embeddings, Objective
+from .text_blocks import Texts
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """What the student gets of a batch. pixels: float32 [b, 3, S, S], normalised; tokens: int [b, L].
+    """What the student gets of a batch, or of a part of one. pixels: float32 [b, 3, S, S], normalised.
 
     dropout_seed and mask_seed: of the random numbers of its forward pass.
     """
 
     pixels: Tensor
-    tokens: Tensor
+    texts: Texts
     dropout_seed: int
     mask_seed: int
 
@@ -36,11 +38,14 @@ class Distillation(nn.Module):
         self.model, self.objective = model, objective
         self.device = device
 
-    def forward(self, inputs: Inputs, teachers: Sequence[Embeddings]) -> dict[str, Tensor]:
+    def forward(
+        self, inputs: Inputs, teachers: Sequence[Embeddings] = (), pulled: Pulled | None = None
+    ) -> dict[str, Tensor]:
         """The numbers of the batch: "loss", which alone has a gradient, each weighted term, "logit_scale", and with
-        teachers "teacher_cosine"; [] each.
+        teachers "teacher_cosine"; [] each. pulled: where the loss is known already, "loss" has its gradient.
         """
-        return self.judge(self.embed(inputs), teachers)
+        student = self.embed(inputs)
+        return self.judge(student, teachers) if pulled is None else {"loss": pulled.product(student)}
 
     def embed(self, inputs: Inputs) -> Embeddings:
         config = self.objective.config
@@ -51,8 +56,17 @@ class Distillation(nn.Module):
                 generator = torch.Generator().manual_seed(inputs.mask_seed)
                 masked = encode_masked_image(self.model, inputs.pixels, config.mask_ratio, generator)
             image = self.model.encode_image(inputs.pixels)
-            text = self.model.encode_text(inputs.tokens)
-        return Embeddings(image, text, self.model.logit_scale.exp(), self.model.logit_bias, masked)
+            text = inputs.texts.encode(self.model)
+        return self.with_scale(image, text, masked)
+
+    def with_scale(self, image: Tensor, text: Tensor, masked_image: Tensor | None) -> Embeddings:
+        """Embeddings of the student, with its multiplier and bias."""
+        return Embeddings(image, text, self.model.logit_scale.exp(), self.model.logit_bias, masked_image)
+
+    def parameters_outside_towers(self) -> list[nn.Parameter]:
+        """Scale, bias, and what the objective learns."""
+        own = [self.model.logit_scale, self.model.logit_bias]
+        return [each for each in (*own, *self.objective.parameters()) if each is not None]
 
     def judge(self, student: Embeddings, teachers: Sequence[Embeddings]) -> dict[str, Tensor]:
         loss, terms = self.objective(student, teachers)
@@ -60,5 +74,7 @@ class Distillation(nn.Module):
         numbers["logit_scale"] = student.scale.detach()
         if teachers:
             with torch.no_grad():
-                numbers["teacher_cosine"] = self.objective.teacher_cosine(student, teachers)
+                cosine = self.objective.teacher_cosine(student, teachers)
+            if cosine is not None:
+                numbers["teacher_cosine"] = cosine
         return numbers

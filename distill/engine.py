@@ -35,6 +35,7 @@ from kdx.models.checkpoint import RUN_KIND, save_checkpoint
 from kdx.models.clip_vocabulary import clip_tokenizer
 
 from .devices import Device, find_device
+from .ema import WeightAverage
 from .loop import Loop, Stopped
 from .objective import Objective
 from .optimizer import build_optimizer
@@ -88,7 +89,7 @@ def train(
     started = time.monotonic()
     check_free(out, RUN_KIND, overwrite=overwrite)
     recipe, schedule = recipe.resolve(samples)
-    ranks.local_batch_size(schedule.batch_size)
+    ranks.local_batch_size(schedule.batch_size, recipe.accumulate)
     device = find_device(recipe.precision)
     recipe = recipe.model_copy(update={"precision": device.precision})
     architecture = recipe.architecture
@@ -96,7 +97,8 @@ def train(
     model = model.to(device.place, memory_format=torch.channels_last)  # type: ignore[call-overload]
     objective = _build_objective(recipe, architecture.embed_dim, caches, ranks).to(device.place)
     optimizer = build_optimizer((model, objective), recipe.optimizer)
-    state = RunState(model, objective, optimizer, device.scaler())
+    average = None if recipe.ema is None else WeightAverage(model, recipe.ema)
+    state = RunState(model, objective, optimizer, device.scaler(), average)
     preprocess, tokenizer = architecture.preprocess, clip_tokenizer()
     # of several ranks each sees a part of the bad images: the loop counts them all
     reader = ViewReader(
@@ -122,9 +124,10 @@ def train(
     loop = Loop(recipe, schedule, state, caches, device, ranks)
 
     def save_student(place: Path, *, overwrite: bool = False) -> None:
-        save_checkpoint(
-            place, model, architecture, tokenizer, overwrite=overwrite, inputs=inputs, seeds=seeds
-        )
+        with state.student():
+            save_checkpoint(
+                place, model, architecture, tokenizer, overwrite=overwrite, inputs=inputs, seeds=seeds
+            )
 
     with contextlib.ExitStack() as writing:
         writing.enter_context(_student_kept(out, loop, save_student, ranks))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,6 +20,7 @@ from kdx.data.loader import Batch, Loader, ViewReader, check_bad_share
 from kdx.data.sample import key_digest
 from kdx.data.views import philox
 
+from .accumulation import backward_in_parts
 from .devices import Device
 from .distillation import Distillation, Inputs
 from .finite_check import FiniteCheck
@@ -27,6 +29,7 @@ from .recipe import Recipe
 from .run_state import RunState
 from .schedule import Schedule
 from .teacher_source import TeacherSource
+from .text_blocks import Texts
 
 LOG_EVERY = 10  # steps
 KEEP_EVERY = 50  # steps between copies of the weights, a multiple of LOG_EVERY
@@ -58,7 +61,8 @@ class Loop:
     ) -> None:
         self.recipe, self.schedule, self.state = recipe, schedule, state
         self.teachers, self.device, self.ranks = tuple(teachers), device, ranks
-        self.distillation = ranks.share(Distillation(state.model, state.objective, device))
+        distillation = Distillation(state.model, state.objective, device)
+        self.distillation = ranks.share(distillation, backwards=recipe.accumulate)
         self._finite = FiniteCheck(device.place)
         self._good = (state.step, _copied(state.model.state_dict()))
 
@@ -89,7 +93,7 @@ class Loop:
             except torch.OutOfMemoryError:
                 raise SetupError(
                     f"the GPU's memory is too small for batch_size = {self.schedule.batch_size}",
-                    remedy="lower batch_size, or --set model.grad_checkpointing=true",
+                    remedy="--set accumulate=2 or more, or --set model.grad_checkpointing=true",
                 ) from None
             self.state.step = done = batch.step + 1
             if self._reads_numbers(done):
@@ -118,16 +122,14 @@ class Loop:
         lr = self.schedule.learning_rate(settings.lr, batch.step)
         for group in state.optimizer.param_groups:
             group["lr"] = lr
-        inputs = Inputs(
-            pixels,
-            self.device.copied(batch.tokens),
-            dropout_seed=self._step_seed(DROPOUT, batch.step),
-            mask_seed=self._step_seed(MASKS, batch.step),
-        )
+        parts = self._parts(batch, pixels)
         teachers = [teacher.of_batch(batch, self.device.place) for teacher in self.teachers]
         state.optimizer.zero_grad()
-        numbers = self.distillation(inputs, teachers)
-        state.scaler.scale(numbers["loss"]).backward()
+        if len(parts) == 1:
+            numbers = self.distillation(parts[0], teachers)
+            state.scaler.scale(numbers["loss"]).backward()
+        else:
+            numbers = backward_in_parts(self.distillation, parts, teachers, state.scaler)
         self._finite.note(batch.step, numbers)
         if self._reads_numbers(batch.step + 1):
             self._keep_or_stop(batch.step)
@@ -139,7 +141,23 @@ class Loop:
         state.scaler.update()
         with torch.no_grad():
             state.model.logit_scale.clamp_(0, MAX_LOG_SCALE)
+        if state.average is not None:
+            state.average.update(batch.step + 1)
         return {name: number.detach() for name, number in numbers.items()}
+
+    def _parts(self, batch: Batch, pixels: Tensor) -> list[Inputs]:
+        """The batch in as many parts as the recipe says."""
+        count, width = self.recipe.accumulate, self.state.model.token_embedding.embedding_dim
+        tokens = np.array_split(batch.tokens, count)
+        return [
+            Inputs(
+                some,
+                Texts.of(tokens[part], self.device, width, self.recipe.text_blocks),
+                dropout_seed=self._part_seed(DROPOUT, batch.step, part),
+                mask_seed=self._part_seed(MASKS, batch.step, part),
+            )
+            for part, some in enumerate(pixels.tensor_split(count))
+        ]
 
     def _reads_numbers(self, done: int) -> bool:
         return done % LOG_EVERY == 0 or done == self.schedule.steps
@@ -169,9 +187,10 @@ class Loop:
         if (step + 1) % KEEP_EVERY == 0:
             self._good = (step, _copied(self.state.model.state_dict()))
 
-    def _step_seed(self, stream: int, step: int) -> int:
-        """Of this step's random numbers; ranks draw different ones."""
-        return int(philox(self.recipe.seed, stream, step * self.ranks.size + self.ranks.rank).integers(2**63))
+    def _part_seed(self, stream: int, step: int, part: int) -> int:
+        """Of the random numbers of a part of a step; ranks draw different ones."""
+        number = (step * self.ranks.size + self.ranks.rank) * self.recipe.accumulate + part
+        return int(philox(self.recipe.seed, stream, number).integers(2**63))
 
 
 def _copied(weights: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -87,17 +87,21 @@ class Objective(nn.Module):
         weighted = {name: getattr(self.config, name) * term for name, term in terms.items()}
         return torch.stack(list(weighted.values())).sum(), weighted
 
-    def teacher_cosine(self, student: Embeddings, teacher: Embeddings | Sequence[Embeddings]) -> Tensor:
+    def teacher_cosine(
+        self, student: Embeddings, teacher: Embeddings | Sequence[Embeddings]
+    ) -> Tensor | None:
         """Mean cosine of student and teacher embeddings of the same image; the paper's measure of mimicry.
 
-        Of this process's part of the batch.
+        Of this process's part of the batch, and of teachers that are as wide as the student or that it is projected
+        to; None if there is none.
         """
         raw = _prepared(student, unit=False).image
+        both = zip(self.bridges, _teachers(teacher), strict=True)
+        projected = [(cast(_Bridge, bridge).project_image(raw), its.image) for bridge, its in both]
         cosines = [
-            F.cosine_similarity(cast(_Bridge, bridge).project_image(raw), its.image).mean()
-            for bridge, its in zip(self.bridges, _teachers(teacher), strict=True)
+            F.cosine_similarity(own, their).mean() for own, their in projected if own.shape == their.shape
         ]
-        return torch.stack(cosines).mean()
+        return torch.stack(cosines).mean() if cosines else None
 
     def _rows(self, embeddings: Embeddings) -> LocalRows:
         return LocalRows(

@@ -45,10 +45,11 @@ class Ranks:
     def is_first(self) -> bool:
         return self.rank == 0
 
-    def local_batch_size(self, batch_size: int) -> int:
-        """This rank's part of a global batch.
+    def local_batch_size(self, batch_size: int, accumulate: int = 1) -> int:
+        """This rank's share of a global batch, which goes through the towers in `accumulate` parts.
 
-        Raises UsageError where ranks would have unequal parts, or one pair each, which no batch statistic is made of.
+        Raises UsageError where ranks would have unequal shares, or one pair at once, which no batch statistic is made
+        of.
         """
         local = batch_size // self.size
         if batch_size % self.size or (self.size > 1 and local < 2):
@@ -56,17 +57,29 @@ class Ranks:
                 f"batch_size = {batch_size} cannot be split evenly over {self.size} processes, two pairs or more each",
                 remedy=f"--set batch_size={max(2, local) * self.size}, or start another number of processes",
             )
+        if accumulate > 1 and local < 2 * accumulate:
+            raise UsageError(
+                f"accumulate = {accumulate}: the {local} pairs of a process are too few for parts of two or more",
+                remedy=f"--set accumulate={max(1, local // 2)}, or a larger batch_size",
+            )
         return local
 
     def gather(self, rows: Tensor) -> Tensor:
         """[b, …] → [size · b, …], the rows of all ranks in the order of ranks, with gradient where `rows` have one."""
         return rows if self.size == 1 else _Gather.apply(rows, self)  # type: ignore[no-any-return]
 
-    def share(self, module: nn.Module) -> nn.Module:
-        """The module with the first rank's weights, whose backward pass averages gradients over the ranks."""
+    def share(self, module: nn.Module, backwards: int = 1) -> nn.Module:
+        """The module with the first rank's weights, whose backward pass averages gradients over the ranks.
+
+        backwards: how many backward passes a step has; the last one averages.
+        """
         if self.size == 1:
             return module
-        return DistributedDataParallel(module, forward_sync_buffers=False, static_graph=True)
+        # either way finds the parameters that no loss reaches; a static graph, which is faster, knows no no_sync()
+        static = backwards == 1
+        return DistributedDataParallel(
+            module, forward_sync_buffers=False, static_graph=static, find_unused_parameters=not static
+        )
 
     def merge(self, mine: dict[K, V]) -> dict[K, V]:
         """The entries of all ranks."""

@@ -87,6 +87,24 @@ class Recipe(Config):
         description="of the towers; weights and losses are fp32. Unset: bf16 on a GPU that has it, fp16 on an older "
         "one, fp32 on a CPU",
     )
+    accumulate: int = Field(
+        default=1,
+        ge=1,
+        description="parts in which a batch goes through the towers, for memory: the gradients stay those of the whole "
+        "batch, for a second forward pass",
+    )
+    text_blocks: int | None = Field(
+        default=None,
+        ge=1,
+        description="blocks of texts of like length in which a batch goes through the text tower; as many, up to 8, as "
+        "save most if unset",
+    )
+    ema: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="decay of the average of the weights, which is then the student; the last weights are if unset",
+    )
     max_bad_share: float = Field(
         default=0.01, ge=0, lt=1, description="share of undecodable images that is tolerated"
     )

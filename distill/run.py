@@ -59,7 +59,7 @@ def run_recipe(
     with ranks.first_ahead():
         samples = open_split(data, "train", stages=stages)
     recipe, schedule = recipe.resolve(samples)
-    ranks.local_batch_size(schedule.batch_size)
+    ranks.local_batch_size(schedule.batch_size, recipe.accumulate)
     check_student(recipe, teachers)
     _check_space(recipe, samples, out, () if teacher_online else teachers, cache)
     if ranks.is_first:

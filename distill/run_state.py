@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import torch
 
 from kdx.models.clip import ClipModel
 
+from .ema import WeightAverage
 from .objective import Objective
 
 
@@ -24,20 +26,26 @@ class RunState:
         objective: Objective,
         optimizer: torch.optim.Optimizer,
         scaler: torch.amp.GradScaler,
+        average: WeightAverage | None = None,
     ) -> None:
         self.step = 0
         self.model, self.objective = model, objective
-        self.optimizer, self.scaler = optimizer, scaler
+        self.optimizer, self.scaler, self.average = optimizer, scaler, average
+
+    def student(self) -> contextlib.AbstractContextManager[None]:
+        """In this, the model is what the run makes: it has the averaged weights, if there are any."""
+        return contextlib.nullcontext() if self.average is None else self.average.in_place()
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors are those of the run itself, not copies."""
-        return {
+        state = {
             "step": self.step,
             "model": self.model.state_dict(),
             "objective": self.objective.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
         }
+        return state if self.average is None else {**state, "average": self.average.weights}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.step = state["step"]
@@ -45,3 +53,5 @@ class RunState:
         self.objective.load_state_dict(state["objective"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
+        if self.average is not None:
+            self.average.load(state["average"])

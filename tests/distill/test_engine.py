@@ -62,6 +62,25 @@ def test_a_run_is_sealed_and_holds_recipe_metrics_and_student(tmp_path: Path, sa
     assert open_checkpoint(tmp_path / "run").path == result.student
 
 
+def test_precision_parts_blocks_and_average_make_nearly_the_same_loss_and_are_in_the_recipe(
+    tmp_path: Path, samples: ShardSet
+) -> None:
+    settings = ("student=kdx-mini-vit", "steps=4")
+    plain = train(_recipe("demo-baseline", *settings), samples, tmp_path / "plain")
+    more = ("precision=bf16", "accumulate=2", "text_blocks=3", "ema=0.5")
+    other = train(_recipe("demo-baseline", *settings, *more), samples, tmp_path / "other")
+    assert other.final_loss != plain.final_loss
+    assert other.final_loss == pytest.approx(plain.final_loss, rel=0.02)
+    kept = read_recipe(str(tmp_path / "other" / "recipe.toml"))
+    assert (kept.precision, kept.accumulate, kept.text_blocks, kept.ema) == ("bf16", 2, 3, 0.5)
+
+
+def test_parts_of_fewer_than_two_pairs_are_refused(tmp_path: Path, samples: ShardSet) -> None:
+    with pytest.raises(UsageError) as refused:
+        train(_recipe("demo-baseline", "accumulate=5"), samples, tmp_path / "run")
+    assert "accumulate=4" in str(refused.value.remedy)
+
+
 def test_the_same_seed_gives_the_same_weights_and_another_does_not(tmp_path: Path, samples: ShardSet) -> None:
     for name, seed in (("one", 0), ("two", 0), ("three", 1)):
         train(_recipe("demo-baseline", f"seed={seed}"), samples, tmp_path / name)

@@ -238,4 +238,14 @@ def test_what_cannot_go_together_is_named(table: dict[str, object], named: str) 
 
 def test_teacher_cosine_is_one_for_a_student_that_is_the_teacher() -> None:
     student, teacher = _embeddings(8, 0), _embeddings(8, 0, unit=True)
-    assert Objective(ALL, 8, 8).teacher_cosine(student, teacher).item() == pytest.approx(1, rel=1e-6)
+    cosine = Objective(ALL, 8, 8).teacher_cosine(student, teacher)
+    assert cosine is not None and cosine.item() == pytest.approx(1, rel=1e-6)
+
+
+def test_teacher_cosine_leaves_out_teachers_of_another_width_that_nothing_projects_to() -> None:
+    student = _embeddings(8, 0)
+    objective = Objective(ObjectiveConfig(crd=1.0), 8, (5, 8))
+    teachers = [_embeddings(5, 1, unit=True), _embeddings(8, 0, unit=True)]
+    cosine = objective.teacher_cosine(student, teachers)
+    assert cosine is not None and cosine.item() == pytest.approx(1, rel=1e-6)
+    assert Objective(ObjectiveConfig(crd=1.0), 8, 5).teacher_cosine(student, teachers[:1]) is None

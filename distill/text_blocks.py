@@ -1,0 +1,70 @@
+"""The text tower on texts of different lengths: sorted by length, in blocks, each as long as its longest text.
+
+The tower is causal and pooled at end-of-text, so padding changes no embedding and only costs. One long caption would
+make all texts of a batch as long, and of CC12M's some fill the context. Which pairs make a batch stays as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from kdx.models.clip import ClipModel
+
+from .devices import Device
+
+MAX_BLOCKS = 8
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Tokens int [n, L] of each block, on the device. order: int [b], where each row of the batch stands in them."""
+
+    blocks: tuple[Tensor, ...]
+    order: Tensor | None = None
+
+    @classmethod
+    def of(cls, tokens: npt.NDArray[Any], device: Device, width: int, count: int | None = None) -> Texts:
+        """tokens: int [b, L], ended by end-of-text and padded with 0. width: the text tower's.
+
+        count: of blocks; what saves most if not given.
+        """
+        lengths = text_lengths(tokens)
+        rows = split_rows(lengths, device.block_cost(width), [count] if count else range(1, MAX_BLOCKS + 1))
+        if len(rows) == 1:
+            return cls((device.copied(tokens[:, : lengths.max()].astype(np.int64)),))
+        blocks = [tokens[each, : lengths[each].max()].astype(np.int64) for each in rows]
+        order = np.argsort(np.concatenate(rows), kind="stable")
+        return cls(tuple(map(device.copied, blocks)), device.copied(order))
+
+    def encode(self, model: ClipModel) -> Tensor:
+        """[b, D], in the order of the batch."""
+        embeddings = [model.encode_text(block) for block in self.blocks]
+        return embeddings[0] if self.order is None else torch.cat(embeddings)[self.order]
+
+
+def text_lengths(tokens: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+    """int [b]: up to the last token that is not 0."""
+    return tokens.shape[1] - np.argmax(tokens[:, ::-1] != 0, axis=1)
+
+
+def split_rows(
+    lengths: npt.NDArray[np.int64], block_cost: float, counts: Iterable[int] = range(1, MAX_BLOCKS + 1)
+) -> list[npt.NDArray[np.int64]]:
+    """The rows of each block, in order of length and equally many in each.
+
+    As many blocks, among `counts`, as make padded tokens + block_cost · blocks the least; the first of equals.
+    """
+    by_length = np.argsort(lengths, kind="stable")
+    splits = [np.array_split(by_length, min(count, len(lengths))) for count in counts]
+    costs = [
+        sum(len(rows) * int(lengths[rows].max()) for rows in split) + block_cost * len(split)
+        for split in splits
+    ]
+    return splits[int(np.argmin(costs))]
