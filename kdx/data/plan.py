@@ -179,13 +179,11 @@ def _leave_out_the_unsaid(database: sqlite3.Connection, source: Source, leave_ou
 
 def _make_keys_distinct(database: sqlite3.Connection) -> None:
     """cat.jpg and cat.png: the first one keeps the key."""
-    shared = database.execute(
-        "SELECT id, key, place FROM image WHERE key IN (SELECT key FROM image GROUP BY key HAVING count(*) > 1)"
+    database.create_function("distinct_key", 2, lambda key, place: distinct_key(key, _from_bytes(place)))
+    database.execute(
+        "UPDATE image SET key = distinct_key(key, place)"
+        " WHERE key IN (SELECT key FROM image GROUP BY key HAVING count(*) > 1)"
         " AND id NOT IN (SELECT min(id) FROM image GROUP BY key)"
-    ).fetchall()
-    database.executemany(
-        "UPDATE image SET key = ? WHERE id = ?",
-        [(distinct_key(key, _from_bytes(place)), number) for number, key, place in shared],
     )
 
 
