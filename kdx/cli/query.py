@@ -207,7 +207,7 @@ def _read_labels(path: Path) -> list[str]:
 
 def _images_at(place: Path) -> dict[str, ImageSource]:
     from kdx.core.errors import DataError
-    from kdx.core.images import SUFFIXES, UNREAD_SUFFIXES
+    from kdx.core.image_suffixes import SUFFIXES, UNREAD_SUFFIXES
     from kdx.data.shards import open_split, shard_paths
 
     if not place.is_dir():

@@ -23,10 +23,6 @@ from .errors import DataError, KdxError, UsageError, beginning
 ImageSource = str | Path | bytes | Image.Image
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
-# fmt: off
-SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
-UNREAD_SUFFIXES = (".heic", ".heif", ".jxl", ".jp2", ".psd", ".svg", ".dng", ".cr2", ".nef", ".arw")  # other pictures
-# fmt: on
 MAX_PIXELS = 2**26  # 256 MiB when decoded: Pillow takes four bytes a pixel
 RULES = "16-bit gray by its high byte, 12-bit alike, float gray 0 to 1, no 32-bit integers"
 SHOWN = 300  # characters of a path or a reason

@@ -15,7 +15,6 @@ from typing import TextIO
 from kdx.core.digests import value_digest
 from kdx.core.errors import DataError
 from kdx.core.folders import write_atomic
-from kdx.core.images import decode_image
 from kdx.core.progress import Progress, silent
 
 from .checksums import write_checksums
@@ -197,6 +196,8 @@ def _image(content: bytes) -> bytes:
         return content
     if not content:
         raise Unusable("the file is empty")
+    from kdx.core.images import decode_image  # most sets need no decoder
+
     try:
         decoded = decode_image(content)
     except DataError as error:

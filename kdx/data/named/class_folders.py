@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from kdx.core.errors import DataError
-from kdx.core.images import SUFFIXES
+from kdx.core.image_suffixes import SUFFIXES
 
 from .image_list import CroppedFile, Entry, Listing, PlainFile
 from .table import SetRecord, class_folders

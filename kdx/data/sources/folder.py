@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from kdx.core.errors import DataError
-from kdx.core.images import SUFFIXES, UNREAD_SUFFIXES
+from kdx.core.image_suffixes import SUFFIXES, UNREAD_SUFFIXES
 
 from ..drafts import MAX_TEXT
 from .files import OfFiles

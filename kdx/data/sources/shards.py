@@ -11,7 +11,6 @@ from ..drafts import group_members, read_draft
 from ..places import numbered_shards
 from ..sample import BadSample, LabelFinder
 from ..set_folder import shard_files
-from ..shards import read_classes
 from ..tar_index import TarFile
 from .folder import SPLITS
 from .keys import key_of
@@ -22,6 +21,8 @@ class Shards:
     """An image is called by its shard, where it begins, its size and its key."""
 
     def __init__(self, folder: Path) -> None:
+        from ..shards import read_classes  # with all that opens shards, which other sources do not need
+
         self.place = folder
         self.classes = read_classes(folder)
         self._tars: dict[str, TarFile] = {}
