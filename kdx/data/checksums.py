@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from kdx.core.digests import file_digest
 from kdx.core.errors import DataError
-from kdx.core.folders import write_atomic
 from kdx.core.progress import Progress, silent
 
 from .index.opening import IndexedShard, find_index
@@ -32,12 +30,6 @@ class Verified:
     @property
     def whole(self) -> bool:
         return not (self.changed or self.missing or self.unnamed or self.damaged)
-
-
-def write_checksums(folder: Path, digests: Mapping[str, str]) -> None:
-    """digests: sha256 (hex) by the name of a file in `folder`."""
-    lines = [f"{digest}  {name}\n" for name, digest in sorted(digests.items())]
-    write_atomic(folder / CHECKSUMS, "".join(lines))
 
 
 def read_checksums(folder: Path) -> dict[str, str]:

@@ -17,11 +17,10 @@ from kdx.core.errors import DataError
 from kdx.core.folders import write_atomic
 from kdx.core.progress import Progress, silent
 
-from .checksums import write_checksums
 from .conversion_folder import ConversionFolder, FinishedShard, conversion_folder
 from .plan import Plan, Planned, make_plan
 from .sample import Sample, image_extension
-from .set_folder import CLASSES, SKIPPED
+from .set_folder import CLASSES, SKIPPED, write_checksums
 from .sources.source import Source, Unusable
 from .tar_writer import TarWriter
 from .writing import add_sample

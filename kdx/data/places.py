@@ -20,6 +20,7 @@ from kdx.core.errors import DataError, UsageError
 
 # split → how its shards begin, the first found counts: who has test shards alone scores on them
 SPLITS = {"train": ("train",), "val": ("val", "test"), "test": ("test",)}
+INDEX_SUFFIX = ".index.safetensors"
 FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 SHARE = re.compile(r"#val=(.*)$")
 BRACES = re.compile(r"\{([^{}]*)\}")
@@ -89,6 +90,11 @@ def splits_there(place: Path) -> dict[str, list[Path]]:
 def numbered_shards(folder: Path) -> list[Path]:
     """Those that have no split in their names, as img2dataset writes them (00000.tar): they are train shards."""
     return sorted((path for path in folder.glob("[0-9]*.tar") if path.stem.isdecimal()), key=_order)
+
+
+def index_beside(shard: Path) -> Path:
+    """Where the index of a shard lies unless another folder is named."""
+    return shard.with_suffix(INDEX_SUFFIX)
 
 
 def expand_braces(pattern: str) -> list[str]:

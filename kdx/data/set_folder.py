@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from kdx.core.errors import UsageError
-from kdx.core.folders import check_place
+from kdx.core.folders import check_place, write_atomic
 from kdx.core.workspace import locked, move_all, workspace
 
-from .index.opening import beside
-from .places import SPLITS
+from .places import SPLITS, index_beside
 from .set_texts import CLASSES, TEMPLATES
 
 CHECKSUMS = "SHA256SUMS"
@@ -56,8 +55,14 @@ def set_files(folder: Path) -> list[Path]:
     """What belongs to a set: classes.txt first, so that a set that lost a part has lost it too."""
     texts = [folder / name for name in (CLASSES, TEMPLATES, CHECKSUMS, SKIPPED)]
     shards = shard_files(folder)
-    indices = [index for shard in shards if (index := beside(shard)).exists()]
+    indices = [index for shard in shards if (index := index_beside(shard)).exists()]
     return [path for path in texts if path.exists()] + indices + shards
+
+
+def write_checksums(folder: Path, digests: Mapping[str, str]) -> None:
+    """digests: sha256 (hex) by the name of a file in `folder`."""
+    lines = [f"{digest}  {name}\n" for name, digest in sorted(digests.items())]
+    write_atomic(folder / CHECKSUMS, "".join(lines))
 
 
 def shard_files(folder: Path) -> list[Path]:

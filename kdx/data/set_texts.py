@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from kdx.core.errors import DataError, UsageError
-from kdx.core.requests import check_templates
 
 from .places import Place
 
@@ -24,6 +23,8 @@ def read_templates(place: Path) -> list[str] | None:
 
     Raises DataError if it is malformed.
     """
+    from kdx.core.requests import check_templates  # with NumPy, which whoever writes sets does not need
+
     path = find_text(place, TEMPLATES)
     templates = read_lines(path)
     try:

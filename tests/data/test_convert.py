@@ -59,6 +59,22 @@ def test_files_are_copied_as_they_are(photos: Path) -> None:
     assert sorted(os.listdir(photos.parent)) == ["captions.csv", "photos", "shards"]  # noqa: PTH208
 
 
+def test_packing_jpegs_loads_no_library_that_decodes_or_computes(photos: Path) -> None:
+    code = """
+import sys
+from kdx.cli import main
+try:
+    main(["data", "convert", sys.argv[1], "--captions", sys.argv[2], "--out", sys.argv[3]])
+finally:
+    print([name for name in ("numpy", "PIL", "ftfy", "rich", "torch") if name in sys.modules])
+"""
+    command = [sys.executable, "-c", code, photos, photos.parent / "captions.csv", photos.parent / "shards"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=True
+    )  # it takes a third of a small set's time
+    assert done.stdout == f"{photos.parent / 'shards'}\n[]\n"
+
+
 def test_the_same_source_gives_the_same_bytes(photos: Path) -> None:
     _convert(photos, val=0.3)
     first = {file.name: file.read_bytes() for file in (photos.parent / "shards").iterdir()}

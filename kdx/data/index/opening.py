@@ -22,12 +22,12 @@ from kdx.core.errors import DataError, SetupError
 from kdx.core.progress import Progress, Stages, silent_stages
 from kdx.core.provenance import cpu_count
 
+from ..places import INDEX_SUFFIX, index_beside
 from ..tar_index import TarFile
 from .building import build_index
 from .shard_index import ShardIndex, read_shard_index
 from .table import DamagedTable
 
-SUFFIX = ".index.safetensors"
 FOLDER_VARIABLE = "KDX_INDEX_DIR"
 WORTH_PROCESSES = 2**29  # bytes of shards: with fewer, starting processes takes longer than they save
 
@@ -73,11 +73,6 @@ def find_index(shard: Path, folder: Path | None = None) -> IndexedShard | None:
     return None
 
 
-def beside(shard: Path) -> Path:
-    """Where the index of a shard lies unless another folder is named."""
-    return shard.with_suffix(SUFFIX)
-
-
 def _open_files() -> int:
     """How many indices stay open; each holds a descriptor. Half of what the system allows is for others."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -103,15 +98,15 @@ def _places(shard: Path, folder: Path | None) -> list[Path]:
     """Where an index may lie. The first one is where it would be written."""
     chosen = folder or os.environ.get(FOLDER_VARIABLE)
     if not chosen and os.access(shard.absolute().parent, os.W_OK):
-        return [beside(shard)]
-    return [_elsewhere(shard, Path(chosen) if chosen else cache_folder() / "indices"), beside(shard)]
+        return [index_beside(shard)]
+    return [_elsewhere(shard, Path(chosen) if chosen else cache_folder() / "indices"), index_beside(shard)]
 
 
 def _elsewhere(shard: Path, folder: Path) -> Path:
     """One folder serves for many sets, whose shards have the same names."""
     own = shard.absolute().parent
     digest = hashlib.sha256(os.fsencode(own)).hexdigest()
-    return folder / f"{own.name}-{digest[:12]}" / f"{shard.stem}{SUFFIX}"
+    return folder / f"{own.name}-{digest[:12]}" / f"{shard.stem}{INDEX_SUFFIX}"
 
 
 def _build(shards: Sequence[Path], folder: Path | None, progress: Progress) -> None:

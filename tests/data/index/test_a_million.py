@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kdx.data.index.opening import beside
 from kdx.data.index.shard_index import IndexedSample, ShardIndexWriter
 from kdx.data.index.table import encode_table, map_table
+from kdx.data.places import index_beside
 
 SHARDS, SAMPLES = 100, 10_000
 OPEN = """
@@ -52,7 +52,7 @@ def million(tmp_path_factory: pytest.TempPathFactory) -> Path:
         digests = np.random.default_rng(number).integers(2**63, size=(2, SAMPLES), dtype=np.uint64)
         keys = {"key_digest": digests[0], "prefixed_digest": digests[1]}
         own = {"name": shard.name, "modified_ns": shard.stat().st_mtime_ns, "digest": f"{number:064d}"}
-        beside(shard).write_bytes(encode_table({**table.arrays, **keys}, {**table.about, **own}))
+        index_beside(shard).write_bytes(encode_table({**table.arrays, **keys}, {**table.about, **own}))
     return folder
 
 

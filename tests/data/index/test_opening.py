@@ -17,8 +17,9 @@ from PIL import Image
 
 from kdx.core.errors import DataError, SetupError
 from kdx.data.index import opening
-from kdx.data.index.opening import beside, find_index, mapped_index, open_indexes
+from kdx.data.index.opening import find_index, mapped_index, open_indexes
 from kdx.data.index.shard_index import CONTEXT, is_undamaged
+from kdx.data.places import index_beside
 from kdx.data.shards import Sample, open_split, write_shards
 from kdx.models.clip_vocabulary import clip_tokenizer
 
@@ -131,7 +132,7 @@ def test_it_is_built_once_and_with_progress(folder: Path) -> None:
 def test_an_index_that_is_not_its_shards_is_built_anew_and_the_others_stay(folder: Path, change: str) -> None:
     keys = list(open_split(folder, "train").keys)
     shard = folder / "train-00001.tar"
-    index = beside(shard)
+    index = index_beside(shard)
     content = index.read_bytes()
     if change == "size":
         shard.write_bytes(shard.read_bytes() + bytes(512))
@@ -142,7 +143,7 @@ def test_an_index_that_is_not_its_shards_is_built_anew_and_the_others_stay(folde
     elif change == "cut":
         index.write_bytes(content[:-1])
     elif change == "foreign":
-        shutil.copy(beside(folder / "train-00002.tar"), index)
+        shutil.copy(index_beside(folder / "train-00002.tar"), index)
     elif change == "format":
         index.write_bytes(content[:8] + content[8:].replace(b'\\"format\\": 1', b'\\"format\\": 2'))
     else:
@@ -160,7 +161,7 @@ def test_a_bad_tar_leaves_no_index_of_it(folder: Path) -> None:
     shard.write_bytes(shard.read_bytes()[:3000])
     with pytest.raises(DataError) as error:
         open_split(folder, "train")
-    assert error.value.where == str(shard) and not beside(shard).exists()
+    assert error.value.where == str(shard) and not index_beside(shard).exists()
 
 
 def test_many_shards_are_read_by_several_processes(
@@ -176,7 +177,7 @@ def test_many_shards_are_read_by_several_processes(
     assert there.digest == here.digest
     bad = tmp_path / "same" / "train-00001.tar"
     bad.write_bytes(b"no tar")
-    beside(tmp_path / "same" / "train-00002.tar").unlink()
+    index_beside(tmp_path / "same" / "train-00002.tar").unlink()
     with pytest.raises(DataError) as error:
         open_split(tmp_path / "same", "train")
     assert error.value.where == str(bad)
@@ -206,11 +207,11 @@ def test_an_index_that_is_made_again_meanwhile_serves_who_opened_the_old_one(fol
 
 def test_an_index_of_another_shard_meanwhile_is_refused(folder: Path) -> None:
     samples = open_split(folder, "train")
-    shutil.copy(beside(folder / "train-00001.tar"), beside(folder / "train-00000.tar"))
+    shutil.copy(index_beside(folder / "train-00001.tar"), index_beside(folder / "train-00000.tar"))
     mapped_index.cache_clear()
     with pytest.raises(DataError) as error:
         samples.captions(0)
-    assert error.value.where == str(beside(folder / "train-00000.tar"))
+    assert error.value.where == str(index_beside(folder / "train-00000.tar"))
 
 
 def test_more_shards_than_a_process_may_open_are_read(tmp_path: Path, make_samples: MakeSamples) -> None:
