@@ -138,7 +138,7 @@ def index(folder: Path, index_dir: Path | None) -> None:
 
     started = time.monotonic()
     opened = open_indexes(find_shards(folder), folder=index_dir, stages=show_progress)
-    facts = [each.index.facts for each in opened]
+    facts = [each.facts for each in opened]
     samples, captions = sum(each.samples for each in facts), sum(each.captions for each in facts)
     size = sum(each.place.stat().st_size for each in opened)
     for place in sorted({each.place.parent for each in opened}):

@@ -63,7 +63,7 @@ def verify_set(folder: Path, *, progress: Progress = silent) -> Verified:
     shards = {_name(path, folder): path for paths in splits_there(folder).values() for path in paths}
     indices = {name: index for name, path in shards.items() if (index := find_index(path)) is not None}
     listed = read_checksums(folder) if (folder / CHECKSUMS).exists() or not indices else None
-    expected = {name: {index.index.facts.digest} for name, index in indices.items()}
+    expected = {name: {index.facts.digest} for name, index in indices.items()}
     for name, digest in (listed or {}).items():
         expected.setdefault(name, set()).add(digest)
     result = Verified([], [], [], [], [])

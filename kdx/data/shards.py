@@ -18,7 +18,7 @@ from kdx.core.errors import DataError, UsageError
 from kdx.core.progress import Stages, silent_stages
 
 from .index.opening import IndexedShard, open_indexes
-from .index.shard_index import FIRST_REASON, GOOD, ShardIndex
+from .index.shard_index import FIRST_REASON, GOOD, ShardFacts, ShardIndex
 from .index.unique_keys import find_renamed
 from .places import SPLITS, Place, shard_paths, splits_there
 from .sample import NO_CAPTION, BadSample, LabelFinder, Sample, is_index, names_among
@@ -94,7 +94,7 @@ def _select(
 ) -> ShardSet:
     """The good samples of all shards, with rows and labels. held_out: share of the samples that "val" has."""
     names = _class_names(folder, opened)
-    renamed = find_renamed([each.index for each in opened])
+    renamed = find_renamed(opened)
     labels = _Labels(names)
     shards: list[Shard] = []
     skipped: list[tuple[str, str]] = []
@@ -102,50 +102,54 @@ def _select(
     others: Counter[str] = Counter()
     first = row = 0
     for each in opened:
-        index = each.index
-        own = labels.of(index)
-        bad = _bad(index, need_captions=need_captions)
-        unknown = _unknown(index, own, bad)
+        facts = each.facts
+        own = labels.of(facts)
+        bad = _bad(each, need_captions=need_captions)
+        unknown = _unknown(each, own, bad)
 
         good = None
         if len(bad) or len(unknown) or held_out is not None:
-            kept = np.ones(index.facts.samples, dtype=bool)
+            kept = np.ones(facts.samples, dtype=bool)
             if held_out is not None:  # as `kdx data convert --val` chooses
-                digests = renamed.apply(index.key_digest, first)
+                digests = renamed.apply(each.key_digests, first)
                 kept = (digests < np.uint64(held_out * 2**64)) == (split == "val")
                 bad, unknown = bad[kept[bad]], unknown[kept[unknown]]
             kept[bad] = kept[unknown] = False
             good = np.flatnonzero(kept).astype(np.int32)
 
-        def key(sample: int, index: ShardIndex = index, first: int = first) -> str:
-            return renamed.key(first + sample, index.key(sample), index.facts.name)
-
-        skipped += [(key(sample), index.why_bad(sample)) for sample in bad.tolist()]
-        classless += [(key(sample), labels.why_unknown(index, sample)) for sample in unknown.tolist()]
-        count = index.facts.samples if good is None else len(good)
+        if len(bad) or len(unknown):
+            columns = each.columns()
+            keys = {
+                sample: renamed.key(first + sample, columns.key(sample), facts.name)
+                for sample in (*bad.tolist(), *unknown.tolist())
+            }
+            skipped += [(keys[sample], columns.why_bad(sample)) for sample in bad.tolist()]
+            classless += [(keys[sample], labels.why_unknown(columns, sample)) for sample in unknown.tolist()]
+        count = facts.samples if good is None else len(good)
         if count:
             rows = range(row, row + count)
-            shards.append(Shard(each.tar, rows, index.facts.digest, each.place, good, first, own))
-        others.update(index.facts.others)
-        first, row = first + index.facts.samples, row + count
+            shards.append(Shard(each.tar, rows, facts.digest, each.place, good, first, own))
+        others.update(facts.others)
+        first, row = first + facts.samples, row + count
     most = dict(others.most_common())
     return ShardSet(folder, split, tuple(shards), renamed, skipped + classless, most, names)
 
 
-def _bad(index: ShardIndex, *, need_captions: bool) -> npt.NDArray[np.int64]:
+def _bad(shard: IndexedShard, *, need_captions: bool) -> npt.NDArray[np.int64]:
     """Which samples of a shard are bad whatever the classes are."""
-    if not index.facts.bad and not (need_captions and index.facts.uncaptioned):
+    if not shard.facts.bad and not (need_captions and shard.facts.uncaptioned):
         return np.empty(0, dtype=np.int64)
-    return np.flatnonzero(index.reason > GOOD if need_captions else index.reason >= FIRST_REASON)
+    reason = shard.columns().reason
+    return np.flatnonzero(reason > GOOD if need_captions else reason >= FIRST_REASON)
 
 
 def _unknown(
-    index: ShardIndex, labels: npt.NDArray[np.int32], bad: npt.NDArray[np.int64]
+    shard: IndexedShard, labels: npt.NDArray[np.int32], bad: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.int64]:
     """Which of the other samples have a class that is none of the set's."""
-    if index.class_number is None or not (labels == UNKNOWN).any():
+    if not (labels == UNKNOWN).any() or (numbers := shard.columns().class_number) is None:
         return np.empty(0, dtype=np.int64)
-    return np.setdiff1d(np.flatnonzero(np.append(labels, np.int32(0))[index.class_number] == UNKNOWN), bad)
+    return np.setdiff1d(np.flatnonzero(np.append(labels, np.int32(0))[numbers] == UNKNOWN), bad)
 
 
 class _Labels:
@@ -156,9 +160,9 @@ class _Labels:
         self._known: dict[str, int] = {}
         self._reasons: dict[str, str] = {}
 
-    def of(self, index: ShardIndex) -> npt.NDArray[np.int32]:
+    def of(self, facts: ShardFacts) -> npt.NDArray[np.int32]:
         """The label of each class text of a shard, UNKNOWN where it says none."""
-        return np.array([self._label(text) for text, _ in index.facts.classes], dtype=np.int32)
+        return np.array([self._label(text) for text, _ in facts.classes], dtype=np.int32)
 
     def why_unknown(self, index: ShardIndex, sample: int) -> str:
         assert index.class_number is not None
@@ -184,7 +188,7 @@ def _class_names(folder: Path, opened: Sequence[IndexedShard]) -> list[str] | No
 def _count_classes(opened: Sequence[IndexedShard]) -> Counter[str]:
     counts: Counter[str] = Counter()
     for each in opened:
-        for text, count in each.index.facts.classes:
+        for text, count in each.facts.classes:
             counts[text] += count
     return counts
 

@@ -16,6 +16,9 @@ from concurrent.futures import as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+
 from kdx.core.bound_pool import bound_pool
 from kdx.core.cache import cache_folder
 from kdx.core.errors import DataError, SetupError
@@ -25,7 +28,7 @@ from kdx.core.provenance import cpu_count
 from ..places import INDEX_SUFFIX, index_beside
 from ..tar_index import TarFile
 from .building import build_index
-from .shard_index import ShardIndex, read_shard_index
+from .shard_index import ShardFacts, ShardIndex, read_shard_index
 from .table import DamagedTable
 
 FOLDER_VARIABLE = "KDX_INDEX_DIR"
@@ -34,11 +37,16 @@ WORTH_PROCESSES = 2**29  # bytes of shards: with fewer, starting processes takes
 
 @dataclass(frozen=True)
 class IndexedShard:
-    """place: the file with the index."""
+    """place: the file with the index. key_digests: uint64 [n], read from it, since every opening compares them."""
 
     tar: TarFile
     place: Path
-    index: ShardIndex
+    facts: ShardFacts
+    key_digests: npt.NDArray[np.uint64]
+
+    def columns(self) -> ShardIndex:
+        """Not kept open: a set may have more shards than a process may open files."""
+        return mapped_index(self.place, self.facts.digest)
 
 
 def open_indexes(
@@ -65,11 +73,15 @@ def find_index(shard: Path, folder: Path | None = None) -> IndexedShard | None:
     for place in _places(shard, folder):
         try:
             index = read_shard_index(place)
-        except (OSError, DamagedTable):
+        except (FileNotFoundError, NotADirectoryError, PermissionError, DamagedTable):
             continue
+        except OSError as error:
+            raise DataError(
+                f"cannot be read: {error.strerror}", where=place, remedy="check the file"
+            ) from None
         facts = index.facts
         if (facts.name, facts.size, facts.modified_ns) == (shard.name, tar.size, tar.modified_ns):
-            return IndexedShard(tar, place, index)
+            return IndexedShard(tar, place, facts, index.key_digest.copy())
     return None
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..sample import key_digest
-from .shard_index import ShardIndex
+from .opening import IndexedShard
 
 
 @dataclass(frozen=True)
@@ -51,16 +51,16 @@ class Renamed:
 NOTHING_RENAMED = Renamed(np.empty(0, np.int64), np.empty(0, np.uint8), np.empty(0, np.uint64))
 
 
-def find_renamed(shards: Sequence[ShardIndex]) -> Renamed:
+def find_renamed(shards: Sequence[IndexedShard]) -> Renamed:
     """Which samples do not keep their keys."""
-    digests = np.concatenate([shard.key_digest for shard in shards])
+    digests = np.concatenate([shard.key_digests for shard in shards])
     ordered = np.sort(digests)
     if not (ordered[1:] == ordered[:-1]).any():
         return NOTHING_RENAMED
     order = np.argsort(digests, kind="stable")
     ordered = digests[order]
     again = np.sort(order[1:][ordered[1:] == ordered[:-1]])  # all but the first sample with a key
-    prefixed = np.concatenate([shard.prefixed_digest for shard in shards])[again]
+    prefixed = np.concatenate([shard.columns().prefixed_digest for shard in shards])[again]
     if len(np.unique(prefixed)) == len(prefixed) and not _contained(prefixed, ordered).any():
         return Renamed(again, np.ones(len(again), dtype=np.uint8), prefixed)
     return _rename_one_by_one(shards, again, ordered, order)
@@ -72,7 +72,7 @@ def _contained(values: npt.NDArray[np.uint64], ordered: npt.NDArray[np.uint64]) 
 
 
 def _rename_one_by_one(
-    shards: Sequence[ShardIndex],
+    shards: Sequence[IndexedShard],
     again: npt.NDArray[np.int64],
     ordered: npt.NDArray[np.uint64],
     order: npt.NDArray[np.int64],
@@ -89,7 +89,7 @@ def _rename_one_by_one(
         sample = heapq.heappop(waiting)
         number = int(np.searchsorted(starts, sample, side="right")) - 1
         shard = shards[number]
-        key, count = shard.key(sample - int(starts[number])), 0
+        key, count = shard.columns().key(sample - int(starts[number])), 0
         while True:
             count += 1
             digest = key_digest(_prefixed(key, shard.facts.name, count))
