@@ -45,6 +45,7 @@ from .run_state import RunState
 from .student import build_student
 from .teacher_source import TeacherSource
 from .teachers import describe_teachers
+from .tracking import tracked
 
 log = logging.getLogger(__name__)
 
@@ -72,13 +73,15 @@ def train(
     *,
     caches: Sequence[TeacherSource] = (),
     teachers: Sequence[Path] = (),
+    trackers: Sequence[str] = (),
     overwrite: bool = False,
     ranks: Ranks = ALONE,
     progress: Progress = silent,
 ) -> RunResult:
     """Trains the recipe's student on `samples` and seals the run at `out`.
 
-    caches: what `open_teachers` or `ask_at_each_step` returned; teachers: what it was given. ranks: the processes that
+    caches: what `open_teachers` or `ask_at_each_step` returned; teachers: what it was given. trackers:
+    names of TRACKERS. ranks: the processes that
     share the work, from `join_ranks`; the first one writes. Raises UsageError for what cannot be or a loss that is not
     finite, DataError for bad shards, SetupError where the student cannot be written, which is tried before the first
     step.
@@ -138,6 +141,10 @@ def train(
             )
             (folder / "recipe.toml").write_text(_as_toml(recipe, taught_by), encoding="utf-8")
             metrics = writing.enter_context(MetricsLog(folder / "metrics.jsonl"))
+            if trackers:
+                metrics = writing.enter_context(
+                    tracked(metrics, trackers, out, recipe.model_dump(mode="json"))
+                )
             save_student(folder / "student")  # what cannot be saved is found now, not after the last step
             _save_objective(objective, folder)
             shutil.rmtree(folder / "student")

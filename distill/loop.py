@@ -30,6 +30,7 @@ from .run_state import RunState
 from .schedule import Schedule
 from .teacher_source import TeacherSource
 from .text_blocks import Texts
+from .tracking import TrackedLog
 
 LOG_EVERY = 10  # steps
 KEEP_EVERY = 50  # steps between copies of the weights, a multiple of LOG_EVERY
@@ -72,7 +73,7 @@ class Loop:
         reader: ViewReader,
         mean: tuple[float, float, float],
         std: tuple[float, float, float],
-        metrics: MetricsLog | None,
+        metrics: MetricsLog | TrackedLog | None,
         progress: Progress,
     ) -> dict[str, float]:
         """All steps that are left; returns the numbers of the last. Each step seeds torch's own generator.

@@ -20,6 +20,7 @@ from .student import check_student
 from .teacher_cache import cache_size, is_whole
 from .teacher_source import TeacherSource
 from .teachers import ask_at_each_step, cache_folder, default_cache, open_teachers, unlike_expected
+from .tracking import check_trackers
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +33,7 @@ def run_recipe(
     teachers: Sequence[Path] = (),
     cache: Path | None = None,
     teacher_online: bool = False,
+    trackers: Sequence[str] = (),
     overwrite: bool = False,
     ranks: Ranks = ALONE,
     stages: Stages = silent_stages,
@@ -41,7 +43,7 @@ def run_recipe(
 
     teachers: checkpoints or runs, needed where the recipe distils or inherits. cache: where the teachers' embeddings
     are kept, or already lie; `out` with ".cache" added if not given. teacher_online: ask the teachers at each step and
-    keep nothing. overwrite: replace a run that lies at `out`.
+    keep nothing. trackers: who gets the numbers too, names of TRACKERS. overwrite: replace a run that lies at `out`.
     ranks: the processes that share the work, from `join_ranks`. stages: shows the progress of "teacher cache" and
     "training". tell: takes what the user should know and is no error.
 
@@ -49,6 +51,7 @@ def run_recipe(
     teachers, the student, the space on the disk. Raises what `open_teachers` and `train` raise, UsageError for places
     that do not go together, and SetupError for too little space. When it is interrupted, it tells what is kept.
     """
+    check_trackers(trackers)
     if teacher_online and not recipe.objective.needs_teacher:
         raise UsageError("--teacher-online has no use: this recipe does not distil", remedy="leave it out")
     if teacher_online and cache:
@@ -79,6 +82,7 @@ def run_recipe(
                 out,
                 caches=caches,
                 teachers=teachers,
+                trackers=trackers,
                 overwrite=overwrite,
                 ranks=ranks,
                 progress=progress,

@@ -42,6 +42,13 @@ if TYPE_CHECKING:
     help="Ask the teacher at each step and keep no cache: for ever-new crops, at the teacher's cost.",
 )
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a key of the recipe.")
+@click.option(
+    "--track",
+    "trackers",
+    multiple=True,
+    type=click.Choice(["tensorboard", "wandb"]),
+    help="Send the numbers to it too, as they come; repeatable.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace a run that lies at OUT.")
 @click.option("--list", "list_", is_flag=True, help="List the shipped recipes as a table.")
 @click.option("--dry-run", is_flag=True, help="Print the resolved recipe and what it costs; train nothing.")
@@ -57,6 +64,7 @@ def command(
     cache: Path | None,
     teacher_online: bool,
     settings: tuple[str, ...],
+    trackers: tuple[str, ...],
     overwrite: bool,
     list_: bool,
     dry_run: bool,
@@ -80,7 +88,17 @@ def command(
     On 8 GPUs: torchrun --nproc-per-node 8 --no-python kdx distill RECIPE … (batch_size is that of all together)
     """
     if plot:
-        if data or teachers or cache or teacher_online or settings or overwrite or list_ or dry_run:
+        if (
+            data
+            or teachers
+            or cache
+            or teacher_online
+            or settings
+            or trackers
+            or overwrite
+            or list_
+            or dry_run
+        ):
             raise click.UsageError("--plot takes runs, --out and --json alone")
         _plot(given, out or Path("curves.html"), as_json)
         return
@@ -124,6 +142,7 @@ def command(
             teachers=teachers,
             cache=cache,
             teacher_online=teacher_online,
+            trackers=trackers,
             overwrite=overwrite,
             ranks=ranks,
             stages=show_progress,
