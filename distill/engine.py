@@ -34,6 +34,7 @@ from kdx.models.architecture import read_architecture
 from kdx.models.checkpoint import RUN_KIND, save_checkpoint
 from kdx.models.clip_vocabulary import clip_tokenizer
 
+from .compiled_towers import compile_towers
 from .devices import Device, find_device
 from .ema import WeightAverage
 from .loop import Loop, Stopped
@@ -94,10 +95,13 @@ def train(
     recipe, schedule = recipe.resolve(samples)
     ranks.local_batch_size(schedule.batch_size, recipe.accumulate)
     device = find_device(recipe.precision)
-    recipe = recipe.model_copy(update={"precision": device.precision})
+    compiled = recipe.compile and device.is_gpu
+    recipe = recipe.model_copy(update={"precision": device.precision, "compile": compiled})
     architecture = recipe.architecture
-    model, inputs = build_student(recipe, teachers)
+    model, inputs = build_student(recipe, teachers, sync_batch_norms=ranks.size > 1 and device.is_gpu)
     model = model.to(device.place, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if compiled:
+        compile_towers(model, masks_patches=recipe.objective.masks_patches)
     objective = _build_objective(recipe, architecture.embed_dim, caches, ranks).to(device.place)
     optimizer = build_optimizer((model, objective), recipe.optimizer)
     average = None if recipe.ema is None else WeightAverage(model, recipe.ema)

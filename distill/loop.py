@@ -21,6 +21,7 @@ from kdx.data.sample import key_digest
 from kdx.data.views import philox
 
 from .accumulation import backward_in_parts
+from .compiled_towers import allowed_lengths
 from .devices import Device
 from .distillation import Distillation, Inputs
 from .finite_check import FiniteCheck
@@ -148,12 +149,14 @@ class Loop:
 
     def _parts(self, batch: Batch, pixels: Tensor) -> list[Inputs]:
         """The batch in as many parts as the recipe says."""
-        count, width = self.recipe.accumulate, self.state.model.token_embedding.embedding_dim
+        model, count = self.state.model, self.recipe.accumulate
+        width, blocks = model.token_embedding.embedding_dim, self.recipe.text_blocks
+        allowed = allowed_lengths(model.context_length) if self.recipe.compile else ()
         tokens = np.array_split(batch.tokens, count)
         return [
             Inputs(
                 some,
-                Texts.of(tokens[part], self.device, width, self.recipe.text_blocks),
+                Texts.of(tokens[part], self.device, width, blocks, allowed),
                 dropout_seed=self._part_seed(DROPOUT, batch.step, part),
                 mask_seed=self._part_seed(MASKS, batch.step, part),
             )

@@ -87,6 +87,10 @@ class Recipe(Config):
         description="of the towers; weights and losses are fp32. Unset: bf16 on a GPU that has it, fp16 on an older "
         "one, fp32 on a CPU",
     )
+    compile: bool = Field(
+        default=False,
+        description="compile the towers with torch.compile, on a GPU; off on a CPU, where it gained nothing",
+    )
     accumulate: int = Field(
         default=1,
         ge=1,

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from timm.layers.norm_act import convert_sync_batchnorm
 
 from kdx.core.errors import UsageError
 from kdx.models.architectures import build_model
@@ -20,11 +21,14 @@ from .objective_config import DISTILLING
 from .recipe import Recipe
 
 
-def build_student(recipe: Recipe, teachers: Sequence[Path]) -> tuple[ClipModel, dict[str, str]]:
+def build_student(
+    recipe: Recipe, teachers: Sequence[Path], *, sync_batch_norms: bool = False
+) -> tuple[ClipModel, dict[str, str]]:
     """The student on the CPU, and the digests of what it was made from, by name.
 
-    teachers: the checkpoints or runs of --teacher; weights come from the first. Raises UsageError when the
-    recipe's choices do not fit together, DataError for a damaged checkpoint.
+    teachers: the checkpoints or runs of --teacher; weights come from the first. sync_batch_norms: batch statistics
+    are those of all processes, on GPUs. Raises UsageError when the recipe's choices do not fit together, DataError for
+    a damaged checkpoint.
     """
     model = build_model(recipe.architecture, recipe.seed)
     inputs: dict[str, str] = {}
@@ -32,6 +36,8 @@ def build_student(recipe: Recipe, teachers: Sequence[Path]) -> tuple[ClipModel, 
         source = open_checkpoint(_source(recipe.inherit, teachers))
         _inherit(recipe.inherit, model, source.model)
         inputs["inherited"] = source.spec.model_digest
+    if sync_batch_norms:
+        convert_sync_batchnorm(model)  # exchanges the norms in the model
     lock(model, recipe.model.locked)
     if recipe.model.grad_checkpointing:
         checkpoint_gradients(model)

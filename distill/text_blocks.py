@@ -6,7 +6,7 @@ make all texts of a batch as long, and of CC12M's some fill the context. Which p
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,12 +30,23 @@ class Texts:
     order: Tensor | None = None
 
     @classmethod
-    def of(cls, tokens: npt.NDArray[Any], device: Device, width: int, count: int | None = None) -> Texts:
+    def of(
+        cls,
+        tokens: npt.NDArray[Any],
+        device: Device,
+        width: int,
+        count: int | None = None,
+        allowed: Sequence[int] = (),
+    ) -> Texts:
         """tokens: int [b, L], ended by end-of-text and padded with 0. width: the text tower's.
 
-        count: of blocks; what saves most if not given.
+        count: of blocks; what saves most if not given. allowed: the lengths that a block may have, the longest as long
+        as any text; every length if there is none.
         """
         lengths = text_lengths(tokens)
+        if allowed:
+            lengths = np.array(allowed)[np.searchsorted(allowed, lengths)]
+            tokens = np.pad(tokens, ((0, 0), (0, max(0, int(lengths.max()) - tokens.shape[1]))))
         rows = split_rows(lengths, device.block_cost(width), [count] if count else range(1, MAX_BLOCKS + 1))
         if len(rows) == 1:
             return cls((device.copied(tokens[:, : lengths.max()].astype(np.int64)),))

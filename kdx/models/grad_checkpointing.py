@@ -51,5 +51,6 @@ class _CountOnce:
         assert isinstance(norm, _BatchNorm)
         repeated = torch._C._current_graph_task_id() != -1  # a backward pass is running in this thread
         norm.momentum = 0.0 if repeated else self.momentum
-        if repeated and norm.training and norm.num_batches_tracked is not None:
+        counted = norm.training and norm.track_running_stats  # in the forward pass that is repeated
+        if repeated and counted and norm.num_batches_tracked is not None:
             norm.num_batches_tracked.sub_(1)

@@ -18,6 +18,7 @@ from kdx.distill.ranks import ALONE, Ranks
 from kdx.distill.text_blocks import Texts
 from kdx.models.architecture import Architecture
 from kdx.models.architectures import build_model, read_architecture
+from kdx.models.grad_checkpointing import checkpoint_gradients
 
 from .rank_processes import start_ranks
 
@@ -103,8 +104,11 @@ def test_the_comparison_notices_a_scale_that_each_part_counts(monkeypatch: pytes
     assert _difference(found, alone) > 0.1
 
 
-def test_batch_statistics_are_noted_once() -> None:
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_batch_statistics_are_noted_once(checkpointing: bool) -> None:
     model = build_model(read_architecture("kdx-mini"), seed=0)
+    if checkpointing:
+        checkpoint_gradients(model)
     distillation = Distillation(model, Objective(ObjectiveConfig(), 64), CPU)
     pixels = torch.randn(8, 3, 64, 64)
     texts = Texts.of(np.full((4, 3), 49407), CPU, 64)

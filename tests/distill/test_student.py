@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from kdx.core.errors import UsageError
 from kdx.core.folders import read_manifest
@@ -145,3 +147,14 @@ def test_what_does_not_fit_together_is_refused_when_the_recipe_is_read(
 def test_a_recipe_takes_a_student_of_open_clip_or_timm() -> None:
     assert _recipe("student=ViT-B-32").student == "ViT-B-32"
     assert _recipe("student=timm:test_vit+B").student == "timm:test_vit+B"
+
+
+def test_synchronised_batch_norms_keep_weights_and_embeddings() -> None:
+    plain, _ = build_student(_recipe(), [])
+    shared, _ = build_student(_recipe(), [], sync_batch_norms=True)
+    kinds = {type(module) for module in shared.modules() if isinstance(module, _BatchNorm)}
+    assert kinds and all(issubclass(kind, nn.SyncBatchNorm) for kind in kinds)
+    assert list(shared.state_dict()) == list(plain.state_dict())
+    size = read_architecture("kdx-mini").preprocess.image_size
+    pixels = torch.randn(2, 3, size, size)
+    assert torch.equal(shared.eval().encode_image(pixels), plain.eval().encode_image(pixels))

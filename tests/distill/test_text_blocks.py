@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given, strategies as st
 
+from kdx.distill.compiled_towers import allowed_lengths
 from kdx.distill.devices import Device
 from kdx.distill.text_blocks import MAX_BLOCKS, Texts, split_rows, text_lengths
 from kdx.models.architectures import build_model, read_architecture
@@ -63,3 +64,13 @@ def test_the_number_of_blocks_weighs_padding_against_their_cost() -> None:
 def test_every_row_is_in_one_block(lengths: list[int], cost: float) -> None:
     blocks = split_rows(np.array(lengths), cost)
     assert sorted(np.concatenate(blocks).tolist()) == list(range(len(lengths))) and len(blocks) <= MAX_BLOCKS
+
+
+def test_compiled_towers_see_few_lengths_and_give_the_same_embeddings() -> None:
+    model = build_model(read_architecture("kdx-mini"), seed=0)
+    tokens = _tokens([5, 14, 3, 12, 8, 8, 25, 4, 9, 2], 25)
+    expected = model.encode_text(torch.from_numpy(tokens))
+    allowed = allowed_lengths(model.context_length)
+    texts = Texts.of(tokens, CPU, 64, 3, allowed)
+    assert {block.shape[1] for block in texts.blocks} == {16, 32} and len(allowed_lengths(77)) == 6
+    assert (texts.encode(model) - expected).abs().max() < 5e-6
