@@ -17,17 +17,17 @@ import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import tomli_w
 import torch
 from safetensors.torch import save_model
 
 from kdx.core.errors import KdxError, UsageError
-from kdx.core.folders import check_free, sealed_folder
+from kdx.core.folders import check_free
 from kdx.core.log import MetricsLog
 from kdx.core.progress import Progress, silent
-from kdx.core.provenance import cpu_count
+from kdx.core.provenance import collect_provenance, cpu_count
+from kdx.core.workspace import full_disk_said
 from kdx.data.loader import Loader, ViewReader
 from kdx.data.shards import ShardSet
 from kdx.models.architecture import read_architecture
@@ -37,6 +37,8 @@ from kdx.models.clip_vocabulary import clip_tokenizer
 from .compiled_towers import compile_towers
 from .devices import Device, find_device
 from .ema import WeightAverage
+from .interruption import Interruption
+from .keeping import Keeper
 from .loop import Loop, Stopped
 from .objective import Objective
 from .optimizer import build_optimizer
@@ -47,6 +49,7 @@ from .student import build_student
 from .teacher_source import TeacherSource
 from .teachers import describe_teachers
 from .tracking import tracked
+from .unfinished import RunIdentity, check_unfinished, work_on_run
 
 log = logging.getLogger(__name__)
 
@@ -75,23 +78,26 @@ def train(
     caches: Sequence[TeacherSource] = (),
     teachers: Sequence[Path] = (),
     trackers: Sequence[str] = (),
+    resume: bool = False,
     overwrite: bool = False,
     ranks: Ranks = ALONE,
     progress: Progress = silent,
 ) -> RunResult:
     """Trains the recipe's student on `samples` and seals the run at `out`.
 
-    caches: what `open_teachers` or `ask_at_each_step` returned; teachers: what it was given. trackers:
-    names of TRACKERS. ranks: the processes that
-    share the work, from `join_ranks`; the first one writes. Raises UsageError for what cannot be or a loss that is not
-    finite, DataError for bad shards, SetupError where the student cannot be written, which is tried before the first
-    step.
+    caches: what `open_teachers` or `ask_at_each_step` returned; teachers: what it was given. trackers: names of
+    TRACKERS. resume: go on with the run that was stopped there, if there is one. ranks: the processes that share the
+    work, from `join_ranks`; the first one writes. Raises UsageError for what cannot be or a loss that is not finite,
+    DataError for bad shards, SetupError where the student cannot be written, which is tried before the first step.
 
-    On an error nothing is left at `out`. After the first step, the student is then sealed beside it, with ".stopped"
-    added, and the error's remedy names it; so also when a finished run cannot be sealed, or is interrupted then.
+    Until it is sealed the run lies beside `out`, with ".unfinished" added, and stays there after an error or an
+    interruption if a state of it was written (keeping.py). After the first step, the student is on an error sealed
+    beside it, with ".stopped" added, and the error's remedy names it; so also when a finished run cannot be sealed, or
+    is interrupted then.
     """
     started = time.monotonic()
     check_free(out, RUN_KIND, overwrite=overwrite)
+    check_unfinished(out, resume=resume, overwrite=overwrite)
     recipe, schedule = recipe.resolve(samples)
     ranks.local_batch_size(schedule.batch_size, recipe.accumulate)
     device = find_device(recipe.precision)
@@ -127,8 +133,8 @@ def train(
     }
     inputs["data"] = samples.digest
     seeds = {"recipe": recipe.seed, "views": recipe.views.seed}
-    fields: dict[str, Any] = {}
-    loop = Loop(recipe, schedule, state, caches, device, ranks)
+    digests = [each["digest"] for each in taught_by]
+    identity = RunIdentity(recipe.model_dump(mode="json"), samples.digest, digests)
 
     def save_student(place: Path, *, overwrite: bool = False) -> None:
         with state.student():
@@ -137,12 +143,15 @@ def train(
             )
 
     with contextlib.ExitStack() as writing:
+        work = writing.enter_context(work_on_run(out, identity, ranks, resume=resume, overwrite=overwrite))
+        before = {} if work.first_step is None else work.states.load(work.first_step, state)
+        reader.bad.update({int(row): why for row, why in before.get("bad", {}).items()})
+        loop = Loop(recipe, schedule, state, caches, device, ranks)
         writing.enter_context(_student_kept(out, loop, save_student, ranks))
+        writing.enter_context(full_disk_said(out))
         folder = metrics = None
         if ranks.is_first:
-            folder = writing.enter_context(
-                sealed_folder(out, RUN_KIND, overwrite=overwrite, inputs=inputs, seeds=seeds, fields=fields)
-            )
+            folder = work.folder
             (folder / "recipe.toml").write_text(_as_toml(recipe, taught_by), encoding="utf-8")
             metrics = writing.enter_context(MetricsLog(folder / "metrics.jsonl"))
             if trackers:
@@ -152,14 +161,25 @@ def train(
             save_student(folder / "student")  # what cannot be saved is found now, not after the last step
             _save_objective(objective, folder)
             shutil.rmtree(folder / "student")
-        with device.fork_rng():
-            last = loop.run(loader, reader, preprocess.mean, preprocess.std, metrics, progress)
+        with device.fork_rng(), Interruption() as interruption:
+            keeper = Keeper(
+                work.states,
+                state,
+                schedule.steps,
+                ranks,
+                interruption,
+                work.folder / "metrics.jsonl",
+                before.get("seconds", 0.0),
+            )
+            last = loop.run(
+                loader, reader, preprocess.mean, preprocess.std, metrics, progress, keeper.after_step
+            )
         bad = ranks.merge(reader.bad)
         if folder is not None:
             _write_skipped(folder / "skipped.jsonl", samples, bad)
             save_student(folder / "student")
             _save_objective(objective, folder)
-            fields |= {
+            fields = {
                 "about": recipe.about,
                 "student": architecture.name,
                 "methods": list(recipe.objective.methods),
@@ -170,10 +190,12 @@ def train(
                 "epochs": schedule.steps / loader.steps_per_epoch,
                 "final": last,
                 "bad_images": len(bad),
-                "seconds": time.monotonic() - started,
+                "seconds": keeper.seconds,
                 "device": device.name,
                 "processes": ranks.size,
             }
+            provenance = collect_provenance(inputs=inputs, seeds=seeds)
+            work.seal(provenance, fields, overwrite=overwrite)
     return RunResult(
         path=out,
         student=out / "student",

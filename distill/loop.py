@@ -6,7 +6,7 @@ Nothing in a step waits for the device, except every LOG_EVERY steps, where numb
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -76,8 +76,11 @@ class Loop:
         std: tuple[float, float, float],
         metrics: MetricsLog | TrackedLog | None,
         progress: Progress,
+        after_step: Callable[[dict[int, str] | None], None],
     ) -> dict[str, float]:
         """All steps that are left; returns the numbers of the last. Each step seeds torch's own generator.
+
+        after_step: called after each, where numbers were read with the bad images of all ranks.
 
         Raises Stopped when a loss is not finite, with the last good weights put back, and when too many images do
         not decode; SetupError when the GPU's memory does not suffice.
@@ -98,6 +101,7 @@ class Loop:
                     remedy="--set accumulate=2 or more, or --set model.grad_checkpointing=true",
                 ) from None
             self.state.step = done = batch.step + 1
+            bad: dict[int, str] | None = None
             if self._reads_numbers(done):
                 now = time.monotonic()
                 written = self._read(numbers)
@@ -115,6 +119,7 @@ class Loop:
                     )
                 waited, since = 0.0, now
                 progress(done, self.schedule.steps, f"loss {written['loss']:.3f}")
+            after_step(bad)
             asked = time.monotonic()
         return written
 

@@ -21,6 +21,7 @@ from .teacher_cache import cache_size, is_whole
 from .teacher_source import TeacherSource
 from .teachers import ask_at_each_step, cache_folder, default_cache, open_teachers, unlike_expected
 from .tracking import check_trackers
+from .unfinished import check_unfinished, unfinished_step
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +35,7 @@ def run_recipe(
     cache: Path | None = None,
     teacher_online: bool = False,
     trackers: Sequence[str] = (),
+    resume: bool = False,
     overwrite: bool = False,
     ranks: Ranks = ALONE,
     stages: Stages = silent_stages,
@@ -43,9 +45,10 @@ def run_recipe(
 
     teachers: checkpoints or runs, needed where the recipe distils or inherits. cache: where the teachers' embeddings
     are kept, or already lie; `out` with ".cache" added if not given. teacher_online: ask the teachers at each step and
-    keep nothing. trackers: who gets the numbers too, names of TRACKERS. overwrite: replace a run that lies at `out`.
-    ranks: the processes that share the work, from `join_ranks`. stages: shows the progress of "teacher cache" and
-    "training". tell: takes what the user should know and is no error.
+    keep nothing. trackers: who gets the numbers too, names of TRACKERS. resume: go on with a run that was stopped
+    there, if there is one. overwrite: replace a run that lies at `out`, finished or not. ranks: the processes that
+    share the work, from `join_ranks`. stages: shows the progress of "teacher cache" and "training". tell: takes what
+    the user should know and is no error.
 
     Everything that can be checked is checked before the first teacher is asked: the places to write, the data, the
     teachers, the student, the space on the disk. Raises what `open_teachers` and `train` raise, UsageError for places
@@ -56,7 +59,7 @@ def run_recipe(
         raise UsageError("--teacher-online has no use: this recipe does not distil", remedy="leave it out")
     if teacher_online and cache:
         raise UsageError("has no use beside --teacher-online", where=cache, remedy="leave one of them out")
-    cache = _check_places(recipe, out, cache, overwrite=overwrite)
+    cache = _check_places(recipe, out, cache, resume=resume, overwrite=overwrite)
     if not ranks.is_first:
         stages = silent_stages  # one process shows for all
     with ranks.first_ahead():
@@ -83,19 +86,21 @@ def run_recipe(
                 caches=caches,
                 teachers=teachers,
                 trackers=trackers,
+                resume=resume,
                 overwrite=overwrite,
                 ranks=ranks,
                 progress=progress,
             )
     except (KeyboardInterrupt, SystemExit):
         if ranks.is_first:
-            tell(_after_interruption(recipe, cache))
+            tell(_after_interruption(recipe, out, cache))
         raise
 
 
-def _check_places(recipe: Recipe, out: Path, cache: Path | None, *, overwrite: bool) -> Path:
+def _check_places(recipe: Recipe, out: Path, cache: Path | None, *, resume: bool, overwrite: bool) -> Path:
     """Returns where the teacher cache lies or will lie. Raises UsageError, SetupError where nothing can be written."""
     check_free(out, RUN_KIND, overwrite=overwrite)
+    check_unfinished(out, resume=resume, overwrite=overwrite)
     if cache and not recipe.objective.needs_teacher:
         raise UsageError("has no use: this recipe does not distil", where=cache, remedy="leave --cache out")
     cache = cache or default_cache(out)
@@ -132,7 +137,9 @@ def _disk(path: Path) -> int:
     return next(place for place in path.absolute().parents if place.exists()).stat().st_dev
 
 
-def _after_interruption(recipe: Recipe, cache: Path) -> str:
+def _after_interruption(recipe: Recipe, out: Path, cache: Path) -> str:
+    if (step := unfinished_step(out)) is not None:
+        return f"the run after {step} steps is kept: the same command with --resume goes on"
     if recipe.objective.needs_teacher and cache.exists():
         kept = "is kept" if is_whole(cache) else "is kept as far as it is made"
         return f"the teacher cache {cache} {kept}: the same command uses it, and trains from the first step again"

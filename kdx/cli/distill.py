@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,6 +49,7 @@ if TYPE_CHECKING:
     type=click.Choice(["tensorboard", "wandb"]),
     help="Send the numbers to it too, as they come; repeatable.",
 )
+@click.option("--resume", is_flag=True, help="Go on with the run that was stopped at OUT, if there is one.")
 @click.option("--overwrite", is_flag=True, help="Replace a run that lies at OUT.")
 @click.option("--list", "list_", is_flag=True, help="List the shipped recipes as a table.")
 @click.option("--dry-run", is_flag=True, help="Print the resolved recipe and what it costs; train nothing.")
@@ -66,6 +66,7 @@ def command(
     teacher_online: bool,
     settings: tuple[str, ...],
     trackers: tuple[str, ...],
+    resume: bool,
     overwrite: bool,
     list_: bool,
     dry_run: bool,
@@ -77,6 +78,9 @@ def command(
     A recipe that distils takes a teacher. The teacher's embeddings of all images and captions are computed once and
     kept in a cache, which training then reads. A recipe may also let the student begin with a part of the teacher's
     weights.
+
+    The state of a run is written every 1,000 steps, every ten minutes and when it is interrupted (Ctrl-C, SIGTERM); the
+    same command with --resume goes on from the last one, whatever ended the run and on any number of processes.
 
     --dry-run trains nothing. It prints the recipe with all that it extends, which is itself a file that RECIPE may
     be, and as comments below it what the run would cost: parameters, steps, FLOPs and files. It needs neither data nor
@@ -128,7 +132,6 @@ def command(
         raise click.UsageError("--data and --out are needed to train")
 
     from kdx.cli.progress import show_progress
-    from kdx.data.places import splits_there
     from kdx.distill.ranks import join_ranks
     from kdx.distill.run import run_recipe
     from kdx.distill.teachers import default_cache
@@ -145,6 +148,7 @@ def command(
             cache=cache,
             teacher_online=teacher_online,
             trackers=trackers,
+            resume=resume,
             overwrite=overwrite,
             ranks=ranks,
             stages=show_progress,
@@ -162,8 +166,9 @@ def command(
             f"skipped {result.bad_images} images that do not decode: {out / 'skipped.jsonl'}", err=True
         )
     click.echo(out)
-    held_out = f"--data {shlex.quote(str(data))}" if "val" in splits_there(data) else "--data HELD-OUT"
-    click.echo(f"next: kdx eval {out} {held_out}   or   kdx export {out} {held_out} --out exported", err=True)
+    click.echo(
+        f"next: kdx eval {out} --data {data}   or   kdx export {out} --data {data} --out exported", err=True
+    )
 
 
 def _plot(runs: tuple[str, ...], out: Path, as_json: bool) -> None:

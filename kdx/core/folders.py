@@ -65,16 +65,32 @@ def sealed_folder(
     with workspace(path) as new:
         new.mkdir()
         yield new
-        digest = {name: file_digest(new / name) for name in _file_names(new)}
         provenance = collect_provenance(inputs=inputs, seeds=seeds, shipped=shipped)
-        for name in digest:
-            fsync(new / name)
-        write_atomic(new / MANIFEST, manifest_text(kind, digest, provenance, fields or {}))
-        with locked(path.parent):
-            check_free(path, kind, overwrite=overwrite)  # another process may have written there meanwhile
-            stepping_aside = [(path, new.with_name("old"))] if path.exists() else []
-            move_all([*stepping_aside, (new, path)])  # a rename cannot replace a folder that is not empty
-            fsync(path.parent)
+        seal(new, path, kind, provenance, fields or {}, overwrite=overwrite)
+
+
+def seal(
+    new: Path,
+    path: Path,
+    kind: str,
+    provenance: dict[str, Any],
+    fields: dict[str, Any],
+    *,
+    overwrite: bool = False,
+) -> None:
+    """Seals the folder `new` and moves it to `path`; what it replaces there becomes `old` beside `new`.
+
+    Raises UsageError when another process has written to `path` meanwhile.
+    """
+    digest = {name: file_digest(new / name) for name in _file_names(new)}
+    for name in digest:
+        fsync(new / name)
+    write_atomic(new / MANIFEST, manifest_text(kind, digest, provenance, fields))
+    with locked(path.parent):
+        check_free(path, kind, overwrite=overwrite)
+        stepping_aside = [(path, new.with_name("old"))] if path.exists() else []
+        move_all([*stepping_aside, (new, path)])  # a rename cannot replace a folder that is not empty
+        fsync(path.parent)
 
 
 def manifest_text(

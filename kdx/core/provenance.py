@@ -29,7 +29,6 @@ PACKAGES = (
     "tritonclient",
     "numpy",
     "pillow",
-    "simplejpeg",
     "tokenizers",
 )
 

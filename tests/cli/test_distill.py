@@ -16,6 +16,7 @@ from kdx.core.errors import UsageError
 from kdx.core.log import read_metrics
 from kdx.data.shards import Sample, write_shards
 from kdx.distill.recipe import read_recipe, recipe_names
+from kdx.distill.unfinished import unfinished_step
 from kdx.models.architectures import count_parameters, read_architecture
 from kdx.models.checkpoint import open_checkpoint
 
@@ -155,19 +156,22 @@ def test_a_cache_that_nothing_needs_is_refused(
     assert "does not distil" in capsys.readouterr().err
 
 
-def test_sigterm_leaves_nothing(tmp_path: Path, data: Path) -> None:
+def test_sigterm_keeps_the_run_and_says_how_to_go_on(tmp_path: Path, data: Path) -> None:
     program = [sys.executable, "-c", "from kdx.cli import main; main()", "distill", "demo-baseline", *TOY]
     places = ["--set", "steps=100000", "--data", str(data), "--out", str(tmp_path / "run")]
-    with subprocess.Popen([*program, *places], stderr=subprocess.DEVNULL) as training:
+    metrics = tmp_path / "run.unfinished/run/metrics.jsonl"
+    with subprocess.Popen([*program, *places], stderr=subprocess.PIPE, text=True) as training:
         try:
-            while not list(tmp_path.glob(".run.building-*/new/metrics.jsonl")):
+            while not (metrics.exists() and metrics.stat().st_size):
                 assert training.poll() is None
                 time.sleep(0.05)
             training.terminate()
-            assert training.wait(30) == 143
+            said = training.communicate(timeout=60)[1]
         finally:
             training.kill()
-    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+    assert training.returncode == 143 and "is kept: the same command with --resume goes on" in said
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "run.unfinished"]
+    assert unfinished_step(tmp_path / "run")
 
 
 def test_a_dry_run_takes_what_data_and_teacher_tell(
@@ -208,10 +212,9 @@ def test_a_teacher_and_its_student_are_trained(
     tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     teacher, student = tmp_path / "teacher", tmp_path / "student"
-    train_shards = data / "train-{00000..00000}.tar"
-    assert _run("demo-teacher", "--data", train_shards, "--out", teacher, *TOY) == 0
+    assert _run("demo-teacher", "--data", data, "--out", teacher, *TOY) == 0
     shown = capsys.readouterr()
-    assert shown.out == f"{teacher}\n" and f"next: kdx eval {teacher} --data HELD-OUT " in shown.err
+    assert shown.out == f"{teacher}\n" and f"next: kdx eval {teacher}" in shown.err
     arguments = ("demo-clip-kd", "--data", data, "--teacher", teacher, *TOY)
     assert _run(*arguments, "--out", student, "--json") == 0
     result = json.loads(capsys.readouterr().out)

@@ -1,0 +1,227 @@
+"""Facts of a run that stops and goes on: distill/unfinished.py, run_states.py, keeping.py, interruption.py."""
+
+import errno
+import logging
+import os
+import random
+import signal
+from collections.abc import Callable, Iterator
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from kdx.core.errors import UsageError
+from kdx.core.folders import read_manifest
+from kdx.core.log import read_metrics
+from kdx.data.shards import Sample, ShardSet, open_split, write_shards
+from kdx.distill import Recipe, keeping, loop, read_recipe, run_states, train, unfinished
+from kdx.distill.unfinished import unfinished_step
+from kdx.models.checkpoint import open_checkpoint
+
+SETTINGS = ("steps=24", "batch_size=8", "optimizer.warmup_steps=2", "views.num_views=2")
+
+
+@pytest.fixture
+def samples(tmp_path: Path, make_samples: Callable[..., list[Sample]]) -> ShardSet:
+    write_shards(tmp_path / "data", "train", make_samples(20))
+    return open_split(tmp_path / "data", "train")
+
+
+def _write_often(patch: pytest.MonkeyPatch) -> None:
+    """Numbers are read every second step, states written every fourth."""
+    patch.setattr(loop, "LOG_EVERY", 2)
+    patch.setattr(keeping, "EVERY_STEPS", 4)
+
+
+@pytest.fixture(autouse=True)
+def often(monkeypatch: pytest.MonkeyPatch) -> None:
+    _write_often(monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, make_samples: Callable[..., list[Sample]]) -> Path:
+    """The run of _recipe() that nothing stops."""
+    folder = tmp_path_factory.mktemp("whole")
+    write_shards(folder / "data", "train", make_samples(20))
+    with pytest.MonkeyPatch.context() as patch:
+        _write_often(patch)
+        train(_recipe(), open_split(folder / "data", "train"), folder / "run")
+    return folder / "run"
+
+
+def _recipe(*settings: str) -> Recipe:
+    return read_recipe("demo-baseline", [*SETTINGS, *settings])
+
+
+def _curve(run: Path) -> list[dict[str, Any]]:
+    """All that is no time."""
+    lines = read_metrics(run / "metrics.jsonl")
+    return [{name: value for name, value in line.items() if "seconds" not in name} for line in lines]
+
+
+def _same(one: Path, other: Path) -> bool:
+    weights, others = (open_checkpoint(run).model.state_dict() for run in (one, other))
+    return _curve(one) == _curve(other) and all(torch.equal(weights[name], others[name]) for name in weights)
+
+
+@pytest.fixture
+def at_step(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[int, Callable[[], None]]]:
+    """What is put in here is called in the middle of the step with that number, once."""
+    calls: dict[int, Callable[[], None]] = {}
+    step = loop.Loop.step
+
+    def stepping(self: loop.Loop, batch: Any, pixels: torch.Tensor) -> Any:
+        numbers = step(self, batch, pixels)
+        calls.pop(batch.step + 1, lambda: None)()
+        return numbers
+
+    monkeypatch.setattr(loop.Loop, "step", stepping)
+    yield calls
+
+
+def _fail() -> None:
+    raise RuntimeError("a bug")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_is_answered_after_the_step_and_the_run_goes_on_bit_for_bit(
+    tmp_path: Path,
+    samples: ShardSet,
+    whole: Path,
+    at_step: dict[int, Callable[[], None]],
+    number: signal.Signals,
+) -> None:
+    at_step[7] = lambda: signal.raise_signal(number)
+    with pytest.raises(KeyboardInterrupt if number == signal.SIGINT else SystemExit) as stop:
+        train(_recipe(), samples, tmp_path / "run")
+    assert isinstance(stop.value, KeyboardInterrupt) or stop.value.code == 143
+    assert unfinished_step(tmp_path / "run") == 7 and not (tmp_path / "run").exists()
+    train(_recipe(), samples, tmp_path / "run", resume=True)
+    assert _same(tmp_path / "run", whole)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "run"]
+
+
+def test_an_error_leaves_the_last_two_states_and_metrics_have_each_line_once(
+    tmp_path: Path, samples: ShardSet, at_step: dict[int, Callable[[], None]]
+) -> None:
+    recipe = _recipe("objective.contrast='sigmoid'", "optimizer.clip_grad_norm=1.0", "ema=0.9")
+    train(recipe, samples, tmp_path / "whole")
+    at_step[19] = _fail
+    with pytest.raises(RuntimeError):
+        train(recipe, samples, tmp_path / "run")
+    place = tmp_path / "run.unfinished"
+    assert sorted(path.name for path in place.glob("state/step-*")) == ["step-000000012", "step-000000016"]
+    assert [line["step"] for line in read_metrics(place / "run/metrics.jsonl")] == [
+        2,
+        4,
+        6,
+        8,
+        10,
+        12,
+        14,
+        16,
+        18,
+    ]
+    train(recipe, samples, tmp_path / "run", resume=True)
+    assert _same(tmp_path / "run", tmp_path / "whole")
+
+
+def test_an_unfinished_run_is_named_and_left_alone_unless_it_may_be_overwritten(
+    tmp_path: Path, samples: ShardSet, at_step: dict[int, Callable[[], None]]
+) -> None:
+    at_step[6] = _fail
+    with pytest.raises(RuntimeError):
+        train(_recipe(), samples, tmp_path / "run")
+    with pytest.raises(UsageError) as named:
+        train(_recipe(), samples, tmp_path / "run")
+    assert "4 steps" in named.value.what and "--resume" in str(named.value.remedy)
+    with pytest.raises(UsageError) as other:
+        train(_recipe("seed=1", "optimizer.lr=1e-4"), samples, tmp_path / "run", resume=True)
+    assert "recipe.optimizer, recipe.seed" in other.value.what
+    assert unfinished_step(tmp_path / "run") == 4
+    train(_recipe("seed=1"), samples, tmp_path / "run", overwrite=True)
+    assert len(_curve(tmp_path / "run")) == 12
+
+
+def test_what_is_to_be_resumed_and_is_not_there_is_begun(tmp_path: Path, samples: ShardSet) -> None:
+    train(_recipe("steps=4"), samples, tmp_path / "run", resume=True)
+    assert read_manifest(tmp_path / "run").fields["steps"] == 4
+
+
+def test_two_processes_do_not_work_on_one_run(
+    tmp_path: Path, samples: ShardSet, at_step: dict[int, Callable[[], None]]
+) -> None:
+    refused: list[str] = []
+
+    def again() -> None:
+        with pytest.raises(UsageError) as error:
+            train(_recipe(), samples, tmp_path / "run", resume=True)
+        refused.append(error.value.what)
+
+    at_step[2] = again
+    train(_recipe("steps=4"), samples, tmp_path / "run")
+    assert refused == ["another process trains here"]
+
+
+def test_a_state_that_cannot_be_written_is_said_and_the_run_goes_on(
+    tmp_path: Path,
+    samples: ShardSet,
+    at_step: dict[int, Callable[[], None]],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    at_step[7] = lambda: monkeypatch.setattr(run_states, "async_save", refuse)
+    at_step[15] = _fail
+    with caplog.at_level(logging.WARNING), pytest.raises(RuntimeError):
+        train(_recipe(), samples, tmp_path / "run")
+    assert "after step 12" in caplog.text and "No space left" in caplog.text and "is of step 4" in caplog.text
+    assert unfinished_step(tmp_path / "run") == 4
+
+
+def test_a_state_is_written_also_after_a_time(
+    tmp_path: Path, samples: ShardSet, at_step: dict[int, Callable[[], None]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeping, "EVERY_STEPS", 10**6)
+    monkeypatch.setattr(keeping, "EVERY_SECONDS", 0)
+    at_step[5] = _fail
+    with pytest.raises(RuntimeError):
+        train(_recipe(), samples, tmp_path / "run")
+    assert unfinished_step(tmp_path / "run") == 4
+
+
+def test_weights_that_are_spoilt_are_not_kept_as_a_state(
+    tmp_path: Path, samples: ShardSet, at_step: dict[int, Callable[[], None]]
+) -> None:
+    with pytest.raises(UsageError):
+        train(_recipe("optimizer.lr=1e30"), samples, tmp_path / "run")
+    assert (
+        unfinished_step(tmp_path / "run") is None
+        and not unfinished.unfinished_folder(tmp_path / "run").exists()
+    )
+
+
+@pytest.mark.parametrize("kills", [2, pytest.param(10, marks=pytest.mark.slow)])
+def test_a_run_killed_at_random_moments_has_the_curve_of_one_that_was_not(
+    tmp_path: Path, samples: ShardSet, whole: Path, kills: int
+) -> None:
+    lasts, moments, out = read_manifest(whole).fields["seconds"], random.Random(kills), tmp_path / "run"
+    for _ in range(kills):
+        child = get_context("fork").Process(
+            target=train, args=(_recipe(), samples, out), kwargs={"resume": True}
+        )
+        child.start()
+        child.join(moments.uniform(0.2, 0.9) * lasts)
+        child.kill()
+        child.join()
+        assert child.exitcode in (0, -signal.SIGKILL)
+        if out.exists():  # this machine is faster now than before
+            break
+    else:
+        train(_recipe(), samples, out, resume=True)
+    assert _same(out, whole)
