@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Generator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing.connection import Connection
-from multiprocessing.context import SpawnContext, SpawnProcess
+from multiprocessing.context import ForkServerContext, ForkServerProcess, SpawnContext, SpawnProcess
 from multiprocessing.process import BaseProcess
 from types import ModuleType
 from typing import Any
@@ -50,15 +50,34 @@ def bound_pool(
 class _Process(SpawnProcess):
     @staticmethod
     def _Popen(process_obj: BaseProcess) -> Any:
-        script, sys.modules["__main__"] = sys.modules["__main__"], ModuleType("__main__")
-        try:
+        with _without_script():
             return SpawnProcess._Popen(process_obj)  # type: ignore[attr-defined]
-        finally:
-            sys.modules["__main__"] = script
 
 
 class _Spawn(SpawnContext):
     Process = _Process
+
+
+class _ForkedProcess(ForkServerProcess):
+    @staticmethod
+    def _Popen(process_obj: BaseProcess) -> Any:
+        with _without_script():
+            return ForkServerProcess._Popen(process_obj)  # type: ignore[attr-defined]
+
+
+class ForkServer(ForkServerContext):
+    """Processes forked from a fresh one, which has imported what they need; they do not run the caller's script."""
+
+    Process = _ForkedProcess
+
+
+@contextlib.contextmanager
+def _without_script() -> Generator[None]:
+    script, sys.modules["__main__"] = sys.modules["__main__"], ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = script
 
 
 def bind_to(parent: Connection) -> None:

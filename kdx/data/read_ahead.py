@@ -13,13 +13,12 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from multiprocessing import get_context
 from typing import Any, TypeVar
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from kdx.core.bound_pool import bind_to
+from kdx.core.bound_pool import ForkServer, bind_to
 from kdx.core.errors import KdxError, SetupError
 
 from .chunks import Chunks, Filled, Request
@@ -65,7 +64,7 @@ def in_processes(
     Raises SetupError when one of them is killed.
     """
     # a fork would copy a GPU's context and locks that other threads hold; a fresh process for each imports torch anew
-    context = get_context("forkserver")
+    context = ForkServer()
     context.set_forkserver_preload([__name__])
     theirs, ours = context.Pipe(duplex=False)  # `ours` is closed by us, or by the system when we are killed
     with theirs, ours:

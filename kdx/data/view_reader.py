@@ -72,16 +72,6 @@ class ViewReader:
             self._have[row, view] = True
         return pixels
 
-    def read(self, row: int, view: int) -> npt.NDArray[np.uint8] | None:
-        """uint8 [S, S, 3], or None if the image does not decode. Raises DataError when too many do not."""
-        if row in self.bad:
-            return None
-        try:
-            return self.decode(row, view)
-        except Undecodable as reason:
-            self.note_bad(row, str(reason))
-            return None
-
     def note_bad(self, row: int, why: str) -> None:
         """Raises DataError when there are too many."""
         if row not in self.bad:

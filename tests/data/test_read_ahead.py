@@ -33,15 +33,14 @@ from kdx.data import view_reader
 from kdx.data.loader import Loader, ViewReader
 from kdx.data.shards import open_split
 from kdx.data.views import ViewConfig
-if __name__ == "__main__":
-    view_reader.KEEP_DECODED = 0
-    reader = ViewReader(
-        open_split(Path(sys.argv[1]), "train"), Preprocess(8, (0, 0, 0), (1, 1, 1)), ViewConfig(), max_bad_share=0
-    )
-    batches = Loader(reader, context_length=8, batch_size=8, seed=0, num_workers=2).batches(0, 10**6)
-    next(batches)
-    print(*(child.pid for child in psutil.Process().children(recursive=True)), flush=True)
-    time.sleep(60)
+view_reader.KEEP_DECODED = 0
+reader = ViewReader(
+    open_split(Path(sys.argv[1]), "train"), Preprocess(8, (0, 0, 0), (1, 1, 1)), ViewConfig(), max_bad_share=0
+)
+batches = Loader(reader, context_length=8, batch_size=8, seed=0, num_workers=2).batches(0, 10**6)
+next(batches)
+print(*(child.pid for child in psutil.Process().children(recursive=True)), flush=True)
+time.sleep(60)
 """
 
 
@@ -103,12 +102,12 @@ def test_a_decoder_that_hangs_ends_the_run_in_a_line(
 ) -> None:
     monkeypatch.setattr(view_reader, "KEEP_DECODED", 0)
     monkeypatch.setattr(read_ahead, "CHECK", 0.2)
-    monkeypatch.setattr(read_ahead, "TOLD", 0.4)
-    monkeypatch.setattr(read_ahead, "PATIENCE", 1.0)
     monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.2)  # waits so long at the end
     batches = _batches(data, 10**6, workers=1)
     next(batches)
     (decoder,) = _decoders()
+    monkeypatch.setattr(read_ahead, "TOLD", 0.4)
+    monkeypatch.setattr(read_ahead, "PATIENCE", 1.0)
     decoder.suspend()
     with caplog.at_level(logging.WARNING), pytest.raises(SetupError, match="no image was read for 1 seconds"):
         for _ in batches:
@@ -145,6 +144,7 @@ def test_a_shard_that_is_cut_short_meanwhile_is_named(
 
 
 def test_its_processes_end_with_a_parent_that_is_killed(data: Path) -> None:
+    """A script without `if __name__ == "__main__"`, which is not run again in them."""
     (data / "script.py").write_text(SCRIPT)
     command = [sys.executable, str(data / "script.py"), str(data)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
