@@ -51,7 +51,7 @@ def fingerprint(teacher: Teacher, samples: ShardSet, views: ViewConfig) -> str:
             "model": teacher.spec.model_digest,
             "preprocess": teacher.preprocess.digest,
             "tokenizer": teacher.tokenizer.digest,
-            "views": [VIEW_RULES, views.model_dump(mode="json")],
+            "views": [VIEW_RULES, views.model_dump(mode="json", exclude={"decode"})],  # the student's alone
             "data": samples.pairs_digest,
         }
     )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .bench_data import command as data
 from .bench_train import command as train
 from .output import print_json, print_table, tell_document
 
@@ -27,6 +28,7 @@ def command() -> None:
     """
 
 
+command.add_command(data)
 command.add_command(train)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -84,8 +85,10 @@ def build(
 
     resolved = read_recipe(recipe, settings)
     with join_ranks() as ranks:
-        with (show_progress if ranks.is_first else silent_stages)("teacher cache") as progress:
-            samples = open_split(data, "train")
+        stages = show_progress if ranks.is_first else silent_stages
+        with ranks.first_ahead():
+            samples = open_split(data, "train", stages=stages)
+        with stages("teacher cache") as progress:
             open_teachers(
                 resolved,
                 samples,
@@ -103,9 +106,8 @@ def build(
         print_json([describe_cache(cache_folder(out, number)) for number in range(1, len(teachers) + 1)])
         return
     click.echo(out)
-    click.echo(
-        f"next: kdx distill {recipe} --data {data} --cache {out} --teacher {teachers[0]} --out RUN", err=True
-    )
+    given = f"--data {shlex.quote(str(data))} --cache {out} --teacher {teachers[0]}"
+    click.echo(f"next: kdx distill {recipe} {given} --out RUN", err=True)
 
 
 @command.command()

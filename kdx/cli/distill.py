@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -132,6 +133,7 @@ def command(
         raise click.UsageError("--data and --out are needed to train")
 
     from kdx.cli.progress import show_progress
+    from kdx.data.places import splits_there
     from kdx.distill.ranks import join_ranks
     from kdx.distill.run import run_recipe
     from kdx.distill.teachers import default_cache
@@ -166,9 +168,8 @@ def command(
             f"skipped {result.bad_images} images that do not decode: {out / 'skipped.jsonl'}", err=True
         )
     click.echo(out)
-    click.echo(
-        f"next: kdx eval {out} --data {data}   or   kdx export {out} --data {data} --out exported", err=True
-    )
+    held_out = f"--data {shlex.quote(str(data))}" if "val" in splits_there(data) else "--data HELD-OUT"
+    click.echo(f"next: kdx eval {out} {held_out}   or   kdx export {out} {held_out} --out exported", err=True)
 
 
 def _plot(runs: tuple[str, ...], out: Path, as_json: bool) -> None:

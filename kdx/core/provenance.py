@@ -29,6 +29,7 @@ PACKAGES = (
     "tritonclient",
     "numpy",
     "pillow",
+    "simplejpeg",
     "tokenizers",
 )
 

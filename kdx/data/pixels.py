@@ -46,7 +46,7 @@ def read_views(
     rendered: list[npt.NDArray[np.uint8]] = []
     for choose in choices:
         view = choose(image.width, image.height)
-        if isinstance(image, _Levels):
+        if isinstance(image, Levels):
             pixels = preprocess.resize(image, view.box).array
         else:
             pixels = np.asarray(preprocess.resize(image, view.box))
@@ -55,7 +55,7 @@ def read_views(
 
 
 @dataclass(frozen=True)
-class _Levels:
+class Levels:
     """A Picture whose pixels are an array, uint8 [H, W, 3]."""
 
     array: npt.NDArray[np.uint8]
@@ -72,7 +72,7 @@ class _Levels:
     def size(self) -> tuple[int, int]:
         return self.width, self.height
 
-    def crop(self, box: Box, /) -> _Levels:
+    def crop(self, box: Box, /) -> Levels:
         left, upper, right, lower = box
         inside = self.array[max(upper, 0) : lower, max(left, 0) : right]
         if inside.shape[:2] != (lower - upper, right - left):
@@ -80,23 +80,33 @@ class _Levels:
             top, start = max(-upper, 0), max(-left, 0)
             cropped[top : top + inside.shape[0], start : start + inside.shape[1]] = inside
             inside = cropped
-        return _Levels(inside)
+        return Levels(inside)
 
-    def resize(self, size: tuple[int, int], resample: Image.Resampling, /) -> _Levels:
+    def resize(self, size: tuple[int, int], resample: Image.Resampling, /) -> Levels:
         width, height = size
         # torch reads rows of pixels fast, and fails on some other layouts
         rows = torch.from_numpy(np.ascontiguousarray(self.array))
-        planes = rows.permute(2, 0, 1)[None]  # [1, 3, H, W], channels last
+        planes = rows[None].permute(0, 3, 1, 2)  # [1, 3, H, W], channels last
         resized = interpolate(planes, (height, width), mode=MODES[resample], antialias=True)
-        return _Levels(resized[0].permute(1, 2, 0).numpy())
+        return Levels(resized[0].permute(1, 2, 0).numpy())
 
 
-def _decode_plain_jpeg(encoded: bytes) -> _Levels | None:
-    """None for what is not one, or is damaged in any way: Pillow then decides what that means."""
+def plain_jpeg_size(encoded: bytes) -> tuple[int, int] | None:
+    """Width and height by the header; None for what is no plain JPEG, and for more pixels than are read."""
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(encoded)
-        if colours not in READ or int(height) * int(width) > MAX_PIXELS:
-            return None
-        return _Levels(simplejpeg.decode_jpeg(encoded))
+    except ValueError:
+        return None
+    if colours not in READ or int(height) * int(width) > MAX_PIXELS:
+        return None
+    return int(width), int(height)
+
+
+def _decode_plain_jpeg(encoded: bytes) -> Levels | None:
+    """None for what is not one, or is damaged in any way: Pillow then decides what that means."""
+    if plain_jpeg_size(encoded) is None:
+        return None
+    try:
+        return Levels(simplejpeg.decode_jpeg(encoded))
     except ValueError:
         return None

@@ -166,7 +166,7 @@ def _named(pattern: Path) -> list[Path]:
 
 
 def _is_pattern(part: Path) -> bool:
-    return part.suffix == ".tar" or any(sign in str(part) for sign in "{*")
+    return not part.is_dir() and (part.suffix == ".tar" or any(sign in str(part) for sign in "{*"))
 
 
 def _folder(part: Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import logging
 from typing import Any
@@ -13,6 +14,7 @@ from kdx.core.errors import DataError
 from kdx.core.preprocess import Preprocess
 
 from .pixels import read_pixels
+from .scaled_pixels import read_scaled_pixels
 from .shards import ShardSet
 from .views import ViewConfig, choose_view
 
@@ -46,6 +48,10 @@ class ViewReader:
         self._kept = np.empty(shape, dtype=np.uint8) if keep else None
         self._have = np.zeros(shape[:2], dtype=bool)
 
+    def forgetful(self) -> ViewReader:
+        """As it is in other processes."""
+        return copy.copy(self)
+
     def __getstate__(self) -> dict[str, Any]:
         none = np.zeros((0, 0), dtype=bool)
         return {**self.__dict__, "bad": {}, "_kept": None, "_have": none}
@@ -61,10 +67,9 @@ class ViewReader:
             return self._kept[row, view]
         encoded = self.samples.image(row)
         key = int(self.samples.key_digests[row])
+        read = read_scaled_pixels if self.config.decode == "scaled" else read_pixels
         try:
-            pixels = read_pixels(
-                encoded, self.preprocess, functools.partial(choose_view, self.config, key, view)
-            )
+            pixels = read(encoded, self.preprocess, functools.partial(choose_view, self.config, key, view))
         except DataError as error:
             raise Undecodable(error.what) from None
         if self._kept is not None:

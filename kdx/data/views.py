@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from random import Random
+from typing import Literal
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -43,6 +44,11 @@ class ViewConfig(Config):
         default=0,
         ge=0,
         description="decides the crops; apart from the run's seed, so that runs share a cache",
+    )
+    decode: Literal["exact", "scaled"] = Field(
+        default="exact",
+        description="scaled: the student's photos of twice the needed size and more are decoded at ½, ¼ or ⅛, "
+        "faster and a level or two off; teacher caches and evaluation are always exact",
     )
 
     @model_validator(mode="after")

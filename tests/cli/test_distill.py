@@ -212,9 +212,10 @@ def test_a_teacher_and_its_student_are_trained(
     tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     teacher, student = tmp_path / "teacher", tmp_path / "student"
-    assert _run("demo-teacher", "--data", data, "--out", teacher, *TOY) == 0
+    train_shards = data / "train-{00000..00000}.tar"
+    assert _run("demo-teacher", "--data", train_shards, "--out", teacher, *TOY) == 0
     shown = capsys.readouterr()
-    assert shown.out == f"{teacher}\n" and f"next: kdx eval {teacher}" in shown.err
+    assert shown.out == f"{teacher}\n" and f"next: kdx eval {teacher} --data HELD-OUT " in shown.err
     arguments = ("demo-clip-kd", "--data", data, "--teacher", teacher, *TOY)
     assert _run(*arguments, "--out", student, "--json") == 0
     result = json.loads(capsys.readouterr().out)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+import simplejpeg
 from hypothesis import given, settings, strategies as st
 from PIL import Image
 
@@ -18,6 +19,7 @@ from kdx.core.images import MAX_PIXELS, decode_image
 from kdx.core.preprocess import Box, Preprocess
 from kdx.data import pixels
 from kdx.data.pixels import read_pixels
+from kdx.data.scaled_pixels import read_scaled_pixels
 from kdx.data.views import View
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
@@ -204,3 +206,40 @@ def test_odd_files_are_what_they_are_to_pillow() -> None:
             assert str(refused.value) == str(error)
         else:
             assert levels_apart(read_pixels(data, preprocess(224)), expected) <= MAX_LEVELS, path
+
+
+def smooth(width: int, height: int) -> Image.Image:
+    """Waves that survive any decent resizing."""
+    across, down = np.linspace(0, 9, width)[None, :, None], np.linspace(0, 7, height)[:, None, None]
+    return Image.fromarray((127 + 60 * np.sin(across + np.arange(3)) + 60 * np.cos(down)).astype(np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "factor"), [(230, 190, 2), (400, 301, 4), (900, 700, 8), (60, 99, 1)]
+)
+def test_a_scaled_view_is_decoded_at_a_power_of_two_and_nearly_the_exact_one(
+    width: int, height: int, factor: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = encoded(smooth(width, height), quality=95)
+    box = (3, 5, width - 1, height - 2)
+    exact = read_pixels(data, preprocess(64), lambda *_: View(box, mirrored=True))
+    decoded: list[tuple[int, ...]] = []
+    decode = simplejpeg.decode_jpeg
+
+    def recorded(*arguments: Any, **options: Any) -> Any:
+        decoded.append((levels := decode(*arguments, **options)).shape[:2])
+        return levels
+
+    monkeypatch.setattr(simplejpeg, "decode_jpeg", recorded)
+    scaled = read_scaled_pixels(data, preprocess(64), lambda *_: View(box, mirrored=True))
+    assert decoded == [(-(-height // factor), -(-width // factor))]
+    assert np.abs(scaled.astype(int) - exact).mean() < (1.5 if factor > 1 else 0.001)
+
+
+def test_what_cannot_be_scaled_is_read_exactly() -> None:
+    whole = encoded(smooth(200, 200))
+    for data in (encoded(smooth(200, 200), "PNG"), encoded(smooth(200, 200).convert("CMYK"))):
+        scaled = read_scaled_pixels(data, preprocess(16), lambda *_: View((0, 0, 180, 190)))
+        assert np.array_equal(scaled, read_pixels(data, preprocess(16), lambda *_: View((0, 0, 180, 190))))
+    with pytest.raises(DataError):
+        read_scaled_pixels(whole[: len(whole) // 2], preprocess(16), lambda *_: View((0, 0, 180, 190)))

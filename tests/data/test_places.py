@@ -114,6 +114,11 @@ def test_bad_samples_count_in_the_split_that_they_would_be_in(
     assert all(key_digest(key) >= 0.2 * 2**64 for key, _ in train.skipped)
 
 
+def test_a_folder_may_have_the_signs_of_patterns_in_its_name(tmp_path: Path) -> None:
+    _touch(tmp_path, "{a,b}*.tar/0.tar", "a.tar")
+    assert _names(tmp_path, tmp_path / "{a,b}*.tar", "train") == ["{a,b}*.tar/0.tar"]
+
+
 @pytest.mark.parametrize("share", ["0", "1", "x", "-0.1", "nan"])
 def test_what_is_no_share_is_refused(tmp_path: Path, share: str) -> None:
     with pytest.raises(UsageError):

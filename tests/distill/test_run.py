@@ -2,14 +2,17 @@
 
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
 from kdx.core.errors import SetupError, UsageError
+from kdx.core.progress import Stages, silent, silent_stages
 from kdx.data.shards import Sample, write_shards
 from kdx.distill import loop, read_recipe, run, run_recipe
+from kdx.distill.ranks import Ranks
 from kdx.models.architectures import count_parameters
 
 TOY = ["steps=4", "batch_size=8", "optimizer.warmup_steps=1", "views.num_views=1"]
@@ -40,6 +43,26 @@ def test_one_call_goes_from_shards_and_a_teacher_to_a_run_and_its_cache(
         RECIPE, data, tmp_path / "again", teachers=[mini_checkpoint], cache=tmp_path / "run.cache"
     )
     assert again.cache_reused and again.final_loss == result.final_loss
+
+
+@pytest.mark.parametrize(("rank", "expected"), [(0, ["open"]), (1, ["wait", "open"])])
+def test_the_first_process_alone_indexes_the_shards_and_shows_it(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch, rank: int, expected: list[str]
+) -> None:
+    seen: list[str] = []
+
+    def open_split(*_: object, stages: Stages) -> None:
+        seen.append("open")
+        assert (stages is silent_stages) == (rank > 0)
+        raise InterruptedError
+
+    monkeypatch.setattr(run, "open_split", open_split)
+    monkeypatch.setattr(Ranks, "wait", lambda self: seen.append("wait"))
+    with pytest.raises(InterruptedError):
+        run_recipe(
+            RECIPE, data, tmp_path / "run", ranks=Ranks(rank, 2), stages=lambda title: nullcontext(silent)
+        )
+    assert seen == expected
 
 
 @pytest.mark.parametrize("missing", [1, 10_000])

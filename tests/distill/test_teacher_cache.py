@@ -142,6 +142,9 @@ def test_a_fingerprint_is_of_what_this_kdx_does_with_images_texts_and_views(
     deaf.tokenizer = type("", (), {"digest": "2" * 64})()  # type: ignore[assignment]
     whole = of(_Teacher())
     assert of(lying) == whole
+    assert (
+        of(_Teacher(), VIEWS.model_copy(update={"decode": "scaled"})) == whole
+    )  # how the student alone sees them
     assert len({whole, of(squashing), of(deaf), of(_Teacher(), ViewConfig(num_views=2, seed=1))}) == 4
     monkeypatch.setattr(identity, "VIEW_RULES", "crops are drawn by dice")
     assert of(_Teacher()) != whole
