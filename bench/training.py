@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import tomli_w
@@ -36,16 +36,19 @@ from kdx.models.foreign.open_clip_layout import save_open_clip
 
 CLIP_KD = {"crd": 0.5, "icl": 1.0, "fd": 3.906}  # what is weighed how changes no time
 STUDENT_ALONE, FROM_CACHE = "kdx, no teacher", "kdx, CLIP-KD from the cache"
+ONLINE = "kdx, CLIP-KD with the teacher online"
 PEER_ALONE, PEER_DISTILLS = "open_clip, no teacher", "open_clip, --distill-model"
 RATIOS = {
     "open_clip's distiller ÷ kdx from the cache": (PEER_DISTILLS, FROM_CACHE),
     "open_clip ÷ kdx, no teacher": (PEER_ALONE, STUDENT_ALONE),
+    "open_clip's distiller ÷ kdx with the teacher online": (PEER_DISTILLS, ONLINE),
     "kdx from the cache ÷ kdx, no teacher": (FROM_CACHE, STUDENT_ALONE),
 }
 FIRST_STEPS = 2  # of open_clip's log, in which memory is found and kernels are chosen
 SECONDS_A_STEP = re.compile(r"Batch \(t\): ([0-9.]+)")
 ERROR = re.compile(r"error: |[\w.]*(Error|Exception|Exit)\b")
 CAPTIONS_READ = 1000
+PEER_PRECISIONS = {"fp32": "fp32", "bf16": "amp_bf16"}
 KDX = "from kdx.cli import main; main()"
 # torchvision's general wheel does not import beside a CPU-only torch, so its missing operators are declared first
 PEER = """
@@ -64,6 +67,7 @@ class _Setting:
     data: Path
     student: str
     teacher: str
+    precision: str
     batch_size: int
     steps: int
     folder: Path
@@ -75,6 +79,7 @@ def measure_training(
     *,
     student: str = "ViT-T-16",
     teacher: str = "ViT-B-16",
+    precision: Literal["fp32", "bf16"] = "fp32",
     batch_size: int = 16,
     steps: int = 12,
     turns: int = 3,
@@ -96,7 +101,7 @@ def measure_training(
         raise UsageError(f"there are {len(samples)} pairs", where=data, remedy=f"give at least {needed}")
     load = os.getloadavg()[0]
     with scratch_folder() as folder:
-        setting = _Setting(data, student, teacher, batch_size, steps, folder, peer)
+        setting = _Setting(data, student, teacher, precision, batch_size, steps, folder, peer)
         _save_models(setting)
         cache_seconds = _build_cache(setting)
         programs = _programs(setting)
@@ -110,6 +115,7 @@ def measure_training(
     return {
         "student": student,
         "teacher": teacher,
+        "precision": precision,
         "batch_size": batch_size,
         "steps": steps,
         "seconds_a_step": {name: {"median": medians[name], "turns": taken[name]} for name in programs},
@@ -130,8 +136,9 @@ def training_table(document: Mapping[str, Any]) -> str:
     lines += ["", *(f"{name}: {value:.2f}" for name, value in document["ratios"].items()), ""]
     tokens, provenance = document["data"]["caption_tokens"], document["provenance"]
     lines.append(
-        f"{document['teacher']} → {document['student']}, batches of {document['batch_size']}; captions of "
-        f"{tokens['median']:.0f} tokens ({tokens['p95']:.0f} at the 95th percentile), images of "
+        f"{document['teacher']} → {document['student']}, {document['precision']}, batches of "
+        f"{document['batch_size']}; captions of {tokens['median']:.0f} tokens "
+        f"({tokens['p95']:.0f} at the 95th percentile), images of "
         f"{document['data']['image_bytes'] / 1000:.0f} kB; the cache of {document['cache']['pairs']} pairs took "
         f"{document['cache']['seconds']:.0f} s; {provenance['cpu']}, {provenance['cpu_count']} cores, load average "
         f"before {document['load_average']:.1f}."
@@ -164,8 +171,9 @@ def _save_models(setting: _Setting) -> None:
 def _programs(setting: _Setting) -> dict[str, Callable[[], float]]:
     """By name, each a function that runs it once and returns the seconds of a step."""
     programs: dict[str, Callable[[], float]] = {
-        STUDENT_ALONE: lambda: _kdx_step(setting, distils=False),
-        FROM_CACHE: lambda: _kdx_step(setting, distils=True),
+        STUDENT_ALONE: lambda: _kdx_step(setting, STUDENT_ALONE),
+        FROM_CACHE: lambda: _kdx_step(setting, FROM_CACHE),
+        ONLINE: lambda: _kdx_step(setting, ONLINE),
     }
     if setting.peer is not None:
         programs |= {
@@ -178,34 +186,36 @@ def _programs(setting: _Setting) -> dict[str, Callable[[], float]]:
 def _build_cache(setting: _Setting) -> float:
     """Seconds, with starting and a step of training."""
     started = time.monotonic()
-    _run_kdx(setting, 1, distils=True)
+    _run_kdx(setting, 1, FROM_CACHE)
     return time.monotonic() - started
 
 
-def _kdx_step(setting: _Setting, *, distils: bool) -> float:
+def _kdx_step(setting: _Setting, program: str) -> float:
     short = max(1, setting.steps // 2)
     seconds: list[float] = []
     for steps in (short, short + setting.steps):
         started = time.monotonic()
-        _run_kdx(setting, steps, distils=distils)
+        _run_kdx(setting, steps, program)
         seconds.append(time.monotonic() - started)
     return (seconds[1] - seconds[0]) / setting.steps
 
 
-def _run_kdx(setting: _Setting, steps: int, *, distils: bool) -> None:
+def _run_kdx(setting: _Setting, steps: int, program: str) -> None:
     recipe: dict[str, Any] = {
         "student": setting.student,
         "steps": steps,
         "batch_size": setting.batch_size,
+        "precision": setting.precision,
         "optimizer": {"warmup_steps": 0},
     }
-    if distils:
+    if program != STUDENT_ALONE:
         recipe |= {"teacher": setting.teacher, "objective": CLIP_KD}
     file, out = setting.folder / "recipe.toml", setting.folder / "run"
     file.write_text(tomli_w.dumps(recipe), encoding="utf-8")
     command = [sys.executable, "-c", KDX, "distill", file, "--data", setting.data, "--out", out]
-    if distils:
-        command += ["--teacher", setting.folder / setting.teacher, "--cache", setting.folder / "cache"]
+    if program != STUDENT_ALONE:
+        command += ["--teacher", setting.folder / setting.teacher]
+        command += ["--teacher-online"] if program == ONLINE else ["--cache", setting.folder / "cache"]
     _run(command, "kdx distill")
     shutil.rmtree(out)
 
@@ -218,7 +228,8 @@ def _peer_step(setting: _Setting, *, distils: bool) -> float:
     command = [
         setting.peer, "-c", PEER, operators.__file__, student,
         "--model", setting.student, "--train-data", "::".join(shards), "--dataset-type", "webdataset",
-        "--train-num-samples", total, "--batch-size", setting.batch_size, "--workers", 1, "--precision", "fp32",
+        "--train-num-samples", total, "--batch-size", setting.batch_size, "--workers", 1,
+        "--precision", PEER_PRECISIONS[setting.precision],
         "--epochs", 1, "--warmup", 1, "--log-every-n-steps", 1, "--save-frequency", 0, "--report-to", "",
         "--logs", setting.folder / "logs", "--name", "peer", "--delete-previous-checkpoint",
     ]  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import click
 
@@ -13,6 +14,13 @@ from .output import tell_document
 @click.option("--data", type=click.Path(path_type=Path), required=True, help="Folder with train shards.")
 @click.option("--student", default="ViT-T-16", show_default=True, help="Name of an architecture.")
 @click.option("--teacher", default="ViT-B-16", show_default=True, help="Name of an architecture.")
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "bf16"]),
+    default="fp32",
+    show_default=True,
+    help="Of all programs.",
+)
 @click.option("--batch-size", type=click.IntRange(min=2), default=16, show_default=True)
 @click.option(
     "--steps",
@@ -33,6 +41,7 @@ def command(
     data: Path,
     student: str,
     teacher: str,
+    precision: Literal["fp32", "bf16"],
     batch_size: int,
     steps: int,
     turns: int,
@@ -40,9 +49,10 @@ def command(
     out: Path | None,
     as_json: bool,
 ) -> None:
-    """Seconds a step of training the student: alone, from a teacher cache, and by open_clip's trainer.
+    """Seconds a step of training the student: alone, from a teacher cache, with the teacher
+    online, and by open_clip's trainer.
 
-    The programs take turns, each in a process of its own, in fp32 and with random weights.
+    The programs take turns, each in a process of its own, with random weights.
 
     Example: kdx bench train --data shards --peer open-clip-env/bin/python --out training
     """
@@ -57,6 +67,7 @@ def command(
             data,
             student=student,
             teacher=teacher,
+            precision=precision,
             batch_size=batch_size,
             steps=steps,
             turns=turns,

@@ -11,6 +11,7 @@ import pytest
 from kdx.bench import training
 from kdx.bench.training import (
     FROM_CACHE,
+    ONLINE,
     PEER_ALONE,
     PEER_DISTILLS,
     STUDENT_ALONE,
@@ -50,10 +51,10 @@ def peer_that(tmp_path: Path, program: str) -> Path:
 def test_programs_take_turns_and_the_ratios_are_those_of_their_steps(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    taken: list[tuple[int, bool]] = []
+    taken: list[tuple[int, str]] = []
 
-    def run_kdx(setting: object, steps: int, *, distils: bool) -> None:
-        taken.append((steps, distils))
+    def run_kdx(setting: object, steps: int, program: str) -> None:
+        taken.append((steps, program))
 
     monkeypatch.setattr(training, "_run_kdx", run_kdx)
     clock = iter(
@@ -70,9 +71,11 @@ def test_programs_take_turns_and_the_ratios_are_those_of_their_steps(
         peer=peer_that(tmp_path, PEER),
     )
     # the cache first; then each program in each turn, kdx in a run of 1 step and one of 3
-    assert taken == [(1, True)] + 2 * [(1, False), (3, False), (1, True), (3, True)]
+    assert taken == [(1, FROM_CACHE)] + 2 * [
+        (steps, program) for program in (STUDENT_ALONE, FROM_CACHE, ONLINE) for steps in (1, 3)
+    ]
     seconds = {name: row["median"] for name, row in document["seconds_a_step"].items()}
-    assert seconds == {STUDENT_ALONE: 1, FROM_CACHE: 1, PEER_ALONE: 1, PEER_DISTILLS: 3}
+    assert seconds == {STUDENT_ALONE: 1, FROM_CACHE: 1, ONLINE: 1, PEER_ALONE: 1, PEER_DISTILLS: 3}
     assert document["ratios"]["open_clip's distiller ÷ kdx from the cache"] == 3
     assert "| open_clip, --distill-model | 3 | 1.33 |" in training_table(document)
     given = (tmp_path / "peer.py.given").read_text().splitlines()
@@ -83,7 +86,7 @@ def test_programs_take_turns_and_the_ratios_are_those_of_their_steps(
 @pytest.mark.slow
 def test_without_a_peer_kdx_is_measured_alone_and_really_trains(data: Path) -> None:
     document = measure_training(data, student="kdx-mini", teacher="kdx-mini", batch_size=4, steps=2, turns=1)
-    assert set(document["seconds_a_step"]) == {STUDENT_ALONE, FROM_CACHE}
+    assert set(document["seconds_a_step"]) == {STUDENT_ALONE, FROM_CACHE, ONLINE}
     assert set(document["ratios"]) == {"kdx from the cache ÷ kdx, no teacher"}
     assert document["cache"]["pairs"] == 16 and document["data"]["caption_tokens"]["median"] > 2
 
