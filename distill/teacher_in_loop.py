@@ -54,8 +54,8 @@ class TeacherInLoop:
         return Embeddings(
             image.to(device),
             text.to(device),
-            torch.tensor(spec.logit_scale, device=device),
-            torch.tensor(spec.logit_bias, device=device)
+            torch.full((), spec.logit_scale, device=device),
+            torch.full((), spec.logit_bias, device=device)
             if spec.logit_bias
             else None,  # 0 where a model has none
         )

@@ -60,11 +60,11 @@ class TeacherCache:
         text, text_scale = self._gathered(lambda shard: (shard.text, shard.text_scale), rows, captions)
         if not image.any(dim=1).all():  # zeros stand for images that did not decode when the cache was made
             raise DataError("the teacher cache lacks images that decode now", remedy=ANEW)
-        bias = None if self.logit_bias is None else torch.tensor(self.logit_bias, device=device)
+        bias = None if self.logit_bias is None else torch.full((), self.logit_bias, device=device)
         return Embeddings(
-            as_unit_rows(image.to(device), None if image_scale is None else image_scale.to(device)),
-            as_unit_rows(text.to(device), None if text_scale is None else text_scale.to(device)),
-            torch.tensor(self.logit_scale, device=device),
+            as_unit_rows(_sent(image, device), None if image_scale is None else _sent(image_scale, device)),
+            as_unit_rows(_sent(text, device), None if text_scale is None else _sent(text_scale, device)),
+            torch.full((), self.logit_scale, device=device),
             bias,
         )
 
@@ -84,6 +84,11 @@ class TeacherCache:
             if scales is not None and column_scales is not None:
                 scales[here] = column_scales[within]
         return stored, scales
+
+
+def _sent(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """On the device, without waiting for it."""
+    return tensor.to(device, non_blocking=True)
 
 
 def read_cache(

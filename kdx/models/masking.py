@@ -60,7 +60,8 @@ class _KeptPatches(nn.Module):
         batch, count = x.shape[0], x.shape[1] - 1
         kept = max(1, round((1 - self.ratio) * count))
         order = torch.rand(batch, count, generator=self.generator).argsort(dim=-1)[:, :kept]
-        index = torch.cat((torch.zeros(batch, 1, dtype=torch.long), 1 + order), dim=-1).to(x.device)
+        index = torch.cat((torch.zeros(batch, 1, dtype=torch.long), 1 + order), dim=-1)
+        index = index.to(x.device, non_blocking=True)
         return x.gather(1, index.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
 
 
