@@ -3,7 +3,7 @@
 # make check  formatting, lint, types, import contracts
 
 PYTHON ?= python3
-SHARED := -n logical --maxprocesses 4 --no-loadscope-reorder
+SHARED := -n logical --maxprocesses 4 --no-loadscope-reorder --max-worker-restart 0
 BIN := .venv/bin
 export PYTHONWARNINGS ?= ignore::FutureWarning
 

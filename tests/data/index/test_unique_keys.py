@@ -5,7 +5,7 @@ from pathlib import Path
 from unittest import mock
 
 import numpy as np
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
 
 from kdx.data.index import unique_keys
 from kdx.data.index.opening import IndexedShard, mapped_index
@@ -52,6 +52,7 @@ def _renamed(folder: Path, names: list[str], shards: list[list[str]]) -> list[st
     return found
 
 
+@settings(deadline=None)  # on a busy machine one example may take long
 @given(SHARDS)
 def test_keys_are_those_of_the_rule(shards: list[list[str]]) -> None:
     names = [f"{number % 3}.tar" for number in range(len(shards))]  # two shards may have one name
