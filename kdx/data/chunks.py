@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .sample import key_digest
 from .shared_array import SharedArray
 from .view_reader import Undecodable, ViewReader
 from .views import philox
@@ -106,7 +107,7 @@ class Chunks:
         choices = self._samples.num_captions(row)
         if choices == 1:
             return 0
-        random = philox(self._seed, int(self._samples.key_digests[row]), epoch)
+        random = philox(self._seed, key_digest(self._samples.keys[row]), epoch)
         return int(random.integers(choices))
 
 

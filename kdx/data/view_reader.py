@@ -14,6 +14,7 @@ from kdx.core.errors import DataError
 from kdx.core.preprocess import Preprocess
 
 from .pixels import read_pixels
+from .sample import key_digest
 from .scaled_pixels import read_scaled_pixels
 from .shards import ShardSet
 from .views import ViewConfig, choose_view
@@ -46,7 +47,7 @@ class ViewReader:
         shape = (len(samples), config.num_views, size, size, 3)
         keep = int(np.prod(shape)) <= KEEP_DECODED
         self._kept = np.empty(shape, dtype=np.uint8) if keep else None
-        self._have = np.zeros(shape[:2], dtype=bool)
+        self._have = np.zeros(shape[:2] if keep else (0, 0), dtype=bool)
 
     def forgetful(self) -> ViewReader:
         """As it is in other processes."""
@@ -66,7 +67,7 @@ class ViewReader:
         if self._kept is not None and self._have[row, view]:
             return self._kept[row, view]
         encoded = self.samples.image(row)
-        key = int(self.samples.key_digests[row])
+        key = key_digest(self.samples.keys[row])  # the column of all would be read in each process
         read = read_scaled_pixels if self.config.decode == "scaled" else read_pixels
         try:
             pixels = read(encoded, self.preprocess, functools.partial(choose_view, self.config, key, view))
