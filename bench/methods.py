@@ -20,7 +20,7 @@ import kdx
 from kdx.core.bound_pool import bound_pool
 from kdx.core.encoder import FloatArray
 from kdx.core.errors import KdxError, SetupError, UsageError
-from kdx.core.folders import check_free, sealed_folder
+from kdx.core.folders import check_free
 from kdx.core.log import read_metrics
 from kdx.core.progress import Progress, silent
 from kdx.core.provenance import collect_provenance, cpu_count
@@ -28,7 +28,10 @@ from kdx.data.sampling import readable_samples
 from kdx.data.shards import open_split
 from kdx.distill import open_teachers, read_recipe, run_recipe
 from kdx.evaluate import Evaluation, evaluate_dataset
+from kdx.models.checkpoint import read_checkpoint_spec
 from kdx.runtime.torch import TorchEncoder
+
+from .methods_work import finished_seconds, work_on_comparison
 
 KIND = "methods"
 BASELINE = "baseline"
@@ -131,7 +134,15 @@ def compare_methods(
             where=recipe,
             remedy="give one without a method",
         )
-    with sealed_folder(out, KIND, overwrite=overwrite) as folder:
+    samples = open_split(pairs, "train")
+    identity = {
+        "recipe": read_recipe(recipe, settings).model_dump(mode="json"),
+        "pairs": samples.digest,
+        "teacher": read_checkpoint_spec(teacher).model_digest,
+        "only": list(only),
+        "seeds": seeds,
+    }
+    with work_on_comparison(out, KIND, identity, overwrite=overwrite) as folder:
         with TorchEncoder.open(teacher) as encoder:
             methods = _chosen(method_settings(encoder.spec.embed_dim), only)
             teacher_score = evaluate_dataset(encoder, data, limit=limit)
@@ -146,9 +157,8 @@ def compare_methods(
                 threads=max(1, cpu_count() // jobs),
                 teacher_images=encoder.embed_images(_held_out(data)),
             )
-        job.runs.mkdir()
+        job.runs.mkdir(exist_ok=True)
         tasks, left_out = _tasks(recipe, settings, methods, seeds)
-        samples = open_split(pairs, "train")
         shared = read_recipe(recipe, [*settings, "objective.crd=1"])
         open_teachers(shared, samples, [teacher], job.cache)  # once, before many runs ask for it
         rows = _run_all(job, tasks, jobs, progress)
@@ -221,14 +231,17 @@ def _run(job: Job, task: Task) -> Row:
     recipe = read_recipe(job.recipe, task.settings)
     run = job.runs / f"{task.method}-{task.seed}"
     try:
-        result = run_recipe(
-            recipe,
-            job.pairs,
-            run,
-            teachers=[job.teacher] if recipe.needs_teacher else [],
-            cache=job.cache if recipe.objective.needs_teacher else None,
-            tell=lambda note: None,
-        )
+        seconds = finished_seconds(run)
+        if seconds is None:
+            seconds = run_recipe(
+                recipe,
+                job.pairs,
+                run,
+                teachers=[job.teacher] if recipe.needs_teacher else [],
+                cache=job.cache if recipe.objective.needs_teacher else None,
+                resume=True,
+                tell=lambda note: None,
+            ).seconds
         with kdx.load(run) as student:
             evaluation = evaluate_dataset(student, job.data, limit=job.limit)
             images = student.embed_images(_held_out(job.data))
@@ -240,7 +253,7 @@ def _run(job: Job, task: Task) -> Row:
         seed=task.seed,
         score=evaluation.score,
         teacher_cosine=_mean_cosine(images, job.teacher_images),
-        seconds=result.seconds,
+        seconds=seconds,
         recalls=_recalls(evaluation),
         terms={name: last[name] for name in ("task", *recipe.objective.methods) if name in last},
     )

@@ -1,5 +1,6 @@
 """Facts of bench/methods.py and `kdx bench methods` at toy size."""
 
+import functools
 import json
 import multiprocessing
 import time
@@ -16,7 +17,7 @@ from click.testing import CliRunner
 from kdx.bench import methods
 from kdx.cli.bench import command
 from kdx.core.errors import DataError, SetupError, UsageError
-from kdx.core.folders import open_sealed
+from kdx.core.folders import open_sealed, read_manifest
 from kdx.core.progress import silent
 from kdx.data.shards import Sample, write_shards
 from kdx.distill import read_recipe
@@ -157,3 +158,29 @@ def test_every_method_is_a_valid_recipe_of_a_vit() -> None:
     for name, objective in settings.items():
         recipe = read_recipe("demo-baseline", ["student=kdx-mini-vit", *objective])
         assert recipe.objective.needs_teacher == (name != "baseline")
+
+
+def test_an_interrupted_comparison_goes_on_with_the_runs_that_are_missing(
+    tmp_path: Path, job: list[str]
+) -> None:
+    def interrupt(done: int, total: int, note: str = "") -> None:
+        raise KeyboardInterrupt
+
+    compare = functools.partial(
+        methods.compare_methods,
+        "demo-baseline",
+        *(tmp_path / name for name in ("data", "data", "teacher", "out")),
+    )
+    settings = TOY[1::2]
+    with pytest.raises(KeyboardInterrupt):
+        compare(settings=settings, only=["fd"], seeds=1, progress=interrupt)
+    finished = tmp_path / "out.unfinished/new/runs/baseline-0"
+    made = read_manifest(finished).created
+    with pytest.raises(UsageError) as other:
+        compare(settings=settings, only=["fd"], seeds=2)
+    assert other.value.where == str(tmp_path / "out.unfinished")
+    document = compare(settings=settings, only=["fd"], seeds=1)
+    assert [row["error"] for row in document["runs"]] == [None, None]
+    assert read_manifest(tmp_path / "out/runs/baseline-0").created == made
+    assert read_manifest(tmp_path / "out").kind == methods.KIND
+    assert not (tmp_path / "out.unfinished").exists()
