@@ -77,14 +77,19 @@ def inputs(tmp_path: Path, make_samples: Any) -> Path:
     return tmp_path
 
 
-def test_torchrun_makes_the_student_of_one_process(inputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+# torchrun itself starts three interpreters that import torch; forked processes get the same environment
+@pytest.mark.parametrize("by_torchrun", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_processes_make_the_student_of_one(
+    inputs: Path, monkeypatch: pytest.MonkeyPatch, by_torchrun: bool
+) -> None:
     monkeypatch.chdir(inputs)
     with pytest.raises(SystemExit) as stopped:
         main(_arguments("alone"))
     assert stopped.value.code == 0
-    shared = _torchrun(2, inputs, _arguments("shared"))
-    assert shared.returncode == 0, shared.stderr
-    assert shared.stdout == "shared\n" and "reused" not in shared.stderr
+    start = _torchrun if by_torchrun else _fork
+    codes, out, err = start(inputs, _arguments("shared"))
+    assert not any(codes), err
+    assert out == "shared\n" and "reused" not in err
     (one,), (other,) = (read_metrics(inputs / run / "metrics.jsonl") for run in ("alone", "shared"))
     assert other["loss"] == pytest.approx(one["loss"], rel=1e-5)
     weights, others = (open_checkpoint(inputs / run).model.state_dict() for run in ("alone", "shared"))
@@ -94,7 +99,7 @@ def test_torchrun_makes_the_student_of_one_process(inputs: Path, monkeypatch: py
 
 def test_an_image_that_one_process_cannot_read_stands_in_the_run(inputs: Path) -> None:
     settings = ("--set=steps=1", "--set=optimizer.warmup_steps=0", "--json")
-    codes, out, err = start_ranks(2, inputs, _distil, inputs, [*_arguments("run", data="broken"), *settings])
+    codes, out, err = _fork(inputs, [*_arguments("run", data="broken"), *settings])
     assert codes == [0, 0], err
     assert json.loads(out)["bad_images"] == 1
     assert len((inputs / "run/skipped.jsonl").read_text().splitlines()) == 1
@@ -111,7 +116,7 @@ def test_too_many_bad_images_stop_all_and_are_said_once(inputs: Path) -> None:
 
 @pytest.mark.parametrize("option", ["--teacher", "--data"])  # the first process finds out, or every one
 def test_what_is_missing_is_said_once(inputs: Path, option: str) -> None:
-    codes, _, err = start_ranks(2, inputs, _distil, inputs, [*_arguments("run"), option, "nowhere"])
+    codes, _, err = _fork(inputs, [*_arguments("run"), option, "nowhere"])
     assert all(codes) and err.count("nowhere: ") == 1, err
     assert "bug" not in err and not list(inputs.glob("*run*"))
 
@@ -138,10 +143,14 @@ def _distil(folder: Path, arguments: list[str]) -> None:
     main(arguments)
 
 
-def _torchrun(processes: int, folder: Path, arguments: list[str]) -> subprocess.CompletedProcess[str]:
-    launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "--no-python"]
+def _fork(folder: Path, arguments: list[str]) -> tuple[list[int], str, str]:
+    return start_ranks(2, folder, _distil, folder, arguments)
+
+
+def _torchrun(folder: Path, arguments: list[str]) -> tuple[list[int], str, str]:
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--no-python"]
     program = [sys.executable, "-c", "from kdx.cli import main; main()"]
-    return subprocess.run(
+    done = subprocess.run(
         [sys.executable, *launch, *program, *arguments],
         cwd=folder,
         capture_output=True,
@@ -149,3 +158,4 @@ def _torchrun(processes: int, folder: Path, arguments: list[str]) -> subprocess.
         timeout=120,
         check=False,
     )
+    return [done.returncode], done.stdout, done.stderr
