@@ -18,8 +18,11 @@ from kdx.core.folders import read_manifest
 from kdx.core.log import read_metrics
 from kdx.data.shards import Sample, ShardSet, open_split, write_shards
 from kdx.distill import Recipe, keeping, loop, read_recipe, run_states, train, unfinished
+from kdx.distill.ranks import join_ranks
 from kdx.distill.unfinished import unfinished_step
 from kdx.models.checkpoint import open_checkpoint
+
+from .rank_processes import start_ranks
 
 SETTINGS = ("steps=24", "batch_size=8", "optimizer.warmup_steps=2", "views.num_views=2")
 
@@ -211,9 +214,12 @@ def test_a_run_killed_at_random_moments_has_the_curve_of_one_that_was_not(
     tmp_path: Path, samples: ShardSet, whole: Path, kills: int
 ) -> None:
     lasts, moments, out = read_manifest(whole).fields["seconds"], random.Random(kills), tmp_path / "run"
+    recipe = _recipe(f"steps={12 * kills}")
+    if kills > 2:
+        train(recipe, samples, whole := tmp_path / "whole")
     for _ in range(kills):
         child = get_context("fork").Process(
-            target=train, args=(_recipe(), samples, out), kwargs={"resume": True}
+            target=train, args=(recipe, samples, out), kwargs={"resume": True}
         )
         child.start()
         child.join(moments.uniform(0.2, 0.9) * lasts)
@@ -223,5 +229,41 @@ def test_a_run_killed_at_random_moments_has_the_curve_of_one_that_was_not(
         if out.exists():  # this machine is faster now than before
             break
     else:
-        train(_recipe(), samples, out, resume=True)
+        train(recipe, samples, out, resume=True)
     assert _same(out, whole)
+
+
+# a large eps makes AdamW's steps proportional to the gradient, so that the order of summing stays without effect
+ON_RANKS = ("student=kdx-mini-vit", "steps=12", "optimizer.eps=1.0")
+
+
+def _train_on_ranks(data: Path, out: Path, stop_after: int | None) -> None:
+    patch = pytest.MonkeyPatch()
+    _write_often(patch)
+    with join_ranks() as ranks:
+        step = loop.Loop.step
+
+        def stepping(self: loop.Loop, batch: Any, pixels: torch.Tensor) -> Any:
+            if batch.step + 1 == stop_after and ranks.rank == ranks.size - 1:  # one of them is enough
+                signal.raise_signal(signal.SIGTERM)
+            return step(self, batch, pixels)
+
+        patch.setattr(loop.Loop, "step", stepping)
+        train(_recipe(*ON_RANKS), open_split(data, "train"), out, resume=True, ranks=ranks)
+
+
+@pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1)])
+def test_a_run_goes_on_with_another_number_of_processes(
+    tmp_path: Path, samples: ShardSet, before: int, after: int
+) -> None:
+    train(_recipe(*ON_RANKS), samples, tmp_path / "whole")
+    out = tmp_path / "run"
+    codes, _, err = start_ranks(before, tmp_path, _train_on_ranks, samples.folder, out, 6)
+    assert set(codes) <= {143, -signal.SIGTERM} and unfinished_step(out) == 6, err
+    codes, _, err = start_ranks(after, tmp_path, _train_on_ranks, samples.folder, out, None)
+    assert not any(codes), err
+    assert read_manifest(out).fields["processes"] == after
+    lines, expected = _curve(out), _curve(tmp_path / "whole")
+    assert [line["step"] for line in lines] == [2, 4, 6, 8, 10, 12]
+    for line, other in zip(lines, expected, strict=True):
+        assert line == pytest.approx(other, rel=1e-5)
