@@ -31,15 +31,12 @@ from kdx.core.provenance import collect_provenance, cpu_count, cpu_name
 from kdx.data.sampling import spread
 from kdx.data.shards import ShardSet, open_split
 
+from .peer import peer_command
+
 TASKS = {"zeroshot_classification": "classification", "zeroshot_retrieval": "retrieval"}
 RECALLS = (1, 5, 10)
 PEER_NAME = "clip-benchmark"
-# torchvision's general wheel does not import beside a CPU-only torch, so its missing operators are declared first
-PEER = """
-import runpy, sys
-runpy.run_path(sys.argv.pop(1))["declare_on_import"]()
-runpy.run_module("clip_benchmark.cli", run_name="peer")["main"]()
-"""
+PEER = 'runpy.run_module("clip_benchmark.cli", run_name="peer")["main"]()'
 
 
 @dataclass(frozen=True)
@@ -184,15 +181,13 @@ def _run_kdx(model: Path, task: str, place: Path) -> Turn:
 
 
 def _run_peer(options: argparse.Namespace, task: str, place: Path, model: Path) -> Turn:
-    import kdx.models.torchvision_ops as operators
-
     answer = place / "answer.json"
-    command = [
-        options.peer, "-c", PEER, operators.__file__,
+    command = peer_command(
+        options.peer, PEER,
         "eval", "--model", f"local-dir:{model}", "--pretrained", "", "--task", task,
         "--dataset", f"wds/{TASKS[task]}", "--dataset_root", place, "--output", answer,
         "--no_amp", "--num_workers", options.workers, "--recall_k", *RECALLS, "--quiet",
-    ]  # fmt: skip
+    )  # fmt: skip
     timed, _ = _timed(command, {})
     return Turn(PEER_NAME, task, *timed, json.loads(answer.read_text(encoding="utf-8"))["metrics"])
 

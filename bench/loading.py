@@ -16,13 +16,13 @@ import statistics
 import subprocess
 import sys
 import tarfile
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
-import kdx.models.torchvision_ops as operators
 from kdx.core.errors import SetupError, UsageError
 from kdx.core.image_suffixes import SUFFIXES
 from kdx.core.images import decode_image
@@ -35,6 +35,8 @@ from kdx.data.sampling import spread
 from kdx.data.shards import open_split
 from kdx.data.view_reader import ViewReader
 from kdx.data.views import ViewConfig
+
+from .peer import peer_command, told_error
 
 EXACT, SCALED, PEER = "kdx, exact", "kdx, scaled", "open_clip"
 CAPTION = "a photo of something that nobody has looked at"
@@ -53,16 +55,14 @@ for _ in sys.stdin:
     print(time.process_time() - started, count, flush=True)
 """
 PEER_READER = """
-import runpy, sys, time
-runpy.run_path(sys.argv[1])["declare_on_import"]()
-import argparse, warnings
+import argparse, time, warnings
 warnings.simplefilter("ignore")
 import torch
 from open_clip import get_tokenizer
 from open_clip.transform import image_transform
 from open_clip_train.data import get_wds_dataset
 torch.set_num_threads(1)
-shards, count, size = sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+shards, count, size = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 options = argparse.Namespace(
     train_data=shards, train_num_samples=count, train_data_upsampling_factors=None, dataset_resampled=False, seed=0,
     batch_size=32, world_size=1, workers=0,
@@ -188,12 +188,12 @@ def _of_length(encoded: bytes, size: int) -> bytes:
 def _measure(
     folder: Path, count: int, turns: int, peer: Path | None, tell: Callable[[], None]
 ) -> dict[str, Any]:
-    commands: dict[str, list[object]] = {}
+    commands: dict[str, list[str]] = {}
     if peer is not None:
         shard = folder / "train-00000.tar"
-        commands[PEER] = [peer, "-c", PEER_READER, operators.__file__, shard, count, IMAGE_SIZE]
-    commands[EXACT] = [sys.executable, "-c", KDX_READER, folder, "exact"]
-    commands[SCALED] = [sys.executable, "-c", KDX_READER, folder, "scaled"]
+        commands[PEER] = peer_command(peer, PEER_READER, shard, count, IMAGE_SIZE)
+    commands[EXACT] = [sys.executable, "-c", KDX_READER, str(folder), "exact"]
+    commands[SCALED] = [sys.executable, "-c", KDX_READER, str(folder), "scaled"]
     taken: dict[str, list[float]] = {name: [] for name in commands}
     with contextlib.ExitStack() as stack:
         readers: dict[str, _Reader] = {}
@@ -201,7 +201,9 @@ def _measure(
             tell()
             for name, command in commands.items():
                 if name not in readers:
-                    readers[name] = stack.enter_context(contextlib.closing(_Reader(name, command)))
+                    said = stack.enter_context(tempfile.TemporaryFile("w+"))
+                    reader = _Reader(name, command, said)
+                    readers[name] = stack.enter_context(contextlib.closing(reader))
                 rate = readers[name].images_per_second()
                 if turn:  # the first one is for caches to fill
                     taken[name].append(rate)
@@ -217,14 +219,15 @@ def _measure(
 class _Reader:
     """A process that reads all photos once for each line."""
 
-    def __init__(self, name: str, command: Sequence[object]) -> None:
-        self._name, self._program = name, str(command[0])
+    def __init__(self, name: str, command: Sequence[str], said: IO[str]) -> None:
+        """said: where its stderr goes, a file: a pipe that nobody empties would stop it."""
+        self._name, self._program, self._said = name, command[0], said
         try:
             self._process = subprocess.Popen(
-                list(map(str, command)),
+                command,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
+                stderr=self._said,
                 text=True,
                 env={**os.environ, "OMP_NUM_THREADS": "1"},
             )
@@ -235,14 +238,15 @@ class _Reader:
 
     def images_per_second(self) -> float:
         """Of processor time. Raises SetupError when the process fails."""
-        assert self._process.stdin and self._process.stdout and self._process.stderr
+        assert self._process.stdin and self._process.stdout
         try:
             print(file=self._process.stdin, flush=True)
             seconds, images = self._process.stdout.readline().split()
         except (BrokenPipeError, ValueError):
-            said = self._process.stderr.read().strip().splitlines()
+            self.close()
+            self._said.seek(0)
             raise SetupError(
-                f"{self._name} failed: {said[-1] if said else 'it said nothing'}",
+                f"{self._name} failed: {told_error(self._said.read())}",
                 where=self._program,
                 remedy="run it alone to see why",
             ) from None

@@ -22,7 +22,6 @@ from typing import Any, Literal
 import numpy as np
 import tomli_w
 
-import kdx.models.torchvision_ops as operators
 from kdx.core.errors import SetupError, UsageError
 from kdx.core.progress import Progress, silent
 from kdx.core.provenance import collect_provenance
@@ -33,6 +32,8 @@ from kdx.models.architectures import build_model, read_architecture
 from kdx.models.checkpoint import open_checkpoint, save_checkpoint
 from kdx.models.clip_vocabulary import clip_tokenizer
 from kdx.models.foreign.open_clip_layout import save_open_clip
+
+from .peer import peer_command, told_error
 
 CLIP_KD = {"crd": 0.5, "icl": 1.0, "fd": 3.906}  # what is weighed how changes no time
 STUDENT_ALONE, FROM_CACHE = "kdx, no teacher", "kdx, CLIP-KD from the cache"
@@ -46,14 +47,10 @@ RATIOS = {
 }
 FIRST_STEPS = 2  # of open_clip's log, in which memory is found and kernels are chosen
 SECONDS_A_STEP = re.compile(r"Batch \(t\): ([0-9.]+)")
-ERROR = re.compile(r"error: |[\w.]*(Error|Exception|Exit)\b")
 CAPTIONS_READ = 1000
 PEER_PRECISIONS = {"fp32": "fp32", "bf16": "amp_bf16"}
 KDX = "from kdx.cli import main; main()"
-# torchvision's general wheel does not import beside a CPU-only torch, so its missing operators are declared first
 PEER = """
-import runpy, sys
-runpy.run_path(sys.argv.pop(1))["declare_on_import"]()
 import open_clip
 open_clip.add_model_config(sys.argv.pop(1))
 runpy.run_module("open_clip_train.main", run_name="__main__")
@@ -225,23 +222,23 @@ def _peer_step(setting: _Setting, *, distils: bool) -> float:
     student, teacher = (setting.folder / f"{name}-open-clip" for name in (setting.student, setting.teacher))
     shards = [str(shard.path) for shard in open_split(setting.data, "train").shards]
     total = setting.batch_size * (FIRST_STEPS + setting.steps)
-    command = [
-        setting.peer, "-c", PEER, operators.__file__, student,
+    command = peer_command(
+        setting.peer, PEER, student,
         "--model", setting.student, "--train-data", "::".join(shards), "--dataset-type", "webdataset",
         "--train-num-samples", total, "--batch-size", setting.batch_size, "--workers", 1,
         "--precision", PEER_PRECISIONS[setting.precision],
         "--epochs", 1, "--warmup", 1, "--log-every-n-steps", 1, "--save-frequency", 0, "--report-to", "",
         "--logs", setting.folder / "logs", "--name", "peer", "--delete-previous-checkpoint",
-    ]  # fmt: skip
+    )  # fmt: skip
     if distils:
         weights = teacher / "open_clip_model.safetensors"
-        command += ["--distill-model", setting.teacher, "--distill-pretrained", weights]
+        command += ["--distill-model", setting.teacher, "--distill-pretrained", str(weights)]
     output = _run(command, "open_clip_train")
     shutil.rmtree(setting.folder / "logs", ignore_errors=True)
     steps = [float(found) for found in SECONDS_A_STEP.findall(output)][FIRST_STEPS:]
     if not steps:
         raise SetupError(
-            "open_clip_train logged no step", where=setting.peer, remedy=f"it said: {_last_line(output)}"
+            "open_clip_train logged no step", where=setting.peer, remedy=f"it said: {told_error(output)}"
         )
     return statistics.median(steps)
 
@@ -258,14 +255,8 @@ def _run(command: Sequence[object], name: str) -> str:
         ) from None
     if done.returncode:
         raise SetupError(
-            f"{name} failed: {_last_line(done.stdout)}",
+            f"{name} failed: {told_error(done.stdout)}",
             where=str(command[0]),
             remedy="run it alone to see why",
         )
     return done.stdout
-
-
-def _last_line(output: str) -> str:
-    """The error that a program tells, or what it says last."""
-    lines = [line.strip() for line in output.splitlines() if line.strip()]
-    return next((line for line in reversed(lines) if ERROR.match(line)), lines[-1] if lines else "nothing")

@@ -1,12 +1,13 @@
 """Facts of bench/loading.py at toy size; open_clip's loader needs an environment of its own and is left out."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from kdx.bench import loading
-from kdx.bench.loading import EXACT, SCALED, loading_table, measure_loading
+from kdx.bench.loading import EXACT, PEER, SCALED, loading_table, measure_loading
 from kdx.core.errors import SetupError, UsageError
 from kdx.core.images import decode_image
 
@@ -43,6 +44,17 @@ def test_a_peer_that_fails_is_named_with_what_it_says(photos: Path) -> None:
     assert "open_clip failed" in error.value.what and error.value.where == "/bin/false"
     with pytest.raises(SetupError, match="does not start"):
         measure_loading(photos, sizes=(60,), count=3, turns=1, peer=photos / "python")
+
+
+def test_a_peer_that_says_much_does_not_stand_still(photos: Path, tmp_path: Path) -> None:
+    program = tmp_path / "python"
+    program.write_text(
+        f"#!{sys.executable}\nimport sys\nfor line in sys.stdin:\n"
+        "    print('a warning of many\\n' * 10_000, file=sys.stderr)\n    print(2.0, 5, flush=True)\n"
+    )
+    program.chmod(0o755)
+    document = measure_loading(photos, sizes=(60,), count=3, turns=1, peer=program)
+    assert document["sizes"]["60"]["images_per_second"][PEER]["median"] == 2.5
 
 
 def test_a_folder_without_pictures_is_the_users_fault(tmp_path: Path) -> None:
