@@ -6,13 +6,12 @@ The step then costs the teacher's forward pass, which a cache computes once for 
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from kdx.core.ahead import decoding_pool
 from kdx.core.preprocess import Preprocess
 from kdx.core.provenance import cpu_count
 from kdx.core.tokenizer import Tokenizer
@@ -20,10 +19,9 @@ from kdx.data.loader import Batch
 from kdx.data.pixels import read_pixels
 from kdx.data.shards import ShardSet
 from kdx.data.views import ViewConfig, choose_view
-from kdx.models.clip_vocabulary import clip_tokenizer
 
 from .objective import Embeddings
-from .teacher_cache import Teacher
+from .teacher_cache import Teacher, caption_tokens
 
 
 class TeacherInLoop:
@@ -37,9 +35,10 @@ class TeacherInLoop:
 
     def __init__(self, teacher: Teacher, samples: ShardSet, views: ViewConfig, student: Preprocess) -> None:
         self._teacher, self._samples, self._views = teacher, samples, views
-        self._same_pixels = _geometry(teacher.preprocess) == _geometry(student)
-        self._same_tokens = teacher.tokenizer.digest == clip_tokenizer().digest
-        self._pool = ThreadPoolExecutor(cpu_count(), thread_name_prefix="kdx-decode")
+        # a teacher sees exact pixels, as in a cache, whatever is spared for the student
+        exact = views.decode == "exact"
+        self._same_pixels = exact and _geometry(teacher.preprocess) == _geometry(student)
+        self._read_tokens = caption_tokens(teacher, samples)
 
     @property
     def embed_dim(self) -> int:
@@ -50,35 +49,25 @@ class TeacherInLoop:
         spec = self._teacher.spec
         pixels = batch.pixels if self._same_pixels else self._pixels(batch.rows, batch.views)
         image = self._teacher.embed_pixels(pixels)
-        text = self._teacher.embed_tokens(Tokenizer.pad(self._tokens(batch.rows, batch.captions)))
+        pairs = zip(batch.rows.tolist(), batch.captions.tolist(), strict=True)
+        tokens = [self._read_tokens(row, caption).tolist() for row, caption in pairs]
+        text = self._teacher.embed_tokens(Tokenizer.pad(tokens))
         return Embeddings(
             image.to(device),
             text.to(device),
             torch.full((), spec.logit_scale, device=device),
-            torch.full((), spec.logit_bias, device=device)
-            if spec.logit_bias
-            else None,  # 0 where a model has none
+            # a specification says 0 where a model has none
+            torch.full((), spec.logit_bias, device=device) if spec.logit_bias else None,
         )
 
     def _pixels(self, rows: npt.NDArray[np.int64], views: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
         """[B, S, S, 3]"""
-        return np.stack(list(self._pool.map(self._read, rows.tolist(), views.tolist())))
+        with decoding_pool(cpu_count()) as pool:
+            return np.stack(list(pool.map(self._read, rows.tolist(), views.tolist())))
 
     def _read(self, row: int, view: int) -> npt.NDArray[np.uint8]:
         choose = functools.partial(choose_view, self._views, int(self._samples.key_digests[row]), view)
         return read_pixels(self._samples.image(row), self._teacher.preprocess, choose)
-
-    def _tokens(
-        self, rows: npt.NDArray[np.int64], captions: npt.NDArray[np.int64]
-    ) -> Sequence[Sequence[int]]:
-        """Of each pair, not padded."""
-        length, pairs = self._teacher.spec.context_length, zip(rows.tolist(), captions.tolist(), strict=True)
-        if self._same_tokens:
-            return [self._samples.tokens(row, caption, length).tolist() for row, caption in pairs]
-        return [
-            self._teacher.tokenizer.encode(self._samples.captions(row)[caption], length)
-            for row, caption in pairs
-        ]
 
 
 def _geometry(preprocess: Preprocess) -> tuple[int, str, str]:

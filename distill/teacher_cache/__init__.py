@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .embedding import caption_tokens
 from .identity import KIND, Teacher, cache_size, fingerprint
 from .making import open_cache
 from .reading import TeacherCache
@@ -15,6 +16,7 @@ __all__ = [
     "Teacher",
     "TeacherCache",
     "cache_size",
+    "caption_tokens",
     "fingerprint",
     "is_whole",
     "open_cache",

@@ -126,16 +126,24 @@ class ShardEmbedder:
             )
 
     def _tokens(self, rows: range) -> Iterator[npt.NDArray[np.uint16]]:
-        """Of every caption of these rows, in their order: the set's own, if the teacher reads CLIP's."""
-        tokenizer, length = self.teacher.tokenizer, self.teacher.spec.context_length
-        if tokenizer.digest == clip_tokenizer().digest:
-            for row in rows:
-                for caption in range(self.samples.num_captions(row)):
-                    yield self.samples.tokens(row, caption, length)
-            return
+        """Of every caption of these rows, in their order."""
+        read = caption_tokens(self.teacher, self.samples)
         for row in rows:
-            for caption in self.samples.captions(row):
-                yield np.array(tokenizer.encode(caption, length), dtype=np.uint16)
+            for caption in range(self.samples.num_captions(row)):
+                yield read(row, caption)
+
+
+def caption_tokens(teacher: Teacher, samples: ShardSet) -> Callable[[int, int], npt.NDArray[np.uint16]]:
+    """A function of a row and the number of its caption: the teacher's tokens, not padded.
+
+    They are the set's own, if the teacher reads CLIP's.
+    """
+    tokenizer, length = teacher.tokenizer, teacher.spec.context_length
+    if tokenizer.digest == clip_tokenizer().digest:
+        return lambda row, caption: samples.tokens(row, caption, length)
+    return lambda row, caption: np.array(
+        tokenizer.encode(samples.captions(row)[caption], length), dtype=np.uint16
+    )
 
 
 def distinct(

@@ -99,6 +99,13 @@ def test_an_image_is_decoded_again_only_for_a_teacher_of_another_size(
     asked.of_batch(batch, CPU)
     size = read_checkpoint_architecture(teacher).vision_cfg.image_size
     assert len(decoded) == {32: 0, 48: 3}[size]
+    # what is scaled for the student is exact for the teacher
+    (asked,) = ask_at_each_step(
+        read_recipe("demo-clip-kd", [*TOY, "views.decode='scaled'"]), samples, [teacher]
+    )
+    decoded.clear()
+    asked.of_batch(batch, CPU)
+    assert len(decoded) == 3
 
 
 def test_a_run_with_the_teacher_online_leaves_no_cache(
