@@ -84,7 +84,8 @@ def _whole(folder: Path) -> dict[str, Any]:
         raise no_cache(folder)
     count = len(manifest.digest)
     said = {name: manifest.fields[name] for name in SHOWN if name in manifest.fields}
-    return {"whole": True, "shards": count, "shards_done": count, **said}
+    # the first caches did not say how they are stored: all were fp16
+    return {"whole": True, "shards": count, "shards_done": count, "storage": "fp16", **said}
 
 
 def _work(folder: Path) -> CacheWork | None:

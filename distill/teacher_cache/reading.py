@@ -134,7 +134,8 @@ def _check_identity(folder: Path, identity: str, storage: Storage | None) -> Non
     found = manifest.fields.get("fingerprint")
     if found != identity:
         raise UsageError(
-            f"holds the cache {str(found)[:12]}, this recipe needs {identity[:12]}: teacher, views or data differ",
+            f"holds the cache {str(found)[:12]}, this recipe needs {identity[:12]}: teacher, views, data or kdx's "
+            "version differ",
             where=folder,
             remedy="give another --cache folder, or remove this one",
         )

@@ -19,20 +19,22 @@ import shutil
 from collections.abc import Generator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from safetensors.torch import save_file
 from torch import Tensor
 
 from kdx.core.claims import Claim, claim, shared_claim
 from kdx.core.digests import file_digest
-from kdx.core.errors import UsageError
+from kdx.core.errors import DataError, UsageError
 from kdx.core.folders import MANIFEST, check_place, fsync, manifest_text, read_json, write_atomic
 from kdx.core.provenance import collect_provenance
 from kdx.core.workspace import full_disk_said, workspace
 
 from .identity import KIND, no_cache
 from .storage import Storage
+
+T = TypeVar("T")
 
 BUILDING = "building"
 PLAN = "plan.json"
@@ -88,7 +90,7 @@ class CacheWork:
         there = set(_listed(self._building))
         for file in self.plan.files:
             if file not in self._records and f"{file}.json" in there:
-                self._records[file] = ShardRecord(**read_json(self._building / f"{file}.json"))
+                self._records[file] = _read(ShardRecord, self._building / f"{file}.json")
         return self._records
 
     @property
@@ -184,7 +186,19 @@ def read_plan(folder: Path) -> WorkPlan:
     """Of the cache in work. Raises Gone when there is none."""
     if not (folder / BUILDING / PLAN).is_file():
         raise Gone
-    return WorkPlan(**read_json(folder / BUILDING / PLAN))
+    return _read(WorkPlan, folder / BUILDING / PLAN)
+
+
+def _read(kind: type[T], path: Path) -> T:
+    """Raises DataError for what is damaged, or says something else."""
+    try:
+        return kind(**read_json(path))
+    except TypeError:
+        raise DataError(
+            "was written by another version of kdx",
+            where=path,
+            remedy="use that one, or remove the cache in work",
+        ) from None
 
 
 def _join(folder: Path, plan: WorkPlan, storage: Storage | None) -> tuple[contextlib.ExitStack, WorkPlan]:

@@ -36,7 +36,7 @@ class Place:
 
     @classmethod
     def parse(cls, text: str | Path) -> Place:
-        """Raises UsageError for a share that is none."""
+        """Raises UsageError for a share that is none, and for a part without a name."""
         places, val = str(text), None
         if found := SHARE.search(places):
             places = places[: found.start()]
@@ -46,7 +46,10 @@ class Place:
                 val = 0.0
             if not 0 < val < 1:
                 raise UsageError(f"#val={found[1]} is no share", where=text, remedy="such as #val=0.01")
-        return cls(tuple(Path(part) for part in places.split("::")), val)
+        parts = places.split("::")
+        if not all(parts):  # which would be the folder that the command runs in
+            raise UsageError("names no place beside ::", where=text, remedy="such as cc3m::cc12m")
+        return cls(tuple(map(Path, parts)), val)
 
     @property
     def folders(self) -> list[Path]:

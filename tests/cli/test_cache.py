@@ -46,6 +46,22 @@ def test_a_cache_is_built_described_and_verified(
     assert _kdx(*build, "--storage", "fp16") == 2
 
 
+def test_a_cache_of_an_earlier_kdx_is_described_and_refused_in_one_line(
+    tmp_path: Path, build: list[object], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _kdx(*build) == 0
+    manifest = tmp_path / "cache" / "manifest.json"
+    said = json.loads(manifest.read_text())
+    for name in ("storage", "precision"):
+        del said["fields"][name]
+    said["fields"]["fingerprint"] = "1" * 64
+    manifest.write_text(json.dumps(said))
+    assert _kdx("cache", "info", tmp_path / "cache") == 0
+    assert "fp16" in capsys.readouterr().out
+    assert _kdx(*build) == 2
+    assert "version differ" in capsys.readouterr().err
+
+
 def test_what_is_no_cache_is_said(tmp_path: Path, mini_checkpoint: Path) -> None:
     for folder in (tmp_path / "missing", tmp_path, mini_checkpoint):
         assert _kdx("cache", "info", folder) == _kdx("cache", "verify", folder) == 2

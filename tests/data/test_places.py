@@ -119,6 +119,12 @@ def test_a_folder_may_have_the_signs_of_patterns_in_its_name(tmp_path: Path) -> 
     assert _names(tmp_path, tmp_path / "{a,b}*.tar", "train") == ["{a,b}*.tar/0.tar"]
 
 
+@pytest.mark.parametrize("place", ["one::", "::one", "one::::two"])
+def test_a_place_without_a_name_is_not_the_folder_that_the_command_runs_in(place: str) -> None:
+    with pytest.raises(UsageError, match="names no place"):
+        shard_paths(Path(place), "train")
+
+
 @pytest.mark.parametrize("share", ["0", "1", "x", "-0.1", "nan"])
 def test_what_is_no_share_is_refused(tmp_path: Path, share: str) -> None:
     with pytest.raises(UsageError):

@@ -11,46 +11,27 @@ import pytest
 import torch
 from safetensors.numpy import load_file, save_file
 
-from kdx.core.encoder import EncoderSpec, IntArray
+from kdx.core.encoder import IntArray
 from kdx.core.errors import DataError, UsageError
 from kdx.core.folders import read_manifest, sealed_folder
-from kdx.core.preprocess import Preprocess
 from kdx.data.shards import Sample, ShardSet, open_split, write_shards
 from kdx.data.views import ViewConfig
 from kdx.distill import teacher_cache
 from kdx.distill.teacher_cache import Teacher, TeacherCache, fingerprint, identity, open_cache
 from kdx.distill.teacher_cache.storage import Pixels
-from kdx.models.clip_vocabulary import clip_tokenizer
+
+from .fake_teacher import FakeTeacher
 
 MakeSamples = Callable[..., list[Sample]]
 VIEWS = ViewConfig(num_views=2)
 CLASSES = ("cat", "dog", "fish")
 
 
-class _Teacher:
+class _Teacher(FakeTeacher):
     """Embeds an image by its mean and a text by its tokens, on a circle."""
 
-    precision = "fp32"
-
     def __init__(self) -> None:
-        self.preprocess = Preprocess(8, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-        self.tokenizer = clip_tokenizer()
-        self.spec = EncoderSpec(
-            name="circle",
-            embed_dim=2,
-            image_size=8,
-            mean=self.preprocess.mean,
-            std=self.preprocess.std,
-            interpolation="bicubic",
-            resize_mode="shortest",
-            context_length=16,
-            vocab_size=self.tokenizer.vocab_size,
-            logit_scale=1.0,
-            logit_bias=0.0,
-            model_digest="0" * 64,
-            preprocess_digest=self.preprocess.digest,
-            tokenizer_digest=self.tokenizer.digest,
-        )
+        super().__init__(embed_dim=2)
 
     def embed_pixels(self, pixels: Pixels) -> torch.Tensor:
         return _on_circle(pixels.mean(axis=(1, 2, 3)) / 128)

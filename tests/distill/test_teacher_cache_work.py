@@ -19,10 +19,9 @@ import pytest
 import torch
 
 from kdx.core.digests import file_digest
-from kdx.core.encoder import EncoderSpec, IntArray
+from kdx.core.encoder import IntArray
 from kdx.core.errors import DataError, SetupError, UsageError
 from kdx.core.folders import read_manifest
-from kdx.core.preprocess import Preprocess
 from kdx.data.shards import Sample, ShardSet, open_split, write_shards
 from kdx.data.views import ViewConfig
 from kdx.distill.teacher_cache import TeacherCache, open_cache, work
@@ -30,37 +29,20 @@ from kdx.distill.teacher_cache.description import describe_cache, verify_cache
 from kdx.distill.teacher_cache.storage import Pixels, Storage
 from kdx.models.clip_vocabulary import clip_tokenizer
 
+from .fake_teacher import FakeTeacher
+
 MakeSamples = Callable[..., list[Sample]]
 FORK = get_context("fork")
 WIDTH = 8
 
 
-class _Teacher:
+class _Teacher(FakeTeacher):
     """Projects pixels and tokens at random; waits `pause` seconds a batch and writes a line of images to `seen`."""
 
-    precision = "fp32"
-
     def __init__(self, pause: float = 0, seen: Path | None = None) -> None:
+        super().__init__(WIDTH)
         self.pause, self.seen = pause, seen
         self.texts: list[tuple[int, ...]] = []
-        self.preprocess = Preprocess(8, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-        self.tokenizer = clip_tokenizer()
-        self.spec = EncoderSpec(
-            name="random",
-            embed_dim=WIDTH,
-            image_size=8,
-            mean=self.preprocess.mean,
-            std=self.preprocess.std,
-            interpolation="bicubic",
-            resize_mode="shortest",
-            context_length=16,
-            vocab_size=self.tokenizer.vocab_size,
-            logit_scale=1.0,
-            logit_bias=0.0,
-            model_digest="0" * 64,
-            preprocess_digest=self.preprocess.digest,
-            tokenizer_digest=self.tokenizer.digest,
-        )
 
     def embed_pixels(self, pixels: Pixels) -> torch.Tensor:
         if self.seen is not None:
@@ -301,3 +283,16 @@ def test_too_many_bad_images_end_the_work_whoever_has_met_them(
     with pytest.raises(DataError):  # one is known from before
         open_cache(tmp_path / "cache", _Teacher(), samples, ViewConfig(), max_bad_share=0.2)
     open_cache(tmp_path / "cache", _Teacher(), samples, ViewConfig(), max_bad_share=0.25)
+
+
+@pytest.mark.parametrize("file", ["plan.json", "train-00000.safetensors.json"])
+def test_a_cache_in_work_of_another_version_is_said(tmp_path: Path, samples: ShardSet, file: str) -> None:
+    child = _start(samples, tmp_path / "cache", _Teacher(0.2))
+    place = tmp_path / "cache" / "building" / file
+    while not place.exists():
+        time.sleep(0.01)
+    child.kill()
+    child.join()
+    place.write_text(json.dumps({**json.loads(place.read_text()), "new": 1}))
+    with pytest.raises(DataError, match="another version"):
+        _open(samples, tmp_path / "cache")
