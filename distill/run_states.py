@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import async_save
 
+from kdx.core.errors import DataError
 from kdx.core.folders import fsync, read_json
 
 from .ranks import Ranks
@@ -96,13 +98,23 @@ class RunStates:
             self.wait()
 
     def load(self, step: int, state: RunState) -> dict[str, Any]:
-        """Gives the run the state after `step`, on every rank; returns its numbers."""
+        """Gives the run the state after `step`, on every rank; returns its numbers.
+
+        Raises DataError for a damaged one.
+        """
         folder = self.folder / f"{PREFIX}{step:09d}"
         numbers = read_json(folder / NUMBERS)
         whole = state.state_dict()
-        whole["optimizer"]["state"] = _optimizer_state(folder, state.optimizer)
-        load(_tensors(whole), checkpoint_id=folder, no_dist=True)
-        state.load_state_dict({**whole, "step": numbers["step"], "scaler": numbers["scaler"]})
+        try:
+            whole["optimizer"]["state"] = _optimizer_state(folder, state.optimizer)
+            load(_tensors(whole), checkpoint_id=folder, no_dist=True)
+            state.load_state_dict({**whole, "step": numbers["step"], "scaler": numbers["scaler"]})
+        except (Exception, CheckpointException) as error:  # whatever torch and pickle say of damaged files
+            raise DataError(
+                f"is damaged: {str(error).partition(chr(10))[0] or type(error).__name__}",
+                where=folder,
+                remedy="remove it: --resume then goes on from the state before it, or begins anew",
+            ) from None
         return numbers
 
     def _not_written(self, step: int, error: Exception) -> None:

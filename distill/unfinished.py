@@ -126,6 +126,12 @@ def _alone_at(place: Path) -> Generator[None]:
 
 def _prepare(place: Path, identity: RunIdentity, *, resume: bool) -> None:
     if resume:
+        if not (place / IDENTITY).is_file():
+            raise DataError(
+                f"has no {IDENTITY}, so it is no unfinished run",
+                where=place,
+                remedy="remove it, and begin anew",
+            )
         found = identity.differences(read_json(place / IDENTITY))
         if found:
             raise UsageError(

@@ -4,6 +4,7 @@ import errno
 import logging
 import os
 import random
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from multiprocessing import get_context
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from kdx.core.errors import UsageError
+from kdx.core.errors import DataError, UsageError
 from kdx.core.folders import read_manifest
 from kdx.core.log import read_metrics
 from kdx.data.shards import Sample, ShardSet, open_split, write_shards
@@ -147,6 +148,26 @@ def test_an_unfinished_run_is_named_and_left_alone_unless_it_may_be_overwritten(
     assert unfinished_step(tmp_path / "run") == 4
     train(_recipe("seed=1"), samples, tmp_path / "run", overwrite=True)
     assert len(_curve(tmp_path / "run")) == 12
+
+
+@pytest.mark.parametrize("damaged", ["__0_0.distcp", ".metadata", "numbers.json", "run.json"])
+def test_a_damaged_state_is_named_and_the_one_before_it_serves(
+    tmp_path: Path, samples: ShardSet, whole: Path, at_step: dict[int, Callable[[], None]], damaged: str
+) -> None:
+    at_step[10] = _fail
+    with pytest.raises(RuntimeError):
+        train(_recipe(), samples, tmp_path / "run")
+    place = tmp_path / "run.unfinished"
+    last = place / "state/step-000000008"
+    file = last / damaged if (last / damaged).exists() else place / damaged
+    file.write_bytes(file.read_bytes()[:40])
+    with pytest.raises(DataError) as error:
+        train(_recipe(), samples, tmp_path / "run", resume=True)
+    assert str(error.value.where).startswith(str(place))
+    if file.parent == last:
+        shutil.rmtree(last)
+        train(_recipe(), samples, tmp_path / "run", resume=True)
+        assert _same(tmp_path / "run", whole)
 
 
 def test_what_is_to_be_resumed_and_is_not_there_is_begun(tmp_path: Path, samples: ShardSet) -> None:
