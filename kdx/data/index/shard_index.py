@@ -14,6 +14,8 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
+from kdx.core.errors import DataError
+
 from ..sample import NO_CAPTION, NO_TEXT_IN_CAPTION, key_digest
 from .table import Array, DamagedTable, encode_table, map_table
 
@@ -89,7 +91,7 @@ class ShardIndex:
 
     def key(self, sample: int) -> str:
         start, end = int(self._key_ends[sample]), int(self._key_ends[sample + 1])
-        return self._keys[start:end].tobytes().decode()
+        return self._text(self._keys[start:end])
 
     def num_captions(self, sample: int) -> int:
         return int(self._first_caption[sample + 1]) - int(self._first_caption[sample])
@@ -120,7 +122,18 @@ class ShardIndex:
 
     def _caption(self, place: int) -> str:
         start, end = int(self._caption_ends[place]), int(self._caption_ends[place + 1])
-        return self._captions[start:end].tobytes().decode("utf-8", "surrogatepass")
+        return self._text(self._captions[start:end])
+
+    def _text(self, utf8: Array) -> str:
+        """Raises DataError. Opening checks the header alone: that all is as it was written, `kdx data verify` does."""
+        try:
+            return utf8.tobytes().decode("utf-8", "surrogatepass")
+        except UnicodeDecodeError:
+            raise DataError(
+                "the index of this shard is damaged",
+                where=self.facts.name,
+                remedy="kdx data verify names all such files; remove them, so that they are made anew",
+            ) from None
 
 
 @dataclass

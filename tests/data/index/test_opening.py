@@ -139,6 +139,23 @@ def test_it_is_built_once_and_with_progress(folder: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("column", ["keys", "captions"])
+def test_a_text_that_is_damaged_behind_the_header_is_said(folder: Path, column: str) -> None:
+    shard = next(iter(sorted(folder.glob("*.tar"))))
+    samples = open_split(folder, "train")
+    text = {"keys": samples.keys[0], "captions": samples.captions(0)[0]}[column].encode()
+    place = index_beside(shard)
+    content = place.read_bytes()
+    first = content.index(text)
+    assert first > int.from_bytes(content[:8], "little")
+    place.write_bytes(content[:first] + b"\xff" * len(text) + content[first + len(text) :])
+    mapped_index.cache_clear()
+    samples = open_split(folder, "train")
+    with pytest.raises(DataError, match="damaged") as error:
+        samples.keys[0] if column == "keys" else samples.captions(0)
+    assert error.value.where == shard.name and "kdx data verify" in str(error.value.remedy)
+
+
 @pytest.mark.parametrize("change", ["size", "time", "damage", "cut", "foreign", "format", "no index"])
 def test_an_index_that_is_not_its_shards_is_built_anew_and_the_others_stay(folder: Path, change: str) -> None:
     keys = list(open_split(folder, "train").keys)
