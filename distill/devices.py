@@ -44,12 +44,15 @@ class Device:
         """What one more pass through the text tower costs beside its tokens, in tokens of a tower so wide.
 
         A layer computes 72 · width² FLOPs a token, forward and backward. What it costs in any case is starting its
-        kernels, and adding up the gradients of its 12 · width² weights, 144 · width² bytes. On a CPU this gives 54
-        tokens at width 384 and 186 at 64, where 53 and 180 to 244 were measured; the numbers of a GPU are estimates.
+        kernels, and adding up the gradients of its 12 · width² weights, 144 · width² bytes: more threads compute
+        faster, but start no kernel sooner. On a CPU this gives 54 tokens at width 384 with one thread and 108 with
+        two, where 53 and some 90 were measured, and at width 64 186 and 371 (180 to 244, and 180 to 800); the numbers
+        of a GPU are estimates.
         """
-        seconds, flops, bytes_ = (
-            (300e-6, 1e14, 2.5e12) if self.is_gpu else (400e-6, 1e11, 4e9)
-        )  # a layer; a second
+        if self.is_gpu:
+            seconds, flops, bytes_ = 300e-6, 1e14, 2.5e12  # a layer; a second
+        else:
+            seconds, flops, bytes_ = 400e-6, 1e11 * torch.get_num_threads(), 4e9
         return seconds * flops / (72 * text_width**2) + 2 * flops / bytes_
 
     def copied(self, array: npt.NDArray[Any]) -> Tensor:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from kdx.core.errors import UsageError
-from kdx.distill.devices import find_device
+from kdx.distill.devices import Device, find_device
 
 
 @pytest.fixture
@@ -41,3 +41,13 @@ def test_a_cpu_computes_in_fp32_unless_told(monkeypatch: pytest.MonkeyPatch) -> 
     with device.autocast():
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
     assert not device.scaler().is_enabled()
+
+
+def test_a_pass_through_the_text_tower_costs_more_tokens_on_more_threads_and_in_narrow_towers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cpu = Device(torch.device("cpu"))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    assert [round(cpu.block_cost(width)) for width in (384, 64)] == [54, 186]
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    assert [round(cpu.block_cost(width)) for width in (384, 64)] == [108, 371]
