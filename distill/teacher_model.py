@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy.typing as npt
 import torch
@@ -18,9 +18,9 @@ from kdx.models.checkpoint import open_checkpoint, read_checkpoint_spec, resolve
 from kdx.models.clip import ClipModel
 from kdx.runtime.torch_process import true_fp32
 
+from .devices import DTYPES
+from .recipe import Precision
 from .teacher_cache.storage import Pixels
-
-Precision = Literal["fp32", "bf16"]
 
 
 class TeacherModel:
@@ -71,7 +71,7 @@ class TeacherModel:
         return F.normalize(embeddings.float(), dim=-1)
 
     def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.place.type, torch.bfloat16, enabled=self.precision == "bf16")
+        return torch.autocast(self.place.type, DTYPES[self.precision], enabled=self.precision != "fp32")
 
     def _copied(self, array: npt.NDArray[Any]) -> Tensor:
         """On the device; a GPU copies it while the program goes on."""

@@ -12,11 +12,11 @@ from kdx.data.shards import ShardSet
 from kdx.models.checkpoint import read_checkpoint_architecture, read_checkpoint_spec, resolve_run
 
 from .ranks import ALONE, Ranks
-from .recipe import Recipe
+from .recipe import Precision, Recipe
 from .student import check_student
 from .teacher_cache import Storage, TeacherCache, open_cache
 from .teacher_in_loop import TeacherInLoop
-from .teacher_model import Precision, TeacherModel
+from .teacher_model import TeacherModel
 
 
 def open_teachers(
@@ -55,12 +55,15 @@ def open_teachers(
 
 
 def ask_at_each_step(
-    recipe: Recipe, samples: ShardSet, teachers: Sequence[Path], *, precision: Precision | None = None
+    recipe: Recipe, samples: ShardSet, teachers: Sequence[Path]
 ) -> tuple[TeacherInLoop, ...]:
-    """The teachers themselves, for a run without a cache. Raises UsageError as `open_teachers`."""
+    """The teachers themselves, in the run's precision, for a run without a cache.
+
+    Raises UsageError as `open_teachers`.
+    """
     return tuple(
         TeacherInLoop(model, samples, recipe.views, recipe.architecture.preprocess)
-        for model in _teacher_models(recipe, samples, teachers, precision)
+        for model in _teacher_models(recipe, samples, teachers, recipe.precision)
     )
 
 

@@ -12,8 +12,8 @@ import click
 from .output import print_json
 
 if TYPE_CHECKING:
+    from kdx.distill.recipe import Precision
     from kdx.distill.teacher_cache import Storage
-    from kdx.distill.teacher_model import Precision
 
 SHOWN = 5  # files that an error names
 

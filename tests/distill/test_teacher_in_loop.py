@@ -67,6 +67,19 @@ def test_it_says_of_a_batch_what_a_cache_in_fp32_says(
     assert now.scale == kept.scale and now.bias is kept.bias is None
 
 
+def test_it_computes_in_the_precision_of_the_run(samples: ShardSet, teacher: Path) -> None:
+    batch = batch_of(samples, RECIPE)
+    full, half = (
+        ask_at_each_step(RECIPE.model_copy(update={"precision": precision}), samples, [teacher])[0].of_batch(
+            batch, CPU
+        )
+        for precision in ("fp32", "bf16")
+    )
+    assert half.image.dtype == torch.float32
+    assert 1e-5 < (full.image - half.image).abs().max() < 0.05
+    assert 1e-5 < (full.text - half.text).abs().max() < 0.05
+
+
 def test_the_curve_is_that_of_a_run_from_a_cache_in_fp32(
     samples: ShardSet, teacher: Path, tmp_path: Path
 ) -> None:
