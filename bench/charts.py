@@ -15,6 +15,7 @@ LEFT, RIGHT, TOP = 48.0, 464.0, 12.0  # edges of the plot
 LINES_BOTTOM, DOTS_BOTTOM = 320.0, 192.0
 LINE_HEIGHT = 17.0
 FOOT = 44.0  # height of what stands below the plot
+MOST_DOTS = 40  # of a curve
 
 Point = tuple[float, float]
 
@@ -29,10 +30,11 @@ class Tick:
 
 @dataclass(frozen=True)
 class Line:
-    """points: an SVG polyline's. steps, last: where the curve ends."""
+    """points: an SVG polyline's. steps, last: where the curve ends. dots: its points, where they are few enough."""
 
     name: str
     points: str
+    dots: list[Point]
     steps: int
     last: float
 
@@ -87,10 +89,11 @@ def line_chart(curves: Mapping[str, Sequence[tuple[int, float]]]) -> LineChart:
         return LineChart(LINES_BOTTOM, [], [], [])
     x, x_ticks = axis(0, max(steps), LEFT, RIGHT, _count)
     y, y_ticks = axis(min(0, *values), max(values), LINES_BOTTOM, TOP, _short)
-    lines = [
-        Line(name, " ".join(f"{x(step):.1f},{y(value):.1f}" for step, value in curve), *curve[-1])
-        for name, curve in curves.items()
-    ]
+    lines: list[Line] = []
+    for name, curve in curves.items():
+        points = [(x(step), y(value)) for step, value in curve]
+        text = " ".join(f"{across:.1f},{down:.1f}" for across, down in points)
+        lines.append(Line(name, text, points if len(points) <= MOST_DOTS else [], *curve[-1]))
     return LineChart(LINES_BOTTOM, x_ticks, y_ticks, lines)
 
 

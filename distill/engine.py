@@ -50,6 +50,7 @@ from .teacher_source import TeacherSource
 from .teachers import describe_teachers
 from .tracking import tracked
 from .unfinished import RunIdentity, check_unfinished, work_on_run
+from .validation import Validation
 
 log = logging.getLogger(__name__)
 
@@ -77,6 +78,7 @@ def train(
     *,
     caches: Sequence[TeacherSource] = (),
     teachers: Sequence[Path] = (),
+    val: ShardSet | None = None,
     trackers: Sequence[str] = (),
     resume: bool = False,
     overwrite: bool = False,
@@ -85,9 +87,10 @@ def train(
 ) -> RunResult:
     """Trains the recipe's student on `samples` and seals the run at `out`.
 
-    caches: what `open_teachers` or `ask_at_each_step` returned; teachers: what it was given. trackers: names of
-    TRACKERS. resume: go on with the run that was stopped there, if there is one. ranks: the processes that share the
-    work, from `join_ranks`; the first one writes. Raises UsageError for what cannot be or a loss that is not finite,
+    caches: what `open_teachers` or `ask_at_each_step` returned; teachers: what it was given. val: what the student is
+    scored on while it trains, where the recipe says so. trackers: names of TRACKERS. resume: go on with the run that
+    was stopped there, if there is one. ranks: the processes that share the work, from `join_ranks`; the first one
+    writes. Raises UsageError for what cannot be or a loss that is not finite,
     DataError for bad shards, SetupError where the student cannot be written, which is tried before the first step.
 
     Until it is sealed the run lies beside `out`, with ".unfinished" added, and stays there after an error or an
@@ -134,7 +137,13 @@ def train(
     inputs["data"] = samples.digest
     seeds = {"recipe": recipe.seed, "views": recipe.views.seed}
     digests = [each["digest"] for each in taught_by]
-    identity = RunIdentity(recipe.model_dump(mode="json"), samples.digest, digests)
+    validation = None
+    if recipe.validate_every and val is not None:
+        validation = Validation(
+            val, architecture, state, ranks, every=recipe.validate_every, steps=schedule.steps
+        )
+    scored_on = None if validation is None or val is None else val.digest
+    identity = RunIdentity(recipe.model_dump(mode="json"), samples.digest, digests, scored_on)
 
     def save_student(place: Path, *, overwrite: bool = False) -> None:
         with state.student():
@@ -146,7 +155,7 @@ def train(
         work = writing.enter_context(work_on_run(out, identity, ranks, resume=resume, overwrite=overwrite))
         before = {} if work.first_step is None else work.states.load(work.first_step, state)
         reader.bad.update({int(row): why for row, why in before.get("bad", {}).items()})
-        loop = Loop(recipe, schedule, state, caches, device, ranks)
+        loop = Loop(recipe, schedule, state, caches, device, ranks, validation)
         writing.enter_context(_student_kept(out, loop, save_student, ranks))
         writing.enter_context(full_disk_said(out))
         folder = metrics = None

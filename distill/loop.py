@@ -32,6 +32,7 @@ from .schedule import Schedule
 from .teacher_source import TeacherSource
 from .text_blocks import Texts
 from .tracking import TrackedLog
+from .validation import Validation, beside
 
 LOG_EVERY = 10  # steps
 KEEP_EVERY = 50  # steps between copies of the weights, a multiple of LOG_EVERY
@@ -60,8 +61,10 @@ class Loop:
         teachers: Sequence[TeacherSource],
         device: Device,
         ranks: Ranks,
+        validation: Validation | None = None,
     ) -> None:
         self.recipe, self.schedule, self.state = recipe, schedule, state
+        self.validation = validation
         self.teachers, self.device, self.ranks = tuple(teachers), device, ranks
         distillation = Distillation(state.model, state.objective, device)
         self.distillation = ranks.share(distillation, backwards=recipe.accumulate)
@@ -110,15 +113,17 @@ class Loop:
                     check_bad_share(bad, reader.samples, self.recipe.max_bad_share)
                 except DataError as error:
                     raise Stopped(error) from None
+                waiting = waited / max(now - since, 1e-9)
+                written |= self._scores(done, progress)
                 if metrics is not None:
                     metrics.write(
                         step=done,
                         epoch=done / loader.steps_per_epoch,
                         **written,
-                        seconds_waiting_share=waited / max(now - since, 1e-9),
+                        seconds_waiting_share=waiting,
                     )
-                waited, since = 0.0, now
-                progress(done, self.schedule.steps, f"loss {written['loss']:.3f}")
+                waited, since = 0.0, time.monotonic()
+                progress(done, self.schedule.steps, _note(written))
             after_step(bad)
             asked = time.monotonic()
         return written
@@ -169,7 +174,15 @@ class Loop:
         ]
 
     def _reads_numbers(self, done: int) -> bool:
-        return done % LOG_EVERY == 0 or done == self.schedule.steps
+        return done % LOG_EVERY == 0 or done == self.schedule.steps or self._is_validated(done)
+
+    def _is_validated(self, done: int) -> bool:
+        return self.validation is not None and self.validation.is_due(done)
+
+    def _scores(self, done: int, progress: Progress) -> dict[str, float]:
+        if self.validation is None or not self.validation.is_due(done):
+            return {}
+        return self.validation.score(done, beside(progress, done, self.schedule.steps, "scoring"))
 
     def _read(self, numbers: dict[str, Tensor]) -> dict[str, float]:
         """The means over the ranks, as numbers, with the learning rate of the step. Waits for the device."""
@@ -200,6 +213,16 @@ class Loop:
         """Of the random numbers of a part of a step; ranks draw different ones."""
         number = (step * self.ranks.size + self.ranks.rank) * self.recipe.accumulate + part
         return int(philox(self.recipe.seed, stream, number).integers(2**63))
+
+
+def _note(numbers: dict[str, float]) -> str:
+    """The numbers that stand beside the progress."""
+    scores = [
+        f"{name.removeprefix('val_')} {100 * value:.1f} %"
+        for name, value in numbers.items()
+        if name.startswith("val_")
+    ]
+    return ", ".join([f"loss {numbers['loss']:.3f}", *scores])
 
 
 def _copied(weights: dict[str, Tensor]) -> dict[str, Tensor]:

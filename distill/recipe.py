@@ -109,6 +109,11 @@ class Recipe(Config):
         lt=1,
         description="decay of the average of the weights, which is then the student; the last weights are if unset",
     )
+    validate_every: int = Field(
+        default=0,
+        ge=0,
+        description="steps between scores on the data's val split; the last step is scored too. 0: none",
+    )
     max_bad_share: float = Field(
         default=0.01, ge=0, lt=1, description="share of undecodable images that is tolerated"
     )

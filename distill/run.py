@@ -9,7 +9,9 @@ from pathlib import Path
 from kdx.core.errors import UsageError
 from kdx.core.folders import check_free, check_place, check_space
 from kdx.core.progress import Stages, silent_stages
+from kdx.data.places import splits_there
 from kdx.data.shards import ShardSet, open_split
+from kdx.evaluate.dataset import check_task
 from kdx.models.architectures import count_parameters
 from kdx.models.checkpoint import RUN_KIND, read_checkpoint_spec
 
@@ -64,6 +66,7 @@ def run_recipe(
         stages = silent_stages  # one process shows for all
     with ranks.first_ahead():
         samples = open_split(data, "train", stages=stages)
+        val = _open_val(data, stages) if recipe.validate_every else None
     recipe, schedule = recipe.resolve(samples)
     ranks.local_batch_size(schedule.batch_size, recipe.accumulate)
     check_student(recipe, teachers)
@@ -71,6 +74,11 @@ def run_recipe(
     if ranks.is_first:
         for note in unlike_expected(recipe, teachers):
             tell(note)
+        if recipe.validate_every and val is None:
+            tell(
+                f"note: nothing is scored every {recipe.validate_every:,} steps, because {data} has no val split; "
+                f"to hold a hundredth of the pairs out: --data '{data}#val=0.01'"
+            )
     try:
         caches: Sequence[TeacherSource]
         if teacher_online or not recipe.objective.needs_teacher:
@@ -85,6 +93,7 @@ def run_recipe(
                 out,
                 caches=caches,
                 teachers=teachers,
+                val=val,
                 trackers=trackers,
                 resume=resume,
                 overwrite=overwrite,
@@ -95,6 +104,15 @@ def run_recipe(
         if ranks.is_first:
             tell(_after_interruption(recipe, out, cache))
         raise
+
+
+def _open_val(data: Path, stages: Stages) -> ShardSet | None:
+    """None where there is none. Raises DataError for one that nothing can be scored on."""
+    if "val" not in splits_there(data):
+        return None
+    samples = open_split(data, "val", need_captions=False, stages=stages)
+    check_task(samples)
+    return samples
 
 
 def _check_places(recipe: Recipe, out: Path, cache: Path | None, *, resume: bool, overwrite: bool) -> Path:

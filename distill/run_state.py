@@ -36,6 +36,10 @@ class RunState:
         """In this, the model is what the run makes: it has the averaged weights, if there are any."""
         return contextlib.nullcontext() if self.average is None else self.average.in_place()
 
+    def student_weights(self) -> dict[str, torch.Tensor]:
+        """The state dict of what the run makes; tensors are those of the run itself."""
+        return self.model.state_dict() if self.average is None else self.average.weights
+
     def state_dict(self) -> dict[str, Any]:
         """Tensors are those of the run itself, not copies."""
         state = {

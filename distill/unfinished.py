@@ -31,18 +31,22 @@ METRICS = "metrics.jsonl"
 
 @dataclass(frozen=True)
 class RunIdentity:
-    """What must be the same for a run to be the same: resolved recipe, and the digests of data and teachers."""
+    """What must be the same for a run to be the same: resolved recipe, and the digests of data and teachers.
+
+    val: of what it is scored on, None if it is not.
+    """
 
     recipe: dict[str, Any]
     data: str
     teachers: list[str]
+    val: str | None = None
 
     def differences(self, other: dict[str, Any]) -> list[str]:
         """Names of what another one, from JSON, has otherwise."""
         mine = json.loads(json.dumps(asdict(self)))
         recipe, theirs = mine["recipe"], other.get("recipe", {})
         names = [f"recipe.{key}" for key in sorted({*recipe, *theirs}) if recipe.get(key) != theirs.get(key)]
-        return names + [name for name in ("data", "teachers") if mine[name] != other.get(name)]
+        return names + [name for name in ("data", "teachers", "val") if mine[name] != other.get(name)]
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,7 @@ def evaluate_set(
     """
     if limit is not None:
         check_count(limit, "limit")
-    _check_task(samples)
+    check_task(samples)
     chosen = spread(len(samples), limit or len(samples))
     with workplace(_work_name(embedder, samples, chosen, peers), peers) as work:
         images = embed_set(embedder, samples, chosen, work, progress)
@@ -101,8 +101,8 @@ def _work_name(embedder: Embedder, samples: ImageSet, rows: list[int], peers: Pe
     return value_digest([made_by, where, [samples.keys[row] for row in rows], piece])
 
 
-def _check_task(samples: ImageSet) -> None:
-    """Before anything is embedded."""
+def check_task(samples: ImageSet) -> None:
+    """Raises DataError for a set with neither classes nor captions. Call before anything is embedded."""
     rows = range(len(samples))
     labelled = samples.classes is not None and any(samples.label(row) is not None for row in rows)
     if not labelled and not any(samples.captions(row) for row in rows):

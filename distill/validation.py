@@ -1,0 +1,104 @@
+"""Scores of the student on held-out pairs while it trains.
+
+What is scored is a copy of its weights, or of their average, in fp32 and by what `kdx eval` calls: training goes on as
+if nothing had been scored, and the last score is the one that `kdx eval` gives for the run.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import time
+
+import torch
+
+from kdx.core.errors import KdxError
+from kdx.core.progress import Progress
+from kdx.data.image_set import ImageSet
+from kdx.evaluate import Evaluation, evaluate_set
+from kdx.models.architecture import Architecture
+from kdx.models.architectures import build_model
+from kdx.models.checkpoint import Checkpoint, describe
+from kdx.models.clip import ClipModel
+from kdx.models.clip_vocabulary import clip_tokenizer
+from kdx.runtime.torch import TorchEncoder
+
+from .ranks import Ranks
+from .run_state import RunState
+
+log = logging.getLogger(__name__)
+
+
+class Validation:
+    """Scores `samples` after every `every` steps and after the last of `steps`.
+
+    The first rank does it, and the others wait: it takes the time of `kdx eval`, and memory for one more student and
+    the embeddings of the set.
+    """
+
+    def __init__(
+        self,
+        samples: ImageSet,
+        architecture: Architecture,
+        state: RunState,
+        ranks: Ranks,
+        *,
+        every: int,
+        steps: int,
+    ) -> None:
+        self.samples, self.architecture = samples, architecture
+        self._state, self._ranks = state, ranks
+        self._every, self._steps = every, steps
+
+    def is_due(self, step: int) -> bool:
+        return step % self._every == 0 or step == self._steps
+
+    def score(self, step: int, progress: Progress) -> dict[str, float]:
+        """The numbers of the student after `step`; none on other ranks, and where it cannot be scored, which is logged.
+
+        Every rank calls it.
+        """
+        numbers: dict[str, float] = {}
+        if self._ranks.is_first:
+            started = time.monotonic()
+            try:
+                evaluation = self._evaluate(progress)
+            except (KdxError, torch.OutOfMemoryError) as error:  # which is no reason to lose the run
+                log.warning("step %d is not validated: %s", step, error)
+            else:
+                numbers = {**_numbers(evaluation), "seconds_validating": time.monotonic() - started}
+        self._ranks.wait()
+        return numbers
+
+    def _evaluate(self, progress: Progress) -> Evaluation:
+        self._student.load_state_dict(self._state.student_weights())
+        tokenizer = clip_tokenizer()
+        spec = describe(self._student, self.architecture, tokenizer, weights_digest="")
+        encoder = TorchEncoder(
+            Checkpoint(self.samples.place, self._student, spec, tokenizer, self.architecture)
+        )
+        encoder.identity = None  # weights of a moment: nothing of them belongs into kdx's cache folder
+        return evaluate_set(encoder, self.samples, progress=progress)
+
+    @functools.cached_property
+    def _student(self) -> ClipModel:
+        """On the CPU, without what training adds to a model: compiled towers, locks, batch statistics of all ranks."""
+        return build_model(self.architecture).eval().requires_grad_(False)
+
+
+def beside(progress: Progress, step: int, steps: int, what: str) -> Progress:
+    """The progress of a piece of work while the run stands at `step`, as a note."""
+
+    def tell(done: int, total: int, note: str = "") -> None:
+        progress(step, steps, f"{what}: {done} of {total} {note}".rstrip())
+
+    return tell
+
+
+def _numbers(evaluation: Evaluation) -> dict[str, float]:
+    numbers: dict[str, float] = {}
+    if evaluation.zero_shot is not None:
+        numbers["val_zero_shot_top1"] = evaluation.zero_shot.top1.value
+    if evaluation.retrieval is not None:
+        numbers["val_retrieval_recall@1"] = evaluation.retrieval.mean_recall[1]
+    return numbers

@@ -1,0 +1,167 @@
+"""Facts of distill/validation.py: the student is scored while it trains, as if nobody looked."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import kdx
+from kdx.core.errors import DataError
+from kdx.core.folders import read_manifest
+from kdx.core.log import read_metrics
+from kdx.data.shards import Sample, open_split, write_shards
+from kdx.distill import Recipe, loop, read_recipe, run_recipe, validation
+from kdx.distill.ranks import join_ranks
+from kdx.evaluate import evaluate_dataset
+from kdx.models.checkpoint import open_checkpoint
+
+from .rank_processes import start_ranks
+
+TOY = ("steps=12", "batch_size=8", "optimizer.warmup_steps=2", "views.num_views=2", "validate_every=5")
+TOP1, RECALL = "val_zero_shot_top1", "val_retrieval_recall@1"
+MEASURED = ("seconds", "per_second", "peak_mib")  # parts of the names of what no two runs share
+
+
+def _recipe(*settings: str) -> Recipe:
+    return read_recipe("demo-baseline", [*TOY, *settings])
+
+
+@pytest.fixture
+def data(tmp_path: Path, make_samples: Callable[..., list[Sample]]) -> Path:
+    """With classes and captions."""
+    samples = make_samples(32)
+    write_shards(tmp_path / "data", "train", samples[:20])
+    write_shards(tmp_path / "data", "val", samples[20:])
+    (tmp_path / "data/classes.txt").write_text("circle\nsquare\nstar\n")
+    return tmp_path / "data"
+
+
+def _lines(run: Path) -> list[dict[str, Any]]:
+    return read_metrics(run / "metrics.jsonl")
+
+
+def _curve(run: Path) -> dict[int, dict[str, float]]:
+    """What was learnt, by step: no times and no scores."""
+    return {
+        line["step"]: {
+            name: value
+            for name, value in line.items()
+            if not name.startswith("val_") and not any(each in name for each in MEASURED)
+        }
+        for line in _lines(run)
+    }
+
+
+# a trunk with batch statistics, dropout or none of them, and the average of the weights
+@pytest.mark.parametrize("settings", [(), ("student=kdx-mini-vit", "ema=0.9"), ("ema=0.5", "accumulate=2")])
+def test_a_run_that_is_scored_is_bit_equal_to_one_that_is_not_and_the_last_score_is_that_of_kdx_eval(
+    tmp_path: Path, data: Path, settings: tuple[str, ...]
+) -> None:
+    run_recipe(_recipe(*settings), data, tmp_path / "scored")
+    run_recipe(_recipe(*settings, "validate_every=0"), data, tmp_path / "unseen")
+    scored, unseen = _curve(tmp_path / "scored"), _curve(tmp_path / "unseen")
+    assert list(scored) == [5, 10, 12] and list(unseen) == [10, 12]
+    assert {step: scored[step] for step in unseen} == unseen
+    weights, others = (open_checkpoint(tmp_path / run).model.state_dict() for run in ("scored", "unseen"))
+    assert all(torch.equal(tensor, others[name]) for name, tensor in weights.items())
+    with kdx.load(tmp_path / "scored") as student:
+        evaluation = evaluate_dataset(student, data)
+    assert evaluation.zero_shot and evaluation.retrieval
+    last = _lines(tmp_path / "scored")[-1]
+    assert last[TOP1] == evaluation.zero_shot.top1.value
+    assert last[RECALL] == evaluation.retrieval.mean_recall[1]
+    assert read_manifest(tmp_path / "scored").fields["final"][TOP1] == last[TOP1]
+
+
+@pytest.mark.parametrize(("given", "expected"), [("labels", {TOP1}), ("captions", {RECALL})])
+def test_labels_alone_and_captions_alone_are_scored(
+    tmp_path: Path, make_samples: Callable[..., list[Sample]], given: str, expected: set[str]
+) -> None:
+    samples = make_samples(20)
+    write_shards(tmp_path / "data", "train", samples)
+    if given == "labels":
+        held_out = [replace(sample, captions=()) for sample in samples]
+        (tmp_path / "data/classes.txt").write_text("circle\nsquare\nstar\n")
+    else:
+        held_out = [replace(sample, label=None) for sample in samples]
+    write_shards(tmp_path / "data", "val", held_out)
+    run_recipe(_recipe("steps=4"), tmp_path / "data", tmp_path / "run")
+    (line,) = _lines(tmp_path / "run")
+    assert {name for name in line if name.startswith("val_")} == expected
+
+
+def test_without_a_val_split_that_is_said_before_training(
+    tmp_path: Path, make_samples: Callable[..., list[Sample]]
+) -> None:
+    write_shards(tmp_path / "data", "train", make_samples(20))
+    told: list[str] = []
+    run_recipe(_recipe(), tmp_path / "data", tmp_path / "run", tell=told.append)
+    assert len(told) == 1 and "no val split" in told[0] and "#val=0.01" in told[0]
+    assert [line["step"] for line in _lines(tmp_path / "run")] == [10, 12]
+
+
+def test_a_val_split_that_nothing_can_be_scored_on_is_refused_before_training(
+    tmp_path: Path, make_samples: Callable[..., list[Sample]]
+) -> None:
+    samples = make_samples(20)
+    write_shards(tmp_path / "data", "train", samples)
+    write_shards(tmp_path / "data", "val", [replace(each, captions=(), label=0) for each in samples])
+    with pytest.raises(DataError, match="neither classes with labels nor captions"):
+        run_recipe(_recipe(), tmp_path / "data", tmp_path / "run")
+    assert not (tmp_path / "run").exists() and not (tmp_path / "run.unfinished").exists()
+
+
+def test_a_share_that_is_held_out_is_scored(
+    tmp_path: Path, make_samples: Callable[..., list[Sample]]
+) -> None:
+    write_shards(tmp_path / "data", "train", make_samples(40))
+    run_recipe(_recipe("steps=4"), Path(f"{tmp_path / 'data'}#val=0.3"), tmp_path / "run")
+    assert RECALL in _lines(tmp_path / "run")[0]
+
+
+def test_a_score_that_fails_is_said_and_the_run_goes_on(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise DataError("more than a tenth of the images cannot be read")
+
+    monkeypatch.setattr(validation, "evaluate_set", fail)
+    with caplog.at_level(logging.WARNING):
+        result = run_recipe(_recipe(), data, tmp_path / "run")
+    assert result.steps == 12 and caplog.text.count("is not validated: more than a tenth") == 3
+    assert not any(name.startswith("val_") for line in _lines(tmp_path / "run") for name in line)
+
+
+def _train_on_ranks(data: Path, out: Path) -> None:
+    with join_ranks() as ranks:
+        run_recipe(_recipe(), data, out, ranks=ranks)
+
+
+def test_of_several_processes_the_first_one_scores(tmp_path: Path, data: Path) -> None:
+    open_split(data, "train")  # makes the index
+    codes, _, err = start_ranks(2, tmp_path, _train_on_ranks, data, tmp_path / "run")
+    assert codes == [0, 0], err
+    assert [(line["step"], RECALL in line) for line in _lines(tmp_path / "run")] == [
+        (5, True),
+        (10, True),
+        (12, True),
+    ]
+
+
+def test_numbers_of_a_scored_step_and_of_the_tenth_are_read_alone(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+    reading = loop.Loop._read
+
+    def note(self: loop.Loop, numbers: Any) -> Any:
+        read.append(self.state.step)
+        return reading(self, numbers)
+
+    monkeypatch.setattr(loop.Loop, "_read", note)
+    run_recipe(_recipe("steps=23", "validate_every=9"), data, tmp_path / "run")
+    assert read == [9, 10, 18, 20, 23]
