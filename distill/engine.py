@@ -27,6 +27,7 @@ from kdx.core.folders import check_free
 from kdx.core.log import MetricsLog
 from kdx.core.progress import Progress, silent
 from kdx.core.provenance import collect_provenance, cpu_count
+from kdx.core.urls import shown
 from kdx.core.workspace import full_disk_said
 from kdx.data.loader import Loader, ViewReader
 from kdx.data.shards import ShardSet
@@ -193,7 +194,7 @@ def train(
                 "student": architecture.name,
                 "methods": list(recipe.objective.methods),
                 "teachers": taught_by,
-                "data": {"path": str(samples.folder), "pairs": len(samples), "digest": samples.digest},
+                "data": {"path": shown(samples.folder), "pairs": len(samples), "digest": samples.digest},
                 "steps": schedule.steps,
                 "batch_size": schedule.batch_size,
                 "epochs": schedule.steps / loader.steps_per_epoch,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kdx.core.extras import PARQUET, TRAIN
+from kdx.core.extras import PARQUET, REMOTE, TRAIN
 
 if TYPE_CHECKING:
     from kdx.serve.supervisor import TritonServer
@@ -31,7 +31,7 @@ sys.meta_path.insert(0, Hidden())
 
 def _without_extras(code: str, *args: str | Path) -> subprocess.CompletedProcess[str]:
     """Runs `code` in a Python that has only what the plain installation brings."""
-    hidden = ",".join([*TRAIN, *PARQUET, "onnxruntime"])
+    hidden = ",".join([*TRAIN, *PARQUET, *REMOTE, "onnxruntime"])
     return subprocess.run(
         [sys.executable, "-c", BASE + code, hidden, *map(str, args)],
         capture_output=True,
@@ -116,3 +116,8 @@ def test_parquet_names_its_extra(tmp_path: Path) -> None:
     refused = _kdx("data", "convert", tmp_path / "a.parquet", "--out", tmp_path / "out")
     assert refused.returncode == 5, refused.stderr
     assert "remedy: pip install 'kdx[parquet]'" in refused.stderr and not (tmp_path / "out").exists()
+
+
+def test_a_set_at_a_url_names_the_extra() -> None:
+    done = _kdx("data", "index", "https://127.0.0.1:1/0.tar")
+    assert done.returncode == 5 and "pip install 'kdx[remote]'" in done.stderr.splitlines()[-1]

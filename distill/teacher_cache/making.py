@@ -11,6 +11,7 @@ from kdx.core.claims import Claim
 from kdx.core.errors import DataError
 from kdx.core.progress import Progress, silent
 from kdx.core.provenance import cpu_count
+from kdx.core.urls import shown
 from kdx.data.shards import Shard, ShardSet
 from kdx.data.views import ViewConfig
 
@@ -57,7 +58,7 @@ def open_cache(
                 "path": None if made_by is None else str(made_by),
                 "digest": teacher.spec.model_digest,
             },
-            data={"path": str(samples.folder), "pairs": len(samples), "digest": samples.digest},
+            data={"path": shown(samples.folder), "pairs": len(samples), "digest": samples.digest},
             views=views.num_views,
             files=file_names(samples),
             rows=[len(shard.rows) for shard in samples.shards],

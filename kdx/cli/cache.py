@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from kdx.core.urls import shown
+
 from .output import print_json
 
 if TYPE_CHECKING:
@@ -106,7 +108,7 @@ def build(
         print_json([describe_cache(cache_folder(out, number)) for number in range(1, len(teachers) + 1)])
         return
     click.echo(out)
-    given = f"--data {shlex.quote(str(data))} --cache {out} --teacher {teachers[0]}"
+    given = f"--data {shlex.quote(shown(data))} --cache {out} --teacher {teachers[0]}"
     click.echo(f"next: kdx distill {recipe} {given} --out RUN", err=True)
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import click
 
+from kdx.core.urls import shown
+
 from .data_convert import command as convert
 from .data_info import command as info
 from .data_prepare import command as prepare
@@ -128,7 +130,8 @@ def index(folder: Path, index_dir: Path | None) -> None:
     """Write down what lies in the shards of FOLDER, so that every later start takes no time.
 
     Other commands do so too where they find no index. A shard that changes is indexed anew when it is used next. Where
-    nothing can be written beside the shards, the index goes to --index-dir, or else to the cache folder (KDX_CACHE).
+    nothing can be written beside the shards, as at a URL, the index goes to --index-dir, or else to the cache folder
+    (KDX_CACHE).
 
     Example: kdx data index cc12m
     """
@@ -176,4 +179,4 @@ def verify(folder: Path) -> None:
         )
         said = "; ".join(f"{what}: {', '.join(names[:SHOWN])}" for what, names in kinds if names)
         raise DataError(said, where=folder, remedy="copy these again, or convert the set again")
-    click.echo(f"{folder}: {len(verified.same)} files are as they were written")
+    click.echo(f"{shown(folder)}: {len(verified.same)} files are as they were written")

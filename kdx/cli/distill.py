@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from kdx.core.urls import shown
+
 from .distill_text import describe_recipe, plan_lines, recipe_table
 from .output import print_json
 
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 @click.option(
     "--data",
     type=click.Path(path_type=Path),
-    help="Folder with train-*.tar or 00000.tar shards, or a pattern, or several (docs/data.md).",
+    help="Folder with train-*.tar or 00000.tar shards, a pattern, several, or a URL (docs/data.md).",
 )
 @click.option(
     "--out", type=click.Path(path_type=Path), help="Where the run, or the page of --plot, is written."
@@ -168,7 +170,7 @@ def command(
             f"skipped {result.bad_images} images that do not decode: {out / 'skipped.jsonl'}", err=True
         )
     click.echo(out)
-    held_out = f"--data {shlex.quote(str(data))}" if "val" in splits_there(data) else "--data HELD-OUT"
+    held_out = f"--data {shlex.quote(shown(data))}" if "val" in splits_there(data) else "--data HELD-OUT"
     click.echo(f"next: kdx eval {out} {held_out}   or   kdx export {out} {held_out} --out exported", err=True)
 
 

@@ -13,6 +13,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from .urls import shown
+
 
 class KdxError(Exception):
     """One fault, said in one line, with its remedy.
@@ -24,7 +26,7 @@ class KdxError(Exception):
 
     def __init__(self, what: str, *, where: str | Path | None = None, remedy: str | None = None) -> None:
         self.what = what
-        self.where = None if where is None else str(where)
+        self.where = None if where is None else shown(where)
         self.remedy = remedy
         super().__init__(what if self.where is None else f"{self.where}: {what}")
 

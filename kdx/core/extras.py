@@ -1,7 +1,7 @@
 """What a plain `pip install kdx` leaves out, and the extra that brings it.
 
 The plain installation asks servers, runs them and evaluates them. Models in PyTorch (training, export, checkpoints)
-need the packages of the extra `train`; Parquet and Arrow files that of `parquet`.
+need the packages of the extra `train`; Parquet and Arrow files that of `parquet`, shards at a URL that of `remote`.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ TRAIN = frozenset(  # import names
     }
 )
 PARQUET = frozenset({"pyarrow"})
+REMOTE = frozenset({"fsspec"})
 INSTALL_TRAIN = "pip install 'kdx[train,cpu]' (with an NVIDIA GPU: 'kdx[train,gpu]')"
 
 
@@ -35,11 +36,12 @@ def naming_the_extra() -> Generator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        if error.name in PARQUET:
-            raise SetupError(
-                f"this needs kdx[parquet]: the package {error.name} is not installed",
-                remedy="pip install 'kdx[parquet]'",
-            ) from None
+        for extra, packages in (("parquet", PARQUET), ("remote", REMOTE)):
+            if error.name in packages:
+                raise SetupError(
+                    f"this needs kdx[{extra}]: the package {error.name} is not installed",
+                    remedy=f"pip install 'kdx[{extra}]'",
+                ) from None
         if error.name not in TRAIN:
             raise
         raise SetupError(

@@ -19,6 +19,7 @@ from typing import Any, cast
 
 from .digests import file_digest
 from .errors import DataError, SetupError, UsageError
+from .urls import url_of
 from .workspace import locked, move_all, workspace
 
 MANIFEST = "manifest.json"
@@ -60,8 +61,8 @@ def sealed_folder(
     """
     from .provenance import collect_provenance  # what it asks is imported by nobody else
 
-    path = _without_dots(path)
     check_free(path, kind, overwrite=overwrite)
+    path = _without_dots(path)
     with workspace(path) as new:
         new.mkdir()
         yield new
@@ -107,8 +108,8 @@ def check_free(path: Path, kind: str, *, overwrite: bool = False) -> None:
 
     Call before long work.
     """
-    path = _without_dots(path)
     check_place(path)
+    path = _without_dots(path)
     if not path.exists() and not path.is_symlink():
         return
     if not overwrite:
@@ -122,9 +123,13 @@ def check_free(path: Path, kind: str, *, overwrite: bool = False) -> None:
 
 
 def check_place(path: Path) -> None:
-    """Raises UsageError if `path` is not UTF-8, lies under a file or in a sealed folder, SetupError without permission
-    to write.
+    """Raises UsageError if `path` is a URL, is not UTF-8, lies under a file or in a sealed folder, SetupError without
+    permission to write.
     """
+    if url_of(path) is not None:
+        raise UsageError(
+            "is a URL, and this is written to a disk", where=path, remedy="name a folder, and copy it there"
+        )
     path = _without_dots(path)
     if not _is_utf8(path):
         raise UsageError(NOT_UTF8, where=path, remedy="choose another path")

@@ -15,6 +15,8 @@ from typing import Any
 
 import kdx
 
+from .urls import shown
+
 NVIDIA_SMI_TIMEOUT = 30.0  # seconds; beside a broken driver it hangs
 PACKAGES = (
     "torch",
@@ -49,7 +51,7 @@ def collect_provenance(
     record: dict[str, Any] = {
         "kdx": kdx.__version__,
         "commit": _commit(),
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "command": [Path(sys.argv[0]).name, *map(shown, sys.argv[1:])],
         "python": platform.python_version(),
         "packages": package_versions(),
         "system": platform.platform(),

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
 from kdx.core.digests import file_digest
 from kdx.core.errors import DataError
 from kdx.core.progress import Progress, silent
+from kdx.core.urls import shown, url_of
 
 from .index.opening import IndexedShard, find_index
 from .index.shard_index import is_undamaged
 from .index.table import DamagedTable
 from .places import splits_there
+from .remote.files import look_at, read_pieces
 from .set_folder import CHECKSUMS
 
 
@@ -69,7 +72,7 @@ def verify_set(folder: Path, *, progress: Progress = silent) -> Verified:
     result = Verified([], [], [], [], [])
     for number, (name, digests) in enumerate(sorted(expected.items()), 1):
         try:
-            same = {file_digest(shards.get(name, folder / name))} == digests
+            same = {_digest(shards.get(name, folder / name))} == digests
             (result.same if same else result.changed).append(name)
         except FileNotFoundError:
             result.missing.append(name)
@@ -92,5 +95,15 @@ def _is_undamaged(indexed: IndexedShard) -> bool:
         return False
 
 
+def _digest(path: Path) -> str:
+    """sha256 of what lies there now, also at a URL, whatever the cache of shards holds."""
+    if (url := url_of(path)) is None:
+        return file_digest(path)
+    digest = hashlib.sha256()
+    for piece in read_pieces(look_at(url)):
+        digest.update(piece)
+    return digest.hexdigest()
+
+
 def _name(shard: Path, folder: Path) -> str:
-    return shard.relative_to(folder).as_posix() if shard.is_relative_to(folder) else str(shard)
+    return shard.relative_to(folder).as_posix() if shard.is_relative_to(folder) else shown(shard)

@@ -77,13 +77,13 @@ class Chunks:
         captions: list[int] = []
         bad: dict[int, str] = {}
         longest = 0
-        for row in request.rows.tolist():
-            n = len(rows)
-            try:
-                pixels[n] = self._reader.decode(row, request.view)
-            except Undecodable as reason:
-                bad[row] = str(reason)
+        asked: list[int] = request.rows.tolist()
+        for row, decoded in zip(asked, self._reader.decode(asked, request.view), strict=True):
+            if isinstance(decoded, Undecodable):
+                bad[row] = decoded.why
                 continue
+            n = len(rows)
+            pixels[n] = decoded
             caption = self._caption(row, request.epoch)
             ids = self._ids(row, caption)
             tokens[n, : len(ids)] = ids

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kdx.core.progress import Stages, silent_stages
+from kdx.core.urls import shown
 
 from .places import splits_there
 from .sampling import spread
@@ -37,7 +38,7 @@ def describe_set(folder: Path, splits: Mapping[str, ShardSet] | None = None) -> 
     """
     splits = open_splits(folder) if splits is None else splits
     return {
-        "folder": str(folder),
+        "folder": shown(folder),
         "splits": {name: _describe_split(samples) for name, samples in splits.items()},
         "classes": read_classes(folder),
         "templates": read_templates(folder),

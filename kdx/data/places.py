@@ -5,6 +5,7 @@ shards                                  a folder; its shards are train-*.tar, va
 cc12m/{00000..01242}.tar, cc12m/0*.tar  the shards themselves, whatever split is asked for
 cc3m::cc12m                             several of these, one after the other
 cc12m#val=0.01                          a hundredth of the train shards' samples is the split "val", the rest "train"
+s3://bucket/cc12m/{00000..01242}.tar    any of these at a URL that fsspec opens (kdx/core/urls.py: a URL as a Path)
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ from __future__ import annotations
 import itertools
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from kdx.core.errors import DataError, UsageError
+from kdx.core.urls import file_name, url_of
 
 # split → how its shards begin, the first found counts: who has test shards alone scores on them
 SPLITS = {"train": ("train",), "val": ("val", "test"), "test": ("test",)}
@@ -92,7 +94,7 @@ def splits_there(place: Path) -> dict[str, list[Path]]:
 
 def numbered_shards(folder: Path) -> list[Path]:
     """Those that have no split in their names, as img2dataset writes them (00000.tar): they are train shards."""
-    return sorted((path for path in folder.glob("[0-9]*.tar") if path.stem.isdecimal()), key=_order)
+    return _numbered(folder.glob("[0-9]*.tar"))
 
 
 def index_beside(shard: Path) -> Path:
@@ -120,11 +122,12 @@ def expand_braces(pattern: str) -> list[str]:
 def _shards(part: Path, split: str) -> list[Path]:
     if _is_pattern(part):
         return _named(part)
+    here = _tars_in(part)
     for prefix in SPLITS[split]:
-        if paths := sorted(part.glob(f"{prefix}-*.tar")):
+        if paths := [path for path in here if path.name.startswith(f"{prefix}-")]:
             return paths
-    numbered = numbered_shards(part)
-    if numbered or any(any(part.glob(f"{prefix}-*.tar")) for prefix in SPLITS):
+    numbered = _numbered(here)
+    if numbered or any(path.name.startswith(f"{prefix}-") for path in here for prefix in SPLITS):
         return numbered if split == "train" else []
     return _below(part, split)
 
@@ -132,7 +135,7 @@ def _shards(part: Path, split: str) -> list[Path]:
 def _below(folder: Path, split: str) -> list[Path]:
     """The shards in subfolders. Their names say the split, or the folders that they are in."""
     by_split: dict[str, list[Path]] = {}
-    for path in _tars(folder):
+    for path in _tars_below(folder):
         prefix = path.name.partition("-")[0]
         if prefix not in SPLITS:
             if not path.stem.isdecimal():
@@ -143,7 +146,25 @@ def _below(folder: Path, split: str) -> list[Path]:
     return next((by_split[prefix] for prefix in SPLITS[split] if prefix in by_split), [])
 
 
-def _tars(folder: Path) -> Iterator[Path]:
+def _numbered(tars: Iterable[Path]) -> list[Path]:
+    return sorted((path for path in tars if path.stem.isdecimal()), key=_order)
+
+
+def _tars_in(folder: Path) -> list[Path]:
+    """Those directly in a folder, by their names."""
+    if (url := url_of(folder)) is None:
+        return sorted(folder.glob("*.tar"))
+    from .remote.files import tars_in
+
+    return sorted(map(Path, tars_in(url)))
+
+
+def _tars_below(folder: Path) -> Iterator[Path]:
+    if (url := url_of(folder)) is not None:
+        from .remote.files import tars_below
+
+        yield from sorted(map(Path, tars_below(url)), key=_order)
+        return
     for here, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         yield from sorted((Path(here, name) for name in files if name.endswith(".tar")), key=_order)
@@ -155,10 +176,10 @@ def _named(pattern: Path) -> list[Path]:
     for name in expand_braces(str(pattern)):
         folder = _folder(Path(name))
         if "*" in name:
-            paths += sorted(folder.glob(str(Path(name).relative_to(folder))), key=_order)
+            paths += sorted(_matching(Path(name), folder), key=_order)
         else:
             paths.append(Path(name))
-    missing = [path for path in paths if not path.is_file()]
+    missing = [path for path in paths if url_of(path) is None and not path.is_file()]
     if missing:
         raise DataError(
             f"{len(missing):,} of {len(paths):,} shards are missing, such as {missing[0].name}",
@@ -168,8 +189,16 @@ def _named(pattern: Path) -> list[Path]:
     return paths
 
 
+def _matching(pattern: Path, folder: Path) -> Iterable[Path]:
+    if (url := url_of(pattern)) is None:
+        return folder.glob(str(pattern.relative_to(folder)))
+    from .remote.files import matching
+
+    return map(Path, matching(url))
+
+
 def _is_pattern(part: Path) -> bool:
-    return not part.is_dir() and (part.suffix == ".tar" or any(sign in str(part) for sign in "{*"))
+    return not part.is_dir() and (file_name(part).endswith(".tar") or any(sign in str(part) for sign in "{*"))
 
 
 def _folder(part: Path) -> Path:

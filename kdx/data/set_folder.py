@@ -24,8 +24,8 @@ def building_set(folder: Path, *, overwrite: bool = False) -> Iterator[Path]:
     On an error nothing is left, and an old set is untouched. Other files in `folder` stay. Raises UsageError if
     a set lies there and `overwrite` is not set.
     """
-    folder = folder.resolve()
     check_set_free(folder, overwrite=overwrite)
+    folder = folder.resolve()
     with workspace(folder) as new:
         new.mkdir()
         yield new

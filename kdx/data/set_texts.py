@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from kdx.core.errors import DataError, UsageError
+from kdx.core.urls import url_of
 
 from .places import Place
 
@@ -15,7 +16,12 @@ TEMPLATES = "templates.txt"
 def find_text(place: Path, name: str) -> Path:
     """The file of this name in the first folder of a place that has one, which may be none."""
     folders = Place.parse(place).folders
-    return next((folder / name for folder in folders if (folder / name).exists()), folders[0] / name)
+    return next((folder / name for folder in folders if is_there(folder / name)), folders[0] / name)
+
+
+def is_there(path: Path) -> bool:
+    """Also at a URL."""
+    return path.exists() if url_of(path) is None else _read(path) is not None
 
 
 def read_templates(place: Path) -> list[str] | None:
@@ -36,12 +42,25 @@ def read_templates(place: Path) -> list[str] | None:
 def read_lines(path: Path) -> list[str] | None:
     """The lines of a text file without surrounding spaces; None without the file. Raises DataError."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (FileNotFoundError, NotADirectoryError):
-        return None
+        content = _read(path)
+        if content is None:
+            return None
+        text = content.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot be read: {error}", where=path, remedy="save it as UTF-8 text") from None
     lines = [line.strip() for line in text.strip().split("\n")]
     if not all(lines):
         raise DataError("has an empty line", where=path, remedy="one entry a line")
     return lines
+
+
+def _read(path: Path) -> bytes | None:
+    """None without the file."""
+    if (url := url_of(path)) is not None:
+        from .remote.files import read_text
+
+        return read_text(url)
+    try:
+        return path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return None

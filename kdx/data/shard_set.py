@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,12 +14,14 @@ import numpy as np
 import numpy.typing as npt
 
 from kdx.core.digests import value_digest
+from kdx.core.urls import file_name
 from kdx.models.clip_vocabulary import clip_tokenizer
 
 from .image_set import captions_an_image
 from .index.opening import mapped_index
 from .index.shard_index import CONTEXT, FORMAT, NO_CLASS, ShardIndex
 from .index.unique_keys import Renamed
+from .remote.tars import read_all
 from .sample import Sample
 from .set_texts import read_templates
 from .tar_index import TarFile
@@ -47,7 +49,7 @@ class Shard:
 
     @property
     def name(self) -> str:
-        return self.path.name
+        return file_name(self.path)
 
     def columns(self) -> ShardIndex:
         return mapped_index(self.index, self.digest)
@@ -160,8 +162,12 @@ class ShardSet(Sequence[Sample]):
 
     def image(self, row: int) -> bytes:
         """Raises DataError if the shard has changed since it was opened."""
-        shard, columns, sample = self._find(row)
-        return shard.file.read(int(columns.image_offset[sample]), int(columns.image_bytes[sample]))
+        file, offset, size = self._place(row)
+        return file.read(offset, size)
+
+    def images(self, rows: Iterable[int]) -> Iterator[bytes]:
+        """`image` of each, several asked for at a time where each is a request."""
+        return read_all([self._place(row) for row in rows])
 
     def image_size(self, row: int) -> tuple[int, int]:
         """Width and height by the image's header, 0 where it has none."""
@@ -212,6 +218,11 @@ class ShardSet(Sequence[Sample]):
         row = int(row) % self._length
         shard = self.shards[bisect_right(self._starts, row) - 1]
         return shard, shard.columns(), shard.sample(row)
+
+    def _place(self, row: int) -> tuple[TarFile, int, int]:
+        """Of its image: the file, and offset and size in it."""
+        shard, columns, sample = self._find(row)
+        return shard.file, int(columns.image_offset[sample]), int(columns.image_bytes[sample])
 
     def _column(
         self, read: Callable[[Shard, ShardIndex], npt.NDArray[Any]], dtype: type[np.generic]

@@ -16,13 +16,14 @@ import numpy.typing as npt
 
 from kdx.core.errors import DataError, UsageError
 from kdx.core.progress import Stages, silent_stages
+from kdx.core.urls import shown, url_of
 
 from .index.opening import IndexedShard, open_indexes
 from .index.shard_index import FIRST_REASON, GOOD, ShardFacts, ShardIndex
 from .index.unique_keys import find_renamed
 from .places import SPLITS, Place, shard_paths, splits_there
 from .sample import NO_CAPTION, BadSample, LabelFinder, Sample, is_index, names_among
-from .set_texts import CLASSES, find_text, read_lines, read_templates
+from .set_texts import CLASSES, find_text, is_there, read_lines, read_templates
 from .shard_set import Shard, ShardSet
 from .unpacked import convert_command, quoted
 from .writing import write_shards
@@ -180,7 +181,7 @@ class _Labels:
 
 def _class_names(folder: Path, opened: Sequence[IndexedShard]) -> list[str] | None:
     """Looks at the other splits only when names occur: labels must mean the same in all of them."""
-    if find_text(folder, CLASSES).exists() or not all(map(is_index, _count_classes(opened))):
+    if is_there(find_text(folder, CLASSES)) or not all(map(is_index, _count_classes(opened))):
         return read_classes(folder)
     return None
 
@@ -222,6 +223,8 @@ def _check_share(samples: ShardSet, min_good_share: float) -> None:
 
 def _names_to_give(place: Path, split: str) -> str:
     folder = Place.parse(place).folders[0]
+    if url_of(folder) is not None:
+        return f"check the URL, or name the shards: {shown(folder)}/{{00000..00099}}.tar"
     if (command := convert_command(folder)) is not None and not any(folder.glob("*.tar*")):
         return f"pack the pictures into shards first: {command}"
     if not folder.is_dir():

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -56,6 +57,22 @@ class TarFile:
             ) from None
         return cls(path.absolute(), status.st_size, status.st_mtime_ns)
 
+    @property
+    def where(self) -> Path:
+        """What errors name."""
+        return self.path
+
+    @property
+    def is_current(self) -> bool:
+        """Raises DataError if it is gone."""
+        now = TarFile.at(self.path)
+        return (now.size, now.modified_ns) == (self.size, self.modified_ns)
+
+    @contextlib.contextmanager
+    def on_disk(self) -> Generator[TarFile]:
+        """For the block a file of this machine with the same bytes."""
+        yield self
+
     def read(self, offset: int, size: int) -> bytes:
         """Raises DataError if the file has changed since it was indexed, or is gone and no longer open."""
         try:
@@ -63,7 +80,7 @@ class TarFile:
             content = os.pread(descriptor.number, size, offset)
             status = os.fstat(descriptor.number)  # afterwards: a change while it was read counts too
         except OSError as error:
-            raise DataError(f"cannot be read: {error.strerror}", where=self.path, remedy=DAMAGED) from None
+            raise DataError(f"cannot be read: {error.strerror}", where=self.where, remedy=DAMAGED) from None
         if len(content) != size or (status.st_size, status.st_mtime_ns) != (self.size, self.modified_ns):
             raise _changed(self)
         return content
@@ -88,15 +105,15 @@ def walk_tar(tar: TarFile) -> Iterator[Member]:
                     header, after = _any_member(file, offset)
                     if header is None:
                         raise DataError(
-                            f"is truncated or damaged at byte {offset}", where=tar.path, remedy=DAMAGED
+                            f"is truncated or damaged at byte {offset}", where=tar.where, remedy=DAMAGED
                         )
                     if not header.isdir():
                         yield _member(header)
                     offset = after
     except (tarfile.TarError, UnicodeError, ValueError) as error:
-        raise DataError(f"is not a whole tar file: {error}", where=tar.path, remedy=DAMAGED) from None
+        raise DataError(f"is not a whole tar file: {error}", where=tar.where, remedy=DAMAGED) from None
     except OSError as error:
-        raise DataError(f"cannot be read: {error.strerror}", where=tar.path, remedy=DAMAGED) from None
+        raise DataError(f"cannot be read: {error.strerror}", where=tar.where, remedy=DAMAGED) from None
 
 
 def _plain_member(file: BinaryIO, block: bytes, offset: int) -> Member | None:
@@ -171,24 +188,22 @@ def _appended(file: BinaryIO, offset: int) -> int | None:
     return None
 
 
-class _Descriptor:
+class Descriptor:
     """Closed when nobody holds it, so that one thread may push it out of the cache while another one reads."""
 
-    def __init__(self, path: Path) -> None:
-        self.number = -1
-        self.number = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    def __init__(self, number: int) -> None:
+        self.number = number
 
     def __del__(self) -> None:
-        if self.number >= 0:
-            os.close(self.number)
+        os.close(self.number)
 
 
 @functools.lru_cache(maxsize=OPEN_FILES)
-def _open(tar: TarFile) -> _Descriptor:
-    return _Descriptor(tar.path)
+def _open(tar: TarFile) -> Descriptor:
+    return Descriptor(os.open(tar.path, os.O_RDONLY | os.O_CLOEXEC))
 
 
 def _changed(tar: TarFile) -> DataError:
     return DataError(
-        "has changed since it was opened", where=tar.path, remedy="run again, and leave the shards alone"
+        "has changed since it was opened", where=tar.where, remedy="run again, and leave the shards alone"
     )

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import functools
 import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,8 +26,11 @@ log = logging.getLogger(__name__)
 KEEP_DECODED = 2**30  # bytes of rendered views that are kept in memory: small sets are decoded once
 
 
-class Undecodable(Exception):
-    """The image is none, or damaged; the text says why."""
+@dataclass(frozen=True)
+class Undecodable:
+    """In place of the pixels of an image that is none, or damaged."""
+
+    why: str
 
 
 class ViewReader:
@@ -62,17 +67,23 @@ class ViewReader:
         """Whether each view is decoded once at most."""
         return self._kept is not None
 
-    def decode(self, row: int, view: int) -> npt.NDArray[np.uint8]:
-        """uint8 [S, S, 3]; in any thread. Raises Undecodable, and DataError if the shard has changed."""
-        if self._kept is not None and self._have[row, view]:
-            return self._kept[row, view]
-        encoded = self.samples.image(row)
+    def decode(self, rows: Sequence[int], view: int) -> Iterator[npt.NDArray[np.uint8] | Undecodable]:
+        """Of each row uint8 [S, S, 3], or why there is none; in any thread. Raises DataError if a shard has changed."""
+        missing = [row for row in rows if self._kept is None or not self._have[row, view]]
+        images, to_decode = self.samples.images(missing), set(missing)
+        for row in rows:
+            if self._kept is None or row in to_decode:
+                yield self._decode(row, view, next(images))
+            else:
+                yield self._kept[row, view]
+
+    def _decode(self, row: int, view: int, encoded: bytes) -> npt.NDArray[np.uint8] | Undecodable:
         key = key_digest(self.samples.keys[row])  # the column of all would be read in each process
         read = read_scaled_pixels if self.config.decode == "scaled" else read_pixels
         try:
             pixels = read(encoded, self.preprocess, functools.partial(choose_view, self.config, key, view))
         except DataError as error:
-            raise Undecodable(error.what) from None
+            return Undecodable(error.what)
         if self._kept is not None:
             self._kept[row, view] = pixels
             self._have[row, view] = True

@@ -13,6 +13,7 @@ from kdx.core.errors import DataError, UsageError
 from kdx.core.progress import Progress, silent
 from kdx.core.prompts import DEFAULT_TEMPLATES
 from kdx.core.requests import check_count
+from kdx.core.urls import shown, url_of
 from kdx.data.image_set import ImageSet
 from kdx.data.sampling import spread
 from kdx.data.shards import open_split
@@ -97,7 +98,10 @@ def _work_name(embedder: Embedder, samples: ImageSet, rows: list[int], peers: Pe
     made_by = [embedder.identity, embedder.spec.to_dict()]
     if isinstance(embedder, Encoder):
         made_by += [embedder.preprocess.digest, reads_fast(len(rows))]
-    where = [samples.name, str(samples.place.resolve())]
+    where = [
+        samples.name,
+        str(samples.place.resolve()) if url_of(samples.place) is None else shown(samples.place),
+    ]
     return value_digest([made_by, where, [samples.keys[row] for row in rows], piece])
 
 

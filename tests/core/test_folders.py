@@ -112,6 +112,8 @@ def test_where_nothing_can_be_written_is_said_before_the_work(
         assert f"{tmp_path / 'file'} " in usage.value.what
     with pytest.raises(UsageError):
         check_free(Path("/"), "thing")
+    with pytest.raises(UsageError, match="is a URL"):
+        check_free(Path("s3://bucket/new"), "thing")
     with pytest.raises(UsageError):
         check_free(tmp_path / os.fsdecode(b"caf\xe9"), "thing")
     monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)  # root may write anywhere

@@ -9,6 +9,7 @@ from kdx.core.digests import file_digest
 from kdx.core.errors import DataError, SetupError
 from kdx.core.folders import write_atomic
 from kdx.core.tokenizer import Tokenizer
+from kdx.core.urls import file_name
 from kdx.models.clip_vocabulary import clip_tokenizer
 
 from ..drafts import Draft, group_members, read_draft
@@ -22,7 +23,7 @@ log = logging.getLogger(__name__)
 HEAD = 4096  # bytes of an image in which most say their size
 
 
-def build_index(shard: Path, place: Path) -> None:
+def build_index(shard: TarFile, place: Path) -> None:
     """Writes the index of a shard to `place`, so that a reader sees a whole one or none.
 
     Raises DataError for a bad tar, and for one that changes meanwhile; SetupError where nothing can be written.
@@ -30,25 +31,29 @@ def build_index(shard: Path, place: Path) -> None:
     write_atomic(place, encode_index(shard))
 
 
-def encode_index(shard: Path) -> bytes:
+def encode_index(shard: TarFile) -> bytes:
     """The bytes of a shard's index. Raises DataError as `build_index`."""
-    file = TarFile.at(shard)
     tokenizer = _tokenizer()
-    try:
-        # from start to end; what is looked at below then lies in the system's file cache
-        digest = file_digest(shard)
-    except OSError as error:
-        raise DataError(f"cannot be read: {error.strerror}", where=shard, remedy="check the file") from None
-    groups, others = group_members(file)
     name_digest = None if tokenizer is None else tokenizer.digest
-    writer = ShardIndexWriter(shard.name, file.size, file.modified_ns, digest, name_digest)
-    for key, members in groups.items():
+    with shard.on_disk() as file:
         try:
-            writer.samples.append(_sample(read_draft(key, file, members), tokenizer))
-        except BadSample as reason:
-            writer.samples.append(IndexedSample(key, reason=str(reason)))
-    if TarFile.at(shard) != file:
-        raise DataError("has changed while it was read", where=shard, remedy="run again when it is written")
+            # from start to end; what is looked at below then lies in the system's file cache
+            digest = file_digest(file.path)
+        except OSError as error:
+            raise DataError(
+                f"cannot be read: {error.strerror}", where=file.where, remedy="check the file"
+            ) from None
+        groups, others = group_members(file)
+        writer = ShardIndexWriter(file_name(shard.path), shard.size, shard.modified_ns, digest, name_digest)
+        for key, members in groups.items():
+            try:
+                writer.samples.append(_sample(read_draft(key, file, members), tokenizer))
+            except BadSample as reason:
+                writer.samples.append(IndexedSample(key, reason=str(reason)))
+        if not file.is_current:
+            raise DataError(
+                "has changed while it was read", where=file.where, remedy="run again when it is written"
+            )
     return writer.encode(dict(others.most_common()))
 
 
