@@ -14,7 +14,6 @@ import torch
 from kdx.core.ahead import decoding_pool
 from kdx.core.preprocess import Preprocess
 from kdx.core.provenance import cpu_count
-from kdx.core.tokenizer import Tokenizer
 from kdx.data.loader import Batch
 from kdx.data.pixels import read_pixels
 from kdx.data.shards import ShardSet
@@ -51,7 +50,7 @@ class TeacherInLoop:
         image = self._teacher.embed_pixels(pixels)
         pairs = zip(batch.rows.tolist(), batch.captions.tolist(), strict=True)
         tokens = [self._read_tokens(row, caption).tolist() for row, caption in pairs]
-        text = self._teacher.embed_tokens(Tokenizer.pad(tokens))
+        text = self._teacher.embed_tokens(spec.pad(tokens))
         return Embeddings(
             image.to(device),
             text.to(device),

@@ -65,7 +65,7 @@ class TeacherModel:
 
     @torch.no_grad()
     def embed_tokens(self, tokens: IntArray) -> Tensor:
-        """tokens: int [B, L ≤ context_length], padded with 0. Returns float32 [B, D] as `embed_pixels`."""
+        """tokens: int [B, L], as `spec.pad` gives them. Returns float32 [B, D] as `embed_pixels`."""
         with true_fp32(), self._autocast():
             embeddings = self.model.encode_text(self._copied(tokens))
         return F.normalize(embeddings.float(), dim=-1)

@@ -171,8 +171,10 @@ def _probes(spec: EncoderSpec, pixels: FloatArray) -> Arrays:
     requests: Arrays = {f"image/batch{size}": probes[:size] for size in BATCHES}
     requests["image/constant"] = constant.astype(np.float32)
     for size, length in zip(BATCHES, (*LENGTHS, spec.context_length), strict=True):
-        requests[f"text/batch{size}"] = _probe_tokens(size, min(length, spec.context_length), spec.vocab_size)
-    requests["text/padded"] = _padded(requests["text/batch3"], spec.context_length)
+        length = max(spec.min_length, min(length, spec.context_length))
+        requests[f"text/batch{size}"] = _probe_tokens(size, length, spec.vocab_size)
+    if spec.has_free_length:
+        requests["text/padded"] = _padded(requests["text/batch3"], spec)
     requests["text/alone"] = requests["text/batch3"][:1]
     return requests
 
@@ -185,7 +187,7 @@ def _add_texts(
     order = sorted(range(len(tokens)), key=lambda i: len(tokens[i]))
     for start in range(0, len(order), TEXTS):
         rows = order[start : start + TEXTS]
-        requests[f"{kind}{start:06d}"] = Tokenizer.pad([tokens[i] for i in rows])
+        requests[f"{kind}{start:06d}"] = spec.pad([tokens[i] for i in rows])
     return order
 
 
@@ -196,8 +198,9 @@ def _probe_tokens(batch: int, length: int, vocab_size: int) -> npt.NDArray[np.in
     return tokens
 
 
-def _padded(tokens: npt.NDArray[Any], length: int) -> npt.NDArray[Any]:
-    return np.pad(tokens, ((0, 0), (0, length - tokens.shape[1])))
+def _padded(tokens: npt.NDArray[Any], spec: EncoderSpec) -> npt.NDArray[Any]:
+    missing = spec.context_length - tokens.shape[1]
+    return np.pad(tokens, ((0, 0), (0, missing)), constant_values=spec.pad_id)
 
 
 def _digest(samples: ParitySamples) -> str:

@@ -163,12 +163,23 @@ def _trace_image_tower(
 
 
 def _trace_text_tower(model: ClipModel, spec: EncoderSpec) -> torch.onnx.ONNXProgram:
-    axes = {TOKENS: {0: Dim(BATCH, min=1), 1: Dim(LENGTH, min=MIN_LENGTH, max=spec.context_length)}}
+    axes = {TOKENS: text_axes(spec, Dim(BATCH, min=1))}
     return _trace(TextTower(model), example_tokens(spec), axes, TEXT_FEATURES, spec.name)
 
 
+def text_axes(spec: EncoderSpec, batch: Any) -> dict[int, Any]:
+    """The free axes of the tokens, by number. batch: the Dim of the first."""
+    if not spec.has_free_length:
+        return {0: batch}
+    return {0: batch, 1: Dim(LENGTH, min=spec.min_length, max=spec.context_length)}
+
+
 def example_tokens(spec: EncoderSpec) -> Tensor:
-    """int32 [5, L], L unlike the batch, the context and the embedding width, so that no axis is taken for another."""
+    """int32 [5, L]; a free L is unlike batch, context and embedding width, so that no axis is taken for another."""
+    if not spec.has_free_length:
+        tokens = torch.ones(EXAMPLE_BATCH, spec.context_length, dtype=torch.int32)
+        tokens[:, -1] = spec.vocab_size - 1
+        return tokens
     taken = {EXAMPLE_BATCH, spec.context_length, spec.embed_dim, 1}
     length = next(n for n in range(max(MIN_LENGTH, spec.context_length // 2), 0, -1) if n not in taken)
     tokens = torch.ones(EXAMPLE_BATCH, length, dtype=torch.int32)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
-from kdx.core.encoder import MIN_LENGTH, EncoderSpec
+from kdx.core.encoder import EncoderSpec
 from kdx.core.errors import SetupError, UsageError
 from kdx.core.scratch import scratch_folder
 from kdx.models.clip import ClipModel
@@ -21,7 +21,16 @@ from kdx.runtime.pt2 import kind_of_machine
 
 from .half_precision import DTYPES, cast_towers
 from .job import BuildJob
-from .onnx import BATCH, EXAMPLE_BATCH, LENGTH, ImageTower, TextTower, example_tokens, plain_attention, quiet
+from .onnx import (
+    BATCH,
+    EXAMPLE_BATCH,
+    ImageTower,
+    TextTower,
+    example_tokens,
+    plain_attention,
+    quiet,
+    text_axes,
+)
 from .report import Check
 
 # rows of one call; the runner cuts larger batches. With no bound the compiler cannot know that an index fits 32 bits
@@ -38,14 +47,13 @@ def build_pt2(job: BuildJob) -> dict[str, Any]:
         model = copy.deepcopy(model).cuda()  # the caller's checkpoint stays where it is
     pixels = torch.zeros(EXAMPLE_BATCH, 3, spec.image_size, spec.image_size)
     batch = Dim(BATCH, min=1, max=MAX_BATCH)
-    length = Dim(LENGTH, min=MIN_LENGTH, max=spec.context_length)
     towers: list[tuple[str, nn.Module, Tensor, dict[str, dict[int, Any]]]] = [
         ("image_encoder", ImageTower(model), pixels, {PIXELS: {0: batch}}),
         (
             "text_encoder",
-            TextTower(_with_one_more_place(model)),
+            TextTower(_with_one_more_place(model) if spec.has_free_length else model),
             example_tokens(spec),
-            {TOKENS: {0: batch, 1: length}},
+            {TOKENS: text_axes(spec, batch)},
         ),
     ]
     for name, tower, example, axes in towers:

@@ -169,7 +169,7 @@ def _tokenize(
     texts: Sequence[str], spec: EncoderSpec, tokenizer: Tokenizer
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
     ids = [tokenizer.encode(text, spec.context_length) for text in texts]
-    return Tokenizer.pad(ids), np.array([len(row) for row in ids])
+    return spec.pad(ids), np.array([max(len(row), spec.min_length) for row in ids])
 
 
 def _finish(quantized: Path, source: Path, out: Path) -> None:

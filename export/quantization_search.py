@@ -246,7 +246,7 @@ def _speedup(tower: Tower) -> float:
 
 @dataclass(frozen=True)
 class _Texts:
-    """tokens: int32 [N, L], padded with 0; lengths: [N] of each without its padding."""
+    """tokens: int32 [N, L], padded; lengths: [N] of each without padding that the tower can do without."""
 
     tokens: npt.NDArray[np.int32]
     lengths: npt.NDArray[np.int64]

@@ -34,7 +34,7 @@ def check_onnx(folder: Path, spec: EncoderSpec, precision: str) -> list[Check]:
         ),
         *_check_file(
             folder / "text_encoder.onnx",
-            (TOKENS, int_, (BATCH, LENGTH)),
+            (TOKENS, int_, (BATCH, LENGTH if spec.has_free_length else spec.context_length)),
             (TEXT_FEATURES, float_, features),
             precision,
         ),

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from kdx.core.encoder import MIN_LENGTH, EncoderSpec
+from kdx.core.encoder import EncoderSpec
 from kdx.core.errors import DataError
 from kdx.runtime.exported_encoder import PIXELS, TOKENS
 
@@ -92,14 +92,15 @@ def default_plan(spec: EncoderSpec) -> BuildPlan:
     """Profiles for the batches and texts of this model."""
     pixels = (3, spec.image_size, spec.image_size)
     image = Profile(PIXELS, *((batch, *pixels) for batch in BATCHES))
-    ranges = [(MIN_LENGTH, USUAL_SHORT, min(SHORT_TEXT, spec.context_length))]
-    if spec.context_length > SHORT_TEXT:
-        ranges.append((SHORT_TEXT + 1, USUAL_LONG, spec.context_length))
+    shortest, longest = spec.min_length, spec.context_length
+    ranges = [(shortest, USUAL_SHORT, min(SHORT_TEXT, longest))] if shortest <= SHORT_TEXT else []
+    if longest > SHORT_TEXT:
+        ranges.append((max(SHORT_TEXT + 1, shortest), USUAL_LONG, longest))
     text = [
         Profile(
             TOKENS,
             (BATCHES[0], least),
-            (BATCHES[1], min(usual, largest)),
+            (BATCHES[1], max(least, min(usual, largest))),
             (BATCHES[2], largest),
         )
         for least, usual, largest in ranges

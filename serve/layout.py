@@ -158,7 +158,7 @@ def _encoders(exported: ExportedModel, backend: str, device: str, instances: int
         exported.image_encoder.name,
     )
     text = (
-        Tensor(TOKENS, "TYPE_INT32", (-1,)),
+        Tensor(TOKENS, "TYPE_INT32", (-1 if spec.has_free_length else spec.context_length,)),
         Tensor(TEXT_FEATURES, "TYPE_FP32", (spec.embed_dim,)),
         exported.text_encoder.name,
     )

@@ -18,7 +18,6 @@ from torch import Tensor
 from kdx.core.ahead import running_ahead
 from kdx.core.encoder import batched
 from kdx.core.errors import DataError
-from kdx.core.tokenizer import Tokenizer
 from kdx.data.loader import check_bad_share
 from kdx.data.pixels import read_views
 from kdx.data.shards import ShardSet
@@ -122,7 +121,9 @@ class ShardEmbedder:
         for chosen in batched(order, TEXTS):
             yield (
                 chosen,
-                self.teacher.embed_tokens(Tokenizer.pad([unique[number].tolist() for number in chosen])),
+                self.teacher.embed_tokens(
+                    self.teacher.spec.pad([unique[number].tolist() for number in chosen])
+                ),
             )
 
     def _tokens(self, rows: range) -> Iterator[npt.NDArray[np.uint16]]:

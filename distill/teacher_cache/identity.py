@@ -35,7 +35,7 @@ class Teacher(Protocol):
         ...
 
     def embed_tokens(self, tokens: IntArray) -> torch.Tensor:
-        """tokens: int [B, L ≤ context_length], padded with 0. Returns float32 [B, D], unit rows, on any device."""
+        """tokens: int [B, L], as `spec.pad` gives them. Returns float32 [B, D], unit rows, on any device."""
         ...
 
 

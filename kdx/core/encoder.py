@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
-from itertools import islice
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +32,7 @@ T = TypeVar("T")
 
 EMBED_BATCH = 64
 MIN_LENGTH = 2  # start and end of text
+TextPadding = Literal["longest", "full"]
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,9 @@ class EncoderSpec:
     """What must be known to use an encoder, the same for each of its forms.
 
     logit_scale is the multiplier of the cosine (after exp); logit_bias is added to it (0 for CLIP).
+    text_padding: "longest" for a text tower that is causal and pooled at end-of-text, to which the padding after a text
+    makes no difference: tokens may have any length up to context_length. "full" for all others: texts are padded to
+    context_length. pad_id: with this token. text_pooling: open_clip's `pool_type`.
     The digests are sha256 in hex; two encoders with the same model_digest hold the same weights.
     """
 
@@ -56,22 +60,50 @@ class EncoderSpec:
     model_digest: str
     preprocess_digest: str
     tokenizer_digest: str
+    # what a specification written before these says by having none of them
+    text_padding: TextPadding = "longest"
+    pad_id: int = 0
+    text_pooling: str = "argmax"
+
+    @property
+    def has_free_length(self) -> bool:
+        """Whether tokens may have another length than context_length."""
+        return self.text_padding == "longest"
+
+    @property
+    def min_length(self) -> int:
+        """Of tokens; context_length is the greatest."""
+        return MIN_LENGTH if self.has_free_length else self.context_length
+
+    def pad(self, sequences: Sequence[Sequence[int]]) -> npt.NDArray[np.int32]:
+        """What the text tower takes of texts that Tokenizer.encode gave: int32 [B, L], padded as it wants them."""
+        length = max(map(len, sequences), default=0) if self.has_free_length else self.context_length
+        padded = np.full((len(sequences), length), self.pad_id, dtype=np.int32)
+        filled = np.arange(length) < np.array([len(sequence) for sequence in sequences])[:, None]  # [B, L]
+        padded[filled] = np.fromiter(chain.from_iterable(sequences), dtype=np.int32, count=int(filled.sum()))
+        return padded
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """Without what is as CLIP has it, so that any kdx reads the specification of a CLIP model."""
+        defaults = {each.name: each.default for each in fields(self)}
+        return {name: value for name, value in asdict(self).items() if value != defaults[name]}
 
     @classmethod
-    def from_dict(cls, fields: dict[str, Any]) -> EncoderSpec:
-        """Inverse of to_dict after a round trip through JSON. Raises DataError on missing or surplus keys."""
+    def from_dict(cls, described: dict[str, Any]) -> EncoderSpec:
+        """Inverse of to_dict after a round trip through JSON. Raises DataError for keys and values that do not fit."""
         try:
             triples: dict[str, Any] = {
-                name: tuple(fields[name]) for name in ("mean", "std") if name in fields
+                name: tuple(described[name]) for name in ("mean", "std") if name in described
             }
-            return cls(**{**fields, **triples})
+            spec = cls(**{**described, **triples})
+            if spec.text_padding not in get_args(TextPadding):
+                raise TypeError(f"text_padding = {spec.text_padding!r} is not known")
         except TypeError as error:
             raise DataError(
-                f"the encoder's specification does not fit: {error}", remedy="export the model again"
+                f"the encoder's specification does not fit: {error}",
+                remedy="export the model again, or use the kdx that made it",
             ) from None
+        return spec
 
     def preprocess(self) -> Preprocess:
         """As this kdx does it; a warning says so if the one that made the model did it by other rules."""
@@ -169,7 +201,7 @@ class Encoder(Embedder):
 
     @abstractmethod
     def encode_text(self, tokens: IntArray) -> FloatArray:
-        """tokens: int [B, L ≤ context_length], padded with 0. Returns float32 [B, D], unit rows."""
+        """tokens: int [B, L], as `spec.pad` gives them. Returns float32 [B, D], unit rows."""
 
     def embed_images(self, images: Iterable[ImageSource], batch_size: int = EMBED_BATCH) -> FloatArray:
         numbered = enumerate(check_images(images))
@@ -185,7 +217,7 @@ class Encoder(Embedder):
         order = sorted(range(len(tokens)), key=lambda i: len(tokens[i]))
         embeddings = np.empty((len(tokens), self.spec.embed_dim), dtype=np.float32)
         for rows in batched(order, check_count(batch_size, "batch_size")):
-            embeddings[rows] = self.encode_text(Tokenizer.pad([tokens[i] for i in rows]))
+            embeddings[rows] = self.encode_text(self.spec.pad([tokens[i] for i in rows]))
         return embeddings
 
     def _pixels(self, index: int, image: ImageSource) -> FloatArray:
@@ -205,10 +237,12 @@ def check_pixels(spec: EncoderSpec, pixels: npt.NDArray[Any]) -> None:
 
 
 def check_tokens(spec: EncoderSpec, tokens: npt.NDArray[Any]) -> None:
-    """Raises UsageError for tokens that are not integers [B, L] of the vocabulary, with 2 ≤ L ≤ context_length."""
+    """Raises UsageError for tokens that are not integers [B, L] of the vocabulary, min_length ≤ L ≤ context_length."""
     whole = tokens.ndim == 2 and np.issubdtype(tokens.dtype, np.integer)
-    if not whole or not MIN_LENGTH <= tokens.shape[1] <= spec.context_length:
-        raise _unfit("tokens", tokens, f"integer [B, L] with L from {MIN_LENGTH} to {spec.context_length}")
+    least, most = spec.min_length, spec.context_length
+    if not whole or not least <= tokens.shape[1] <= most:
+        lengths = f"L from {least} to {most}" if least < most else f"L = {most}"
+        raise _unfit("tokens", tokens, f"integer [B, L] with {lengths}")
     # a graph takes a negative id for one counted from the end of the vocabulary
     if tokens.size and not (tokens.min() >= 0 and tokens.max() < spec.vocab_size):
         raise UsageError(

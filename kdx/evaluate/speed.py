@@ -51,7 +51,7 @@ class Case:
         random = np.random.default_rng(self.batch)
         if self.length is None:
             return random.standard_normal((self.batch, 3, spec.image_size, spec.image_size), dtype=np.float32)
-        length = min(self.length, spec.context_length)
+        length = max(spec.min_length, min(self.length, spec.context_length))
         tokens = random.integers(1, spec.vocab_size - 2, (self.batch, length), dtype=np.int32)
         tokens[:, 0], tokens[:, -1] = spec.vocab_size - 2, spec.vocab_size - 1
         return tokens

@@ -62,7 +62,7 @@ class ExportedEncoder(Encoder):
         return self._answer(self._image, pixels)
 
     def encode_text(self, tokens: IntArray) -> FloatArray:
-        """tokens: int [B, 2 ≤ L ≤ context_length], padded with 0. Returns float32 [B, D], unit rows."""
+        """tokens: int [B, L], as `spec.pad` gives them. Returns float32 [B, D], unit rows."""
         check_tokens(self.spec, tokens)
         return self._answer(self._text, tokens.astype(np.int32, copy=False))
 

@@ -25,7 +25,7 @@ class TritonPythonModel:
             self._own.embed_texts(["warm"])
             return
         model = open_model(args)
-        self._context_length = model.spec.context_length
+        self._spec = model.spec
         self._tokenizer = Tokenizer.from_file(model.tokenizer)
 
     def execute(self, requests: list[Any]) -> list[Any]:
@@ -39,8 +39,8 @@ class TritonPythonModel:
         """Returns [B, D]."""
         if self._own:
             return self._own.embed_texts(texts)
-        tokens = Tokenizer.pad(
-            [self._tokenizer.encode(text, self._context_length) for text in texts]
+        tokens = self._spec.pad(
+            [self._tokenizer.encode(text, self._spec.context_length) for text in texts]
         )  # [B, L]
         return ask("text_encoder", TOKENS, tokens, TEXT_FEATURES)
 

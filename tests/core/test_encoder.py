@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kdx.core.encoder import Encoder, EncoderSpec, FloatArray, IntArray
+from kdx.core.encoder import Encoder, EncoderSpec, FloatArray, IntArray, check_tokens
 from kdx.core.errors import DataError, UsageError
 from kdx.models.clip_vocabulary import clip_tokenizer
 
@@ -118,9 +118,35 @@ def test_leaving_the_block_closes_the_encoder() -> None:
     assert encoder.closed == 1
 
 
-def test_a_specification_survives_json() -> None:
-    assert EncoderSpec.from_dict(json.loads(json.dumps(SPEC.to_dict()))) == SPEC
+FULL = replace(SPEC, text_padding="full", pad_id=1, text_pooling="last")
+
+
+@pytest.mark.parametrize("spec", [SPEC, FULL])
+def test_a_specification_survives_json(spec: EncoderSpec) -> None:
+    assert EncoderSpec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
     assert SPEC.preprocess() == replace(SPEC, name="other").preprocess()
+
+
+def test_a_model_of_clips_kind_is_described_as_earlier_versions_did() -> None:
+    assert not SPEC.to_dict().keys() & {"text_padding", "pad_id", "text_pooling"}
+
+
+def test_texts_are_padded_to_the_longest_or_to_the_context() -> None:
+    texts = [[5, 6, 7], [], [8]]
+    assert SPEC.pad(texts).tolist() == [[5, 6, 7], [0, 0, 0], [8, 0, 0]]
+    padded = FULL.pad(texts)
+    assert padded.dtype == np.int32 and padded.shape == (3, 16)
+    assert padded[0].tolist() == [5, 6, 7, *[1] * 13] and set(padded[1]) == {1}
+    assert SPEC.pad([]).shape == (0, 0) and FULL.pad([]).shape == (0, 16)
+
+
+def test_tokens_of_a_length_that_the_tower_does_not_take_are_refused() -> None:
+    for spec, taken, refused in ((SPEC, (2, 16), (1, 17)), (FULL, (16,), (2, 15, 17))):
+        for length in taken:
+            check_tokens(spec, np.ones((2, length), np.int64))
+        for length in refused:
+            with pytest.raises(UsageError):
+                check_tokens(spec, np.ones((2, length), np.int64))
 
 
 @pytest.mark.parametrize(
@@ -130,6 +156,7 @@ def test_a_specification_survives_json() -> None:
         {**SPEC.to_dict(), "more": 1},
         {key: value for key, value in SPEC.to_dict().items() if key != "std"},
         {**SPEC.to_dict(), "mean": 0.5},
+        {**SPEC.to_dict(), "text_padding": "left"},
         None,
         [],
         "text",

@@ -6,6 +6,7 @@ import copy
 import functools
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +148,24 @@ def test_an_fp16_export_passes_the_gate_with_its_weights_inside_and_outside(
     with half.open() as fp16, open_exported_model(exported_model).open() as fp32:
         first, second = fp16.encode_image(pixels), fp32.encode_image(pixels)
     assert first.dtype == np.float32 and 0 < np.abs(first - second).max() < 1e-3
+
+
+def test_a_tower_that_takes_texts_of_one_length_has_no_free_length_and_passes_the_gate(
+    checkpoint: Checkpoint, parity_samples: ParitySamples, tmp_path: Path
+) -> None:
+    spec = replace(checkpoint.spec, text_padding="full")
+    export_checkpoint(replace(checkpoint, spec=spec), tmp_path / "full", samples=parity_samples)
+    model = open_exported_model(tmp_path / "full")
+    (tokens,) = onnx.load(model.text_encoder).graph.input
+    sizes = [axis.dim_param or axis.dim_value for axis in tokens.type.tensor_type.shape.dim]
+    assert sizes == ["batch", spec.context_length]
+    names = {check["name"] for tier in model.parity()["tiers"].values() for check in tier["checks"]}
+    assert model.parity()["verdict"] == "PASS" and "a text with and without padding" not in names
+    with model.open() as encoder:
+        vectors = encoder.embed_texts(["a dog", "a cat on a mat"])
+        assert np.abs(np.linalg.norm(vectors, axis=1) - 1).max() < 1e-5
+        with pytest.raises(UsageError):
+            encoder.encode_text(np.ones((1, 5), np.int32))
 
 
 def test_optimizers_that_a_file_does_not_bear_are_recorded_for_its_tower(

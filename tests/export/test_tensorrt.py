@@ -247,6 +247,12 @@ def test_profiles_cover_every_batch_and_length_without_a_gap(checkpoint: Checkpo
     assert len(default_plan(replace(checkpoint.spec, context_length=16)).text) == 1
 
 
+@pytest.mark.parametrize("length", [16, 64])
+def test_texts_that_are_always_as_long_have_one_profile(checkpoint: Checkpoint, length: int) -> None:
+    (text,) = default_plan(replace(checkpoint.spec, context_length=length, text_padding="full")).text
+    assert (text.least, text.usual, text.largest) == ((1, length), (8, length), (64, length))
+
+
 @pytest.mark.parametrize(
     "profile",
     [

@@ -54,6 +54,16 @@ def _parsed(model: ServedModel) -> Any:
     return text_format.Parse(config_text(model), model_config_pb2.ModelConfig())  # pyright: ignore[reportAttributeAccessIssue]
 
 
+def test_tokens_of_a_fixed_length_are_asked_for_as_such(onnx: ExportedModel) -> None:
+    def length(model: ExportedModel) -> int:
+        models = served_models(model, backend="onnxruntime", device="cpu")
+        (text,) = [each for each in models if each.name == "text_encoder"]
+        return text.inputs[0].dims[0]
+
+    spec = replace(onnx.spec, text_padding="full")
+    assert (length(onnx), length(replace(onnx, spec=spec))) == (-1, spec.context_length)
+
+
 def test_every_configuration_parses_and_reads_back_as_the_record_it_came_from(onnx: ExportedModel) -> None:
     for models in _variants(onnx).values():
         for model in models:

@@ -19,7 +19,6 @@ import kdx
 from kdx.core.encoder import Embedder
 from kdx.core.errors import DataError, UsageError
 from kdx.core.folders import sealed_folder
-from kdx.core.tokenizer import Tokenizer
 from kdx.runtime.onnx import OnnxEncoder
 from kdx.runtime.triton import TritonConnection, TritonEmbedder
 from kdx.runtime.triton_requests import to_bytes_column
@@ -106,7 +105,7 @@ def test_the_encoders_take_tensors(
     assert np.abs(features - local.encode_image(pixels)).max() < 1e-5
 
     def embed(text: str) -> bool:  # of different lengths at the same time
-        tokens = Tokenizer.pad([local.tokenizer.encode(text, 77)])
+        tokens = local.spec.pad([local.tokenizer.encode(text, 77)])
         (features,) = connection.infer("text_encoder", {"tokens": tokens}, ["text_features"]).values()
         return bool(np.abs(features - local.encode_text(tokens)).max() < 1e-5)
 
