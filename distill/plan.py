@@ -14,8 +14,8 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from kdx.core.folders import MANIFEST
 from kdx.core.tokenizer import VOCABULARY
+from kdx.core.urls import shown
 from kdx.data.order import count_steps_per_epoch
 from kdx.data.sampling import spread
 from kdx.data.shards import ShardSet
@@ -29,7 +29,7 @@ from .objective import Objective
 from .recipe import Recipe
 from .schedule import Schedule
 from .student import check_student
-from .teacher_cache import cache_size
+from .teacher_cache import cache_size, is_stored
 from .teachers import cache_folder, default_cache
 
 BACKWARD = 2  # a backward pass costs two forward passes: by the activations, and by the weights
@@ -270,5 +270,5 @@ def _cache_files(
             width = teachers[number - 1].embed_dim
             size = cache_size(width, pairs, recipe.views.num_views, captions)
         folder = cache_folder(cache, number)
-        files.append(PlannedFile(str(folder), size, exists=(folder / MANIFEST).exists()))
+        files.append(PlannedFile(shown(folder), size, exists=is_stored(folder)))
     return files

@@ -9,6 +9,7 @@ from pathlib import Path
 from kdx.core.errors import UsageError
 from kdx.core.folders import check_free, check_place, check_space
 from kdx.core.progress import Stages, silent_stages
+from kdx.core.urls import shown, url_of
 from kdx.data.places import splits_there
 from kdx.data.shards import ShardSet, open_split
 from kdx.evaluate.dataset import check_task
@@ -19,7 +20,7 @@ from .engine import RunResult, train
 from .ranks import ALONE, Ranks
 from .recipe import Recipe
 from .student import check_student
-from .teacher_cache import cache_size, is_whole
+from .teacher_cache import cache_size, is_stored, is_whole, made_in
 from .teacher_source import TeacherSource
 from .teachers import ask_at_each_step, cache_folder, default_cache, open_teachers, unlike_expected
 from .tracking import check_trackers
@@ -128,7 +129,7 @@ def _check_places(recipe: Recipe, out: Path, cache: Path | None, *, resume: bool
             where=cache,
             remedy="choose another --cache",
         )
-    check_place(cache)
+    check_place(made_in(cache))
     return cache
 
 
@@ -139,11 +140,13 @@ def _check_space(recipe: Recipe, samples: ShardSet, out: Path, teachers: Sequenc
     if recipe.objective.needs_teacher:
         captions = int(samples.caption_counts.sum())
         for number, teacher in enumerate(teachers, 1):
+            if url_of(cache) is not None and is_stored(cache_folder(cache, number)):
+                continue  # the cache of shards has a bound of its own
             width = read_checkpoint_spec(teacher).embed_dim
             whole = cache_size(width, len(samples), recipe.views.num_views, captions)
             caches += max(0, whole - _bytes_there(cache_folder(cache, number)))
-    check_space(cache, caches)
-    check_space(out, student + (caches if _disk(out) == _disk(cache) else 0))
+    check_space(made_in(cache), caches)
+    check_space(out, student + (caches if _disk(out) == _disk(made_in(cache)) else 0))
 
 
 def _bytes_there(folder: Path) -> int:
@@ -158,7 +161,8 @@ def _disk(path: Path) -> int:
 def _after_interruption(recipe: Recipe, out: Path, cache: Path) -> str:
     if (step := unfinished_step(out)) is not None:
         return f"the run after {step} steps is kept: the same command with --resume goes on"
-    if recipe.objective.needs_teacher and cache.exists():
+    if recipe.objective.needs_teacher and (cache.exists() or url_of(cache) is not None):
         kept = "is kept" if is_whole(cache) else "is kept as far as it is made"
-        return f"the teacher cache {cache} {kept}: the same command uses it, and trains from the first step again"
+        again = "the same command uses it, and trains from the first step again"
+        return f"the teacher cache {shown(cache)} {kept}: {again}"
     return "nothing is kept: the same command begins anew"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .elsewhere import is_stored, made_in
 from .embedding import caption_tokens
 from .identity import KIND, Teacher, cache_size, fingerprint
 from .making import open_cache
@@ -18,6 +19,8 @@ __all__ = [
     "cache_size",
     "caption_tokens",
     "fingerprint",
+    "is_stored",
     "is_whole",
+    "made_in",
     "open_cache",
 ]

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kdx.core.digests import file_digest
-from kdx.core.folders import MANIFEST, read_manifest
 from kdx.core.progress import Progress, silent
+from kdx.core.urls import shown, url_of
+from kdx.data.remote.files import digest_of
 
+from .elsewhere import files_at, is_stored, manifest_of
 from .identity import KIND, no_cache
-from .work import CacheWork, Gone, is_whole, read_plan
+from .work import CacheWork, Gone, read_plan
 
 SHOWN = (
     "storage",
@@ -38,8 +39,11 @@ class Verified:
 def describe_cache(folder: Path) -> dict[str, Any]:
     """For `kdx cache info`. shards_done of shards are finished; all of a whole cache. Raises UsageError, DataError."""
     facts = _in_work(folder) or _whole(folder)
-    size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
-    return {"folder": str(folder), **facts, "bytes": size}
+    if url_of(folder) is None:
+        size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    else:
+        size = sum(file.size for file in files_at(folder, list(manifest_of(folder).digest)))
+    return {"folder": shown(folder), **facts, "bytes": size}
 
 
 def verify_cache(folder: Path, *, progress: Progress = silent) -> Verified:
@@ -47,10 +51,10 @@ def verify_cache(folder: Path, *, progress: Progress = silent) -> Verified:
     verified = Verified([], [], [])
     digests = _digests(folder)
     for number, (name, digest) in enumerate(sorted(digests.items()), 1):
-        if not (folder / name).is_file():
+        if (found := digest_of(folder / name)) is None:
             verified.missing.append(name)
         else:
-            (verified.same if file_digest(folder / name) == digest else verified.changed).append(name)
+            (verified.same if found == digest else verified.changed).append(name)
         progress(number, len(digests))
     return verified
 
@@ -58,7 +62,7 @@ def verify_cache(folder: Path, *, progress: Progress = silent) -> Verified:
 def _digests(folder: Path) -> dict[str, str]:
     if (work := _work(folder)) is not None:
         return {name: record.digest for name, record in work.records().items()}
-    if not is_whole(folder) or (manifest := read_manifest(folder)).kind != KIND:
+    if not is_stored(folder) or (manifest := manifest_of(folder)).kind != KIND:
         raise no_cache(folder)
     return manifest.digest
 
@@ -80,7 +84,7 @@ def _in_work(folder: Path) -> dict[str, Any] | None:
 
 
 def _whole(folder: Path) -> dict[str, Any]:
-    if not (folder / MANIFEST).is_file() or (manifest := read_manifest(folder)).kind != KIND:
+    if (manifest := manifest_of(folder)).kind != KIND:
         raise no_cache(folder)
     count = len(manifest.digest)
     said = {name: manifest.fields[name] for name in SHOWN if name in manifest.fields}

@@ -15,6 +15,7 @@ from kdx.core.urls import shown
 from kdx.data.shards import Shard, ShardSet
 from kdx.data.views import ViewConfig
 
+from .elsewhere import is_stored, store, working_folder
 from .embedding import ShardEmbedder
 from .identity import Teacher, file_names, fingerprint
 from .reading import TeacherCache, read_cache
@@ -39,6 +40,8 @@ def open_cache(
 ) -> TeacherCache:
     """Opens the cache at `folder`, or makes and seals it there if none lies there; goes on with one that was begun.
 
+    folder: or a URL, to which it is copied when it is whole.
+
     Any number of processes may ask for the same cache at once: they divide its shards among them. storage: None is
     that of what lies there, else fp16. made_by: where the teacher was opened from, for the manifest, whose fields tell
     teacher, data, views, captions, bad images, storage and seconds. share: which of how many processes this is, for
@@ -48,8 +51,9 @@ def open_cache(
     or when too many images do not decode.
     """
     identity = fingerprint(teacher, samples, views)
-    reused = is_whole(folder)
+    reused = is_stored(folder)
     if not reused:
+        work = working_folder(folder, identity)
         plan = WorkPlan(
             fingerprint=identity,
             storage=storage or "fp16",
@@ -64,10 +68,14 @@ def open_cache(
             rows=[len(shard.rows) for shard in samples.shards],
         )
         making = _Making(teacher, samples, views, max_bad_share, share, progress)
-        while not is_whole(folder):
+        while not is_whole(work) and not is_stored(folder):
             with contextlib.suppress(Gone):
-                making.work_on(folder, plan, storage)
-    return read_cache(folder, identity, teacher.spec, samples, views.num_views, storage, reused=reused)
+                making.work_on(work, plan, storage)
+        if work != folder:
+            store(work, folder, progress)
+    return read_cache(
+        folder, identity, teacher.spec, samples, views.num_views, storage, reused=reused, progress=progress
+    )
 
 
 class _Making:

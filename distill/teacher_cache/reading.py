@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +14,14 @@ from torch import Tensor
 
 from kdx.core.encoder import EncoderSpec
 from kdx.core.errors import DataError, UsageError
-from kdx.core.folders import MANIFEST, open_sealed, read_manifest
+from kdx.core.folders import open_sealed
+from kdx.core.progress import Progress, silent
+from kdx.core.urls import url_of
 from kdx.data.loader import Batch
 from kdx.data.shards import ShardSet
 
 from ..objective import Embeddings
+from .elsewhere import fetched, manifest_of
 from .identity import ANEW, KIND, file_names, no_cache
 from .storage import CachedShard, Find, Storage, as_unit_rows, read_shard
 
@@ -100,6 +104,7 @@ def read_cache(
     storage: Storage | None,
     *,
     reused: bool,
+    progress: Progress = silent,
 ) -> TeacherCache:
     """Opens the whole cache at `folder`. Raises UsageError unless it is this one, DataError when it is damaged.
 
@@ -109,17 +114,23 @@ def read_cache(
     `verify_cache` compares them with their digests.
     """
     _check_identity(folder, identity, storage)
-    open_sealed(folder, KIND, verify_large=False)
-    shards = tuple(
-        read_shard(
-            folder / name,
-            samples.key_digests[shard.rows.start : shard.rows.stop],
-            num_views,
-            spec.embed_dim,
-            ANEW,
+    names = file_names(samples)
+    with contextlib.ExitStack() as at_hand:
+        if url_of(folder) is None:
+            open_sealed(folder, KIND, verify_large=False)
+            paths = [folder / name for name in names]
+        else:
+            paths = at_hand.enter_context(fetched(folder, names, progress))
+        shards = tuple(
+            read_shard(
+                path,
+                samples.key_digests[shard.rows.start : shard.rows.stop],
+                num_views,
+                spec.embed_dim,
+                ANEW,
+            )
+            for path, shard in zip(paths, samples.shards, strict=True)
         )
-        for name, shard in zip(file_names(samples), samples.shards, strict=True)
-    )
     return TeacherCache(
         shards=shards,
         logit_scale=spec.logit_scale,
@@ -129,7 +140,8 @@ def read_cache(
 
 
 def _check_identity(folder: Path, identity: str, storage: Storage | None) -> None:
-    if not (folder / MANIFEST).is_file() or (manifest := read_manifest(folder)).kind != KIND:
+    manifest = manifest_of(folder)
+    if manifest.kind != KIND:
         raise no_cache(folder)
     found = manifest.fields.get("fingerprint")
     if found != identity:

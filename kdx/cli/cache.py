@@ -43,7 +43,7 @@ def command() -> None:
     required=True,
     help="Checkpoint or run of the teacher. Repeated: one cache each, the second at OUT with .2 added.",
 )
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Where the cache is written.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder or URL of the cache.")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a key of the recipe.")
 @click.option(
     "--storage",
@@ -107,8 +107,8 @@ def build(
     if as_json:
         print_json([describe_cache(cache_folder(out, number)) for number in range(1, len(teachers) + 1)])
         return
-    click.echo(out)
-    given = f"--data {shlex.quote(shown(data))} --cache {out} --teacher {teachers[0]}"
+    click.echo(shown(out))
+    given = f"--data {shlex.quote(shown(data))} --cache {shlex.quote(shown(out))} --teacher {teachers[0]}"
     click.echo(f"next: kdx distill {recipe} {given} --out RUN", err=True)
 
 
@@ -151,7 +151,7 @@ def verify(folder: Path) -> None:
         raise DataError(
             said, where=folder, remedy="copy these again, or remove the cache, so that it is made anew"
         )
-    click.echo(f"{folder}: {len(verified.same)} files are as they were written")
+    click.echo(f"{shown(folder)}: {len(verified.same)} files are as they were written")
 
 
 def _lines(facts: Mapping[str, Any]) -> list[str]:

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 @click.option(
     "--cache",
     type=click.Path(path_type=Path),
-    help="Teacher cache; made if missing. Default: OUT with .cache added.",
+    help="Teacher cache, a folder or URL; made if missing. Default: OUT with .cache added.",
 )
 @click.option(
     "--teacher-online",
@@ -164,7 +164,7 @@ def command(
         print_json({**result.__dict__, "path": str(out), "student": str(result.student)})
         return
     if result.cache_reused:
-        click.echo(f"reused the teacher cache {cache or default_cache(out)}", err=True)
+        click.echo(f"reused the teacher cache {shown(cache or default_cache(out))}", err=True)
     if result.bad_images:
         click.echo(
             f"skipped {result.bad_images} images that do not decode: {out / 'skipped.jsonl'}", err=True

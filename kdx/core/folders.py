@@ -186,24 +186,36 @@ def read_manifest(path: Path) -> Manifest:
     if not _is_utf8(path):
         raise DataError(NOT_UTF8, where=path, remedy="rename it")
     try:
-        manifest = Manifest(**json.loads((path / MANIFEST).read_text(encoding="utf-8")))
-        if not isinstance(cast(Any, manifest.digest), dict):
-            raise TypeError("digest is no table")
-        return manifest
+        return parse_manifest((path / MANIFEST).read_text(encoding="utf-8"), path)
     except (FileNotFoundError, NotADirectoryError):
         raise DataError(
             f"has no {MANIFEST}, so it is not a whole folder of kdx",
             where=path,
             remedy="check the path; an interrupted run must be started again",
         ) from None
+    except (ValueError, OSError) as error:
+        raise _unreadable(path, error) from None
+
+
+def parse_manifest(text: str, path: Path) -> Manifest:
+    """What the manifest.json in `path` says. Raises DataError."""
+    try:
+        manifest = Manifest(**json.loads(text))
+        if not isinstance(cast(Any, manifest.digest), dict):
+            raise TypeError("digest is no table")
+        return manifest
     except TypeError:  # JSON of somebody else: a web app's manifest has this name too
         raise DataError(
             "is no manifest of kdx", where=path / MANIFEST, remedy="check the path, or make the folder again"
         ) from None
-    except (ValueError, OSError) as error:
-        raise DataError(
-            f"cannot be read: {error}", where=path / MANIFEST, remedy="make or copy the folder again"
-        ) from None
+    except ValueError as error:
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: Path, error: Exception) -> DataError:
+    return DataError(
+        f"cannot be read: {error}", where=path / MANIFEST, remedy="make or copy the folder again"
+    )
 
 
 def check_space(path: Path, size: int) -> None:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from kdx.core.digests import file_digest
 from kdx.core.errors import DataError
 from kdx.core.progress import Progress, silent
-from kdx.core.urls import shown, url_of
+from kdx.core.urls import shown
 
 from .index.opening import IndexedShard, find_index
 from .index.shard_index import is_undamaged
 from .index.table import DamagedTable
 from .places import splits_there
-from .remote.files import look_at, read_pieces
+from .remote.files import digest_of
 from .set_folder import CHECKSUMS
 
 
@@ -72,14 +70,15 @@ def verify_set(folder: Path, *, progress: Progress = silent) -> Verified:
     result = Verified([], [], [], [], [])
     for number, (name, digests) in enumerate(sorted(expected.items()), 1):
         try:
-            same = {_digest(shards.get(name, folder / name))} == digests
-            (result.same if same else result.changed).append(name)
-        except FileNotFoundError:
-            result.missing.append(name)
+            found = digest_of(shards.get(name, folder / name))
         except OSError as error:
             raise DataError(
                 f"cannot be read: {error.strerror}", where=folder / name, remedy="check the file"
             ) from None
+        if found is None:
+            result.missing.append(name)
+        else:
+            (result.same if {found} == digests else result.changed).append(name)
         if name in indices and not _is_undamaged(indices[name]):
             result.damaged.append(indices[name].place.name)
         progress(number, len(expected), name)
@@ -93,16 +92,6 @@ def _is_undamaged(indexed: IndexedShard) -> bool:
         return is_undamaged(indexed.place)
     except (OSError, DamagedTable):
         return False
-
-
-def _digest(path: Path) -> str:
-    """sha256 of what lies there now, also at a URL, whatever the cache of shards holds."""
-    if (url := url_of(path)) is None:
-        return file_digest(path)
-    digest = hashlib.sha256()
-    for piece in read_pieces(look_at(url)):
-        digest.update(piece)
-    return digest.hexdigest()
 
 
 def _name(shard: Path, folder: Path) -> str:

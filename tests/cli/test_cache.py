@@ -62,6 +62,25 @@ def test_a_cache_of_an_earlier_kdx_is_described_and_refused_in_one_line(
     assert "version differ" in capsys.readouterr().err
 
 
+def test_a_cache_at_a_url_is_built_described_verified_and_trained_from(
+    tmp_path: Path,
+    build: list[object],
+    mini_checkpoint: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("KDX_CACHE", str(tmp_path / "kdx"))
+    url = f"file://{tmp_path}/store/teacher.cache"
+    places = ["--data", tmp_path / "data", "--teacher", mini_checkpoint]
+    assert _kdx("cache", "build", "demo-clip-kd", *places, "--out", url, *SETTINGS) == 0
+    assert f"--cache {url}" in capsys.readouterr().err
+    assert _kdx("cache", "info", url) == 0 and url in capsys.readouterr().out
+    assert _kdx("cache", "verify", url) == 0
+    run = ["--cache", url, "--out", tmp_path / "run"]
+    assert _kdx("distill", "demo-clip-kd", *places, *run, *SETTINGS) == 0
+    assert f"reused the teacher cache {url}" in capsys.readouterr().err
+
+
 def test_what_is_no_cache_is_said(tmp_path: Path, mini_checkpoint: Path) -> None:
     for folder in (tmp_path / "missing", tmp_path, mini_checkpoint):
         assert _kdx("cache", "info", folder) == _kdx("cache", "verify", folder) == 2

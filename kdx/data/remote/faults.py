@@ -49,7 +49,7 @@ def fault_of(error: Exception, url: str) -> Fault:
         return Fault(DataError(f"the server answers {status}", where=url, remedy="check the URL"))
     remedy = "check the network and the URL, and run again"
     return Fault(
-        SetupError(f"cannot be read: {_reason(cause, status)}", where=url, remedy=remedy), passing=True
+        SetupError(f"access fails: {_reason(cause, status)}", where=url, remedy=remedy), passing=True
     )
 
 

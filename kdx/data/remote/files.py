@@ -8,10 +8,12 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
+from kdx.core.digests import file_digest
 from kdx.core.errors import DataError, SetupError, UsageError
-from kdx.core.urls import shown
+from kdx.core.urls import shown, url_of
 
 from .faults import CutShort, changed, fault_of
 
@@ -110,6 +112,48 @@ def read_text(url: str) -> bytes | None:
     if content is not None and len(content) > MAX_TEXT:
         raise DataError("is too large for a text beside shards", where=url, remedy="check the file")
     return content
+
+
+def digest_of(place: Path) -> str | None:
+    """sha256 (hex) of what lies at a path or URL now, whatever the cache of shards holds; None where nothing does.
+
+    Raises OSError and SetupError where it cannot be read.
+    """
+    if (url := url_of(place)) is None:
+        return file_digest(place) if place.is_file() else None
+    try:
+        file = look_at(url)
+    except DataError:
+        return None
+    digest = hashlib.sha256()
+    for piece in read_pieces(file):
+        digest.update(piece)
+    return digest.hexdigest()
+
+
+def upload(path: Path, url: str) -> None:
+    """Copies a file there, over one that is there. Raises SetupError where nothing can be written."""
+    system, place = _file_system(url)
+
+    def put() -> None:
+        try:
+            system.put_file(str(path), place)
+        except FileNotFoundError:  # most stores have no folders that must be there
+            system.makedirs(place.rpartition("/")[0], exist_ok=True)
+            system.put_file(str(path), place)
+
+    _asked(url, put)
+    system.invalidate_cache()
+    if look_at(url).size != path.stat().st_size:
+        raise SetupError("is not what was written there", where=url, remedy="run again")
+
+
+def check_writable(url: str) -> None:
+    """Raises UsageError for a protocol that only reads."""
+    if _is_web(url):
+        raise UsageError(
+            "nothing can be written over http", where=url, remedy="name a folder, or a store such as s3://"
+        )
 
 
 def tars_in(folder: str) -> list[str]:

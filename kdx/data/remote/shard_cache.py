@@ -88,6 +88,13 @@ class ShardCache:
                 finally:
                     path.unlink(missing_ok=True)
 
+    def take(self, path: Path, file: RemoteFile) -> None:
+        """Moves a file of this machine that has the bytes of `file` into the cache, where there is room for it."""
+        self._make_folder()
+        with contextlib.suppress(NoRoom, OSError):  # another disk
+            self._make_room(file.size, path)
+            path.rename(self.path(file))
+
     def _fetch(self, file: RemoteFile, path: Path) -> None:
         """Fetches it, or waits a little for the process that does."""
         self._make_folder()

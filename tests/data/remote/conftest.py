@@ -31,8 +31,7 @@ class Web:
             pass
 
         Handler.web = web
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
+        self.server = _Server(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_port}"
         threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
 
@@ -41,6 +40,13 @@ class Web:
             return self.always[name]
         waiting = self.answers.get(name)
         return waiting.pop(0) if waiting and method == "GET" else None
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Whoever asked has given up."""
 
 
 class _Handler(BaseHTTPRequestHandler):

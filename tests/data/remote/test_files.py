@@ -85,7 +85,7 @@ def test_a_server_that_does_not_answer_is_given_up(
 def test_a_server_that_is_not_there_is_the_machines_fault() -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
-        with pytest.raises(SetupError, match="cannot be read") as error:
+        with pytest.raises(SetupError, match="access fails") as error:
             look_at(f"http://127.0.0.1:{unused.getsockname()[1]}/0.tar")
     assert "network" in str(error.value.remedy)
 
