@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from kdx.core.tokenizer import VOCABULARY
+from kdx.core.tokenizers.clip import VOCABULARY
 from kdx.core.urls import shown
 from kdx.data.order import count_steps_per_epoch
 from kdx.data.sampling import spread

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from kdx.core.encoder import IntArray
 from kdx.core.preprocess import normalize_levels
-from kdx.core.tokenizer import Tokenizer, vocabulary_file
+from kdx.core.tokenizers import open_tokenizer
 from kdx.models.checkpoint import open_checkpoint, read_checkpoint_spec, resolve_run
 from kdx.models.clip import ClipModel
 from kdx.runtime.torch_process import true_fp32
@@ -37,9 +37,9 @@ class TeacherModel:
         self.precision: str = precision or ("bf16" if has_bf16 else "fp32")
         self.spec = read_checkpoint_spec(path)
         self.preprocess = self.spec.preprocess()
-        vocabulary = vocabulary_file(resolve_run(path))
-        self.tokenizer = Tokenizer.from_file(vocabulary)
-        self.spec.check_tokenizer(self.tokenizer, vocabulary)
+        folder = resolve_run(path)
+        self.tokenizer = open_tokenizer(folder)
+        self.spec.check_tokenizer(self.tokenizer, folder)
 
     @functools.cached_property
     def model(self) -> ClipModel:

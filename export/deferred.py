@@ -13,7 +13,6 @@ from kdx.core.errors import GateError, SetupError
 from kdx.core.folders import sealed_folder
 from kdx.core.progress import Progress, silent
 from kdx.core.provenance import package_versions
-from kdx.core.tokenizer import VOCABULARY
 from kdx.models.checkpoint import Checkpoint
 from kdx.runtime.deferred import GATE_INPUTS, KIND, DeferredExport, check_deferrable, open_deferred
 from kdx.runtime.formats import choose, find_format
@@ -81,7 +80,7 @@ def defer_export(
                 )
         progress(1, 3, "asking NVIDIA's parser")
         fields["proved_by"] = _prove(folder, plan, build=format == RTX)
-        checkpoint.tokenizer.save(folder / VOCABULARY)
+        checkpoint.tokenizer.save(folder)
         config = {
             "format": format,
             "precision": precision,

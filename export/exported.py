@@ -9,7 +9,6 @@ from typing import Any
 from kdx.core.folders import sealed_folder
 from kdx.core.progress import Progress, silent
 from kdx.core.provenance import package_versions
-from kdx.core.tokenizer import VOCABULARY
 from kdx.evaluate.speed import measure_speed
 from kdx.models.checkpoint import Checkpoint
 from kdx.runtime.exported_model import KIND, ExportedModel, open_exported_model
@@ -64,7 +63,7 @@ def export_checkpoint(
         progress(0, 3, f"building {format}")
         options = format_.build(BuildJob(checkpoint, folder, precision, target, calibration, progress))
         sizes = model_sizes(checkpoint, folder)
-        checkpoint.tokenizer.save(folder / VOCABULARY)
+        checkpoint.tokenizer.save(folder)
         config = {**fields, "spec": checkpoint.spec.to_dict(), "options": options}
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         report = pass_gate(

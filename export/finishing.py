@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from kdx.core.errors import DataError
 from kdx.core.folders import sealed_folder
 from kdx.core.progress import Progress, silent
 from kdx.core.provenance import package_versions
-from kdx.core.tokenizer import VOCABULARY
+from kdx.core.tokenizers import open_tokenizer
 from kdx.evaluate.speed import measure_speed
 from kdx.runtime.cuda import find_gpu, import_cuda
 from kdx.runtime.deferred import DeferredExport, open_deferred
@@ -94,7 +93,7 @@ def _finish(
         options = build_engines(source.format.name, source.path, folder, plan, progress)
         options["graphs"] = source.graphs
         files = {file.name: file.stat().st_size for file in sorted(folder.iterdir())}
-        shutil.copyfile(source.tokenizer, folder / VOCABULARY)
+        open_tokenizer(source.path).save(folder)
         config = {**fields, "spec": source.spec.to_dict(), "options": options}
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         report = check_parity(gate_inputs, folder, progress=progress)

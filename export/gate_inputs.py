@@ -24,7 +24,7 @@ from kdx.core.errors import DataError
 from kdx.core.preprocess import Preprocess, read_encoded
 from kdx.core.prompts import class_vectors, prompt_texts
 from kdx.core.provenance import cpu_count
-from kdx.core.tokenizer import Tokenizer
+from kdx.core.tokenizers import Tokenizer
 
 from .candidate import Arrays
 from .comparison import Embeddings

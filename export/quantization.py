@@ -20,7 +20,7 @@ from kdx.core.errors import DataError, UsageError
 from kdx.core.prompts import prompt_texts
 from kdx.core.provenance import cpu_count
 from kdx.core.scratch import scratch_folder
-from kdx.core.tokenizer import Tokenizer
+from kdx.core.tokenizers import Tokenizer
 
 from .calibration import check_enough
 from .child import Child, ChildCrash

@@ -31,6 +31,7 @@ SHARED_MEMORY_NEEDED = (2 * INSTANCES + ZERO_SHOT_INSTANCES) * 2 * 16 * 2**20
 SERVER_CODE = (  # everything that runs in the server
     "__init__.py",
     "core/*.py",
+    "core/tokenizers/*.py",
     "runtime/*.py",
     "serve/__init__.py",
     "serve/triton_models/*.py",

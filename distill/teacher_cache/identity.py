@@ -11,7 +11,7 @@ from kdx.core.digests import value_digest
 from kdx.core.encoder import EncoderSpec, IntArray
 from kdx.core.errors import UsageError
 from kdx.core.preprocess import Preprocess
-from kdx.core.tokenizer import Tokenizer
+from kdx.core.tokenizers import Tokenizer
 from kdx.data.shards import ShardSet
 from kdx.data.views import RULES as VIEW_RULES, ViewConfig
 

@@ -21,7 +21,7 @@ from .errors import DataError, UsageError
 from .preprocess import ImageSource, Preprocess
 from .prompts import best_labels, class_vectors, label_probabilities, prompt_texts
 from .requests import at_item, check_count, check_images, check_labels, check_templates, check_texts
-from .tokenizer import Tokenizer
+from .tokenizers import Tokenizer, tokenizer_files
 
 log = logging.getLogger(__name__)
 
@@ -118,12 +118,12 @@ class EncoderSpec:
             log.warning("%s was made by a kdx that prepares some images otherwise than this one", self.name)
         return preprocess
 
-    def check_tokenizer(self, tokenizer: Tokenizer, where: Path) -> None:
-        """Raises DataError unless it gives the ids that the model was made for."""
+    def check_tokenizer(self, tokenizer: Tokenizer, folder: Path) -> None:
+        """Raises DataError unless the tokenizer of this folder gives the ids that the model was made for."""
         if tokenizer.digest != self.tokenizer_digest:
             raise DataError(
                 f"is not the tokenizer that {self.name} was made with",
-                where=where,
+                where=tokenizer_files(folder)[0],
                 remedy="take the file that was written with the model, or the kdx that made it",
             )
 

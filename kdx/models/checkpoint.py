@@ -19,7 +19,7 @@ from kdx.core.digests import file_digest, value_digest
 from kdx.core.encoder import EncoderSpec
 from kdx.core.errors import DataError
 from kdx.core.folders import MANIFEST, open_sealed, read_json, read_manifest, sealed_folder
-from kdx.core.tokenizer import VOCABULARY, Tokenizer, vocabulary_file
+from kdx.core.tokenizers import Tokenizer, open_tokenizer
 
 from .architectures import Architecture, build_model
 from .clip import ClipModel
@@ -53,7 +53,7 @@ def save_checkpoint(
     """Seals a model into a Checkpoint folder at `path` and returns its specification."""
     with sealed_folder(path, KIND, overwrite=overwrite, inputs=inputs, seeds=seeds) as folder:
         save_weights(model.state_dict(), folder / "model.safetensors")
-        tokenizer.save(folder / VOCABULARY)
+        tokenizer.save(folder)
         spec = describe(model, architecture, tokenizer, file_digest(folder / "model.safetensors"))
         config = {"architecture": architecture.to_dict(), "spec": spec.to_dict()}
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
@@ -76,8 +76,8 @@ def open_checkpoint(path: Path) -> Checkpoint:
             where=path / "model.safetensors",
             remedy="copy the checkpoint again from where it came",
         ) from None
-    tokenizer = Tokenizer.from_file(vocabulary_file(path))
-    spec.check_tokenizer(tokenizer, vocabulary_file(path))
+    tokenizer = open_tokenizer(path)
+    spec.check_tokenizer(tokenizer, path)
     return Checkpoint(path, model.eval(), spec, tokenizer, architecture)
 
 

@@ -8,7 +8,7 @@ import importlib.util
 from pathlib import Path
 
 from kdx.core.errors import SetupError
-from kdx.core.tokenizer import END, END_OF_WORD, START, Tokenizer, byte_alphabet
+from kdx.core.tokenizers.clip import END, END_OF_WORD, START, ClipTokenizer, byte_alphabet
 
 VOCAB_SIZE = 49_408
 VOCABULARY_FILE = "bpe_simple_vocab_16e6.txt.gz"
@@ -16,7 +16,7 @@ NUM_MERGES = 49152 - 256 - 2  # CLIP uses this many of the file's 262,144
 
 
 @functools.cache
-def clip_tokenizer() -> Tokenizer:
+def clip_tokenizer() -> ClipTokenizer:
     """The tokenizer of CLIP (49,408 ids), built without importing open_clip or torch.
 
     Raises SetupError when open_clip is not installed or lacks the file.
@@ -24,7 +24,7 @@ def clip_tokenizer() -> Tokenizer:
     merges = _read_merges(_vocabulary_path())
     letters = list(byte_alphabet().values())
     symbols = [*letters, *(letter + END_OF_WORD for letter in letters), *map("".join, merges), START, END]
-    return Tokenizer({symbol: i for i, symbol in enumerate(symbols)}, merges)
+    return ClipTokenizer({symbol: i for i, symbol in enumerate(symbols)}, merges)
 
 
 def _vocabulary_path() -> Path:

@@ -15,7 +15,6 @@ from typing import Any
 from kdx.core.encoder import EncoderSpec
 from kdx.core.errors import DataError, SetupError, UsageError
 from kdx.core.folders import Manifest, open_sealed, read_json
-from kdx.core.tokenizer import vocabulary_file
 
 from .formats import Format, find_format
 from .tensorrt import RTX, TRT
@@ -44,10 +43,6 @@ class DeferredExport:
     @property
     def gate_inputs(self) -> Path:
         return self.path / GATE_INPUTS
-
-    @property
-    def tokenizer(self) -> Path:
-        return vocabulary_file(self.path)
 
 
 def open_deferred(path: Path) -> DeferredExport:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from kdx.core.encoder import Encoder, FloatArray, IntArray, check_pixels, check_tokens
 from kdx.core.errors import DataError, KdxError, SetupError, UsageError, beginning
-from kdx.core.tokenizer import Tokenizer
+from kdx.core.tokenizers import open_tokenizer
 
 from .exported_model import ExportedModel
 
@@ -45,8 +45,8 @@ class ExportedEncoder(Encoder):
             raise UsageError(f"num_threads = {num_threads} is not positive", remedy="leave it out, or give 1")
         self.spec = model.spec
         self.preprocess = model.spec.preprocess()
-        self.tokenizer = Tokenizer.from_file(model.tokenizer)
-        self.spec.check_tokenizer(self.tokenizer, model.tokenizer)
+        self.tokenizer = open_tokenizer(model.path)
+        self.spec.check_tokenizer(self.tokenizer, model.path)
         self.precision = model.precision
         self.identity = model.identity
         self._image = Graph(model.image_encoder, PIXELS, IMAGE_FEATURES)

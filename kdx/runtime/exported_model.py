@@ -14,7 +14,6 @@ from kdx.core.digests import value_digest
 from kdx.core.encoder import Encoder, EncoderSpec
 from kdx.core.errors import DataError, UsageError
 from kdx.core.folders import MANIFEST, Manifest, open_sealed, read_json, read_manifest
-from kdx.core.tokenizer import vocabulary_file
 
 from .formats import Format, find_format
 
@@ -43,10 +42,6 @@ class ExportedModel:
     @property
     def text_encoder(self) -> Path:
         return self.path / f"text_encoder{self.format.suffix}"
-
-    @property
-    def tokenizer(self) -> Path:
-        return vocabulary_file(self.path)
 
     @property
     def identity(self) -> str | None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from kdx.core.encoder import FloatArray
 from kdx.core.errors import UsageError
-from kdx.core.tokenizer import Tokenizer
+from kdx.core.tokenizers import open_tokenizer
 from kdx.runtime.exported_encoder import TEXT_FEATURES, TOKENS
 from kdx.runtime.triton_requests import MAX_TEXT_BYTES
 
@@ -26,7 +26,7 @@ class TritonPythonModel:
             return
         model = open_model(args)
         self._spec = model.spec
-        self._tokenizer = Tokenizer.from_file(model.tokenizer)
+        self._tokenizer = open_tokenizer(model.path)
 
     def execute(self, requests: list[Any]) -> list[Any]:
         return answer_embeddings(requests, _read, self._encode)

@@ -179,4 +179,4 @@ def test_another_tokenizer_than_the_models_is_refused(tmp_path: Path) -> None:
     replace(SPEC, tokenizer_digest=tokenizer.digest).check_tokenizer(tokenizer, tmp_path)
     with pytest.raises(DataError) as error:
         SPEC.check_tokenizer(tokenizer, tmp_path)
-    assert error.value.where == str(tmp_path)
+    assert error.value.where == str(tmp_path / "clip_vocabulary.json")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from kdx.core.encoder import EncoderSpec
 from kdx.core.preprocess import Preprocess
+from kdx.core.tokenizers import Tokenizer
 from kdx.models.clip_vocabulary import clip_tokenizer
 
 
@@ -14,7 +15,7 @@ class FakeTeacher:
 
     def __init__(self, embed_dim: int) -> None:
         self.preprocess = Preprocess(8, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-        self.tokenizer = clip_tokenizer()
+        self.tokenizer: Tokenizer = clip_tokenizer()
         self.spec = EncoderSpec(
             name="fake",
             embed_dim=embed_dim,

@@ -20,6 +20,7 @@ from kdx.core.errors import DataError, SetupError, UsageError
 from kdx.core.folders import open_sealed, read_manifest
 from kdx.core.log import read_metrics
 from kdx.core.preprocess import normalize
+from kdx.core.tokenizers import Tokenizer
 from kdx.data.loader import Batch
 from kdx.data.pixels import read_pixels
 from kdx.data.sample import key_digest
@@ -301,7 +302,7 @@ class _Foreign:
     def __init__(self, spec: EncoderSpec) -> None:
         self.spec = spec
         self.preprocess = spec.preprocess()
-        self.tokenizer = clip_tokenizer()
+        self.tokenizer: Tokenizer = clip_tokenizer()
         self.seen: list[tuple[int, ...]] = []
 
     def embed_pixels(self, pixels: npt.NDArray[np.uint8]) -> torch.Tensor:

@@ -9,7 +9,7 @@ from PIL import Image
 
 from kdx.core.encoder import Encoder, EncoderSpec, FloatArray, IntArray
 from kdx.core.preprocess import Preprocess
-from kdx.core.tokenizer import END, END_OF_WORD, START, Tokenizer, byte_alphabet
+from kdx.core.tokenizers.clip import END, END_OF_WORD, START, ClipTokenizer, byte_alphabet
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
 
@@ -26,7 +26,7 @@ class ColourEncoder(Encoder):
         merges = [pair for word in ("green", "blue", "red") for pair in _merges(word)]
         merged = [first + second for first, second in merges]
         symbols = [*letters, *(letter + END_OF_WORD for letter in letters), *merged, START, END]
-        self.tokenizer = Tokenizer({symbol: i for i, symbol in enumerate(symbols)}, merges)
+        self.tokenizer = ClipTokenizer({symbol: i for i, symbol in enumerate(symbols)}, merges)
         self._words = [symbols.index(word + END_OF_WORD) for word in COLOURS]
         self.images_embedded = 0
         self.texts_embedded = 0

@@ -14,7 +14,7 @@ from onnx import TensorProto, numpy_helper
 from PIL import Image
 
 from kdx.core.errors import DataError, UsageError
-from kdx.core.tokenizer import Tokenizer
+from kdx.core.tokenizers import open_tokenizer
 from kdx.export.exported import export_checkpoint
 from kdx.export.quantization import quantize_towers, slower_towers
 from kdx.export.samples import ParitySamples
@@ -130,7 +130,7 @@ def test_int8_is_near_fp32_and_a_row_does_not_depend_on_its_neighbours(
 ) -> None:
     model = export(target)
     random = np.random.default_rng(0)
-    tokenizer = Tokenizer.from_file(model.tokenizer)
+    tokenizer = open_tokenizer(model.path)
     tokens = tokenizer(["a cat", "a large dog with a stick", "two"], 32)
     pixels = random.standard_normal((3, 3, 32, 32), dtype=np.float32)
     with (

@@ -23,12 +23,12 @@ def test_vocabulary_and_merges_equal_open_clips() -> None:
 
     from open_clip import SimpleTokenizer
 
-    from kdx.core.tokenizer import Tokenizer
+    from kdx.core.tokenizers import ClipTokenizer
 
     reference = SimpleTokenizer()
     merges = [(first, second) for first, second in reference.bpe_ranks]
     assert clip_tokenizer().vocab_size == reference.vocab_size
-    assert clip_tokenizer().digest == Tokenizer(reference.encoder, merges).digest
+    assert clip_tokenizer().digest == ClipTokenizer(reference.encoder, merges).digest
 
 
 def test_it_is_built_once() -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from kdx.core.errors import DataError, UsageError
 from kdx.core.folders import sealed_folder
+from kdx.core.tokenizers import tokenizer_files
 from kdx.models.checkpoint import open_checkpoint
 from kdx.runtime.exported_model import KIND, open_exported_model
 
@@ -27,7 +28,7 @@ def test_it_names_its_files_and_what_the_model_is(exported_model: Path, mini_che
     model = open_exported_model(exported_model)
     assert model.format.name == "onnx" and model.precision == "fp32"
     assert model.spec == open_checkpoint(mini_checkpoint).spec
-    for file in (model.image_encoder, model.text_encoder, model.tokenizer):
+    for file in (model.image_encoder, model.text_encoder, *tokenizer_files(model.path)):
         assert file.is_file() and file.name in model.manifest.digest
     assert model.parity()["verdict"] in ("PASS", "INCONCLUSIVE")
 

@@ -27,6 +27,7 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
+from kdx.core.tokenizers import open_tokenizer
 from kdx.export.onnx import build_onnx
 from kdx.export.report import Check
 from kdx.runtime.formats import LIMITS, Format, find_format
@@ -49,7 +50,7 @@ def open_toy(model, *, num_threads=None):
     with tempfile.TemporaryDirectory() as folder:
         for name in ("image_encoder", "text_encoder"):
             (Path(folder) / f"{name}.onnx").write_bytes(gzip.decompress((model.path / f"{name}.gz").read_bytes()))
-        (Path(folder) / model.tokenizer.name).write_bytes(model.tokenizer.read_bytes())
+        open_tokenizer(model.path).save(Path(folder))
         encoder = replace(model, path=Path(folder), format=find_format("onnx")).open(num_threads=num_threads)
         encoder.embed_texts(["sessions are made on their first use"])
         encoder.encode_image(__import__("numpy").zeros((1, 3, 32, 32), dtype="float32"))

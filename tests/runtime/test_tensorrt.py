@@ -21,6 +21,7 @@ import kdx
 from kdx.core.encoder import Encoder
 from kdx.core.errors import DataError, SetupError, UsageError
 from kdx.core.folders import Manifest, sealed_folder
+from kdx.core.tokenizers import open_tokenizer
 from kdx.export.tensorrt import build_engines
 from kdx.export.tensorrt_plan import default_plan
 from kdx.runtime.exported_model import KIND, ExportedModel, open_exported_model, read_exported_model
@@ -37,7 +38,7 @@ def _build(exported_model: Path, folder: Path) -> ExportedModel:
     source = open_exported_model(exported_model)
     folder.mkdir()
     options = build_engines("trt", exported_model, folder, default_plan(source.spec))
-    shutil.copy(source.tokenizer, folder)
+    open_tokenizer(source.path).save(folder)
     config = {
         "format": "trt",
         "precision": "fp32",

@@ -8,7 +8,7 @@ from pathlib import Path
 from kdx.core.digests import file_digest
 from kdx.core.errors import DataError, SetupError
 from kdx.core.folders import write_atomic
-from kdx.core.tokenizer import Tokenizer
+from kdx.core.tokenizers import Tokenizer
 from kdx.core.urls import file_name
 from kdx.models.clip_vocabulary import clip_tokenizer
 

@@ -22,7 +22,7 @@ def anonymous():
     status = Path("/proc/self/status").read_text()
     return int(status.split("RssAnon:")[1].split()[0]) * 1024
 
-import kdx.core.tokenizer
+import kdx.core.tokenizers
 before, started = anonymous(), time.perf_counter()
 samples = open_split(Path(sys.argv[1]), "train")
 opened = time.perf_counter() - started

@@ -6,24 +6,19 @@ model, called once for each new piece of text. HF's own pipeline is not used: it
 
 from __future__ import annotations
 
-import functools
 import html
 import json
 import re
-from collections.abc import Sequence
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import ftfy
-import numpy as np
-import numpy.typing as npt
 import regex
 import tokenizers
 from tokenizers.models import BPE
 
-from .digests import value_digest
-from .errors import DataError, UsageError
+from ..errors import DataError, UsageError
+from .base import Tokenizer, check_text
 
 START = "<start_of_text>"
 END = "<end_of_text>"
@@ -31,7 +26,6 @@ END_OF_WORD = "</w>"
 RULES = "open_clip 3.3 SimpleTokenizer, clean=lower"
 
 VOCABULARY = "clip_vocabulary.json"
-OLD_VOCABULARY = "tokenizer.json"  # in older folders; to other tools this name means a whole tokenizer
 
 MAX_CACHED_PIECES = 2**16
 MAX_CACHED_LENGTH = 32  # characters; longer pieces hardly come twice, and would let a client fill the memory
@@ -43,13 +37,16 @@ _PIECES = regex.compile(
 _ASCII_PIECES = re.compile(rf"{START}|{END}|'s|'t|'re|'ve|'m|'ll|'d|[a-z]+|[0-9]|[^\sa-z0-9]+")
 
 
-class Tokenizer:
-    """Text → ids. Safe to share between threads.
+class ClipTokenizer(Tokenizer):
+    """The tokenizer of CLIP and of all models that took it over.
 
     vocab: symbol → id, ids 0 … V-1, with START and END among them. merges: pairs of symbols, the earlier one
     merges first. Symbols are spelled in byte_alphabet(); the last one of a word ends in `</w>`.
     Raises DataError when they do not fit together.
     """
+
+    kind = "clip"
+    pad_id = 0
 
     def __init__(self, vocab: dict[str, int], merges: list[tuple[str, str]]) -> None:
         if missing := [symbol for symbol in (START, END) if symbol not in vocab]:
@@ -64,9 +61,10 @@ class Tokenizer:
         self._ids = _PieceIds(self._bpe, {START: (vocab[START],), END: (vocab[END],)})
         self._start = vocab[START]
         self._end = vocab[END]
+        self.vocab_size = len(vocab)
 
     @classmethod
-    def from_file(cls, path: Path) -> Tokenizer:
+    def from_file(cls, path: Path) -> ClipTokenizer:
         """Opens a vocabulary file in HF tokenizers' format. Raises DataError if it is damaged or not CLIP's kind."""
         remedy = "take the file that was written with the model"
         if not path.is_file():
@@ -83,12 +81,15 @@ class Tokenizer:
         except DataError as error:
             raise DataError(error.what, where=path, remedy=remedy) from None
 
-    def save(self, path: Path) -> None:
+    def save(self, folder: Path) -> None:
         """Writes the vocabulary file in HF tokenizers' format.
 
         It holds the vocabulary and the merges; cleaning and splitting are this class's and not in the file.
         """
-        tokenizers.Tokenizer(self._bpe).save(str(path), pretty=False)
+        tokenizers.Tokenizer(self._bpe).save(str(folder / VOCABULARY), pretty=False)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self._vocab, self._merges)
 
     def encode(self, text: str, context_length: int) -> list[int]:
         """start, pieces, end; cut to context_length with the last id = end; never padded.
@@ -101,10 +102,8 @@ class Tokenizer:
             raise UsageError(
                 f"context_length = {context_length} has no room for start and end", remedy="77 is usual"
             )
-        if not isinstance(text, str):  # pyright: ignore[reportUnnecessaryIsInstance]  texts come from files and requests
-            raise DataError(f"a text is a {type(text).__name__}", remedy="give strings")
         ids = [self._start]
-        for piece in _split(_clean(text)):
+        for piece in _split(_clean(check_text(text))):
             ids += self._ids[piece]
             if len(ids) >= context_length:
                 del ids[context_length - 1 :]
@@ -112,40 +111,13 @@ class Tokenizer:
         ids.append(self._end)
         return ids
 
-    def __call__(self, texts: Sequence[str], context_length: int) -> npt.NDArray[np.int32]:
-        """Returns int32 [B, L ≤ context_length], L = the longest text, padded with 0. Raises as encode."""
-        if isinstance(texts, str):
-            raise UsageError("texts is one string", remedy="give a list of strings")
-        return self.pad([self.encode(text, context_length) for text in texts])
-
-    @staticmethod
-    def pad(sequences: Sequence[Sequence[int]]) -> npt.NDArray[np.int32]:
-        """Returns int32 [B, L], L = the longest sequence, filled with 0; the rows as given."""
-        lengths = [len(sequence) for sequence in sequences]
-        padded = np.zeros((len(sequences), max(lengths, default=0)), dtype=np.int32)
-        filled = np.arange(padded.shape[1]) < np.array(lengths)[:, None]  # [B, L]
-        padded[filled] = np.fromiter(chain.from_iterable(sequences), dtype=np.int32, count=sum(lengths))
-        return padded
-
-    @functools.cached_property
-    def digest(self) -> str:
-        """sha256 (hex) of vocabulary, merges and the rules of cleaning and splitting."""
-        return value_digest({"rules": RULES, "vocab": self._vocab, "merges": self._merges})
+    def _identity(self) -> object:
+        return {"rules": RULES, "vocab": self._vocab, "merges": self._merges}
 
     @property
     def vocabulary(self) -> dict[str, int]:
         """symbol → id; a copy."""
         return dict(self._vocab)
-
-    @property
-    def vocab_size(self) -> int:
-        return len(self._vocab)
-
-
-def vocabulary_file(folder: Path) -> Path:
-    """The vocabulary file in a checkpoint or an exported model, which older ones keep under another name."""
-    old = folder / OLD_VOCABULARY
-    return old if old.is_file() else folder / VOCABULARY
 
 
 def byte_alphabet() -> dict[int, str]:

@@ -1,0 +1,63 @@
+"""Tokenizer: the contract that turns a text into a text tower's ids, whatever their kind."""
+
+from __future__ import annotations
+
+import functools
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from ..digests import value_digest
+from ..errors import DataError, UsageError
+
+
+class Tokenizer(ABC):
+    """Text → ids. Safe to share between threads and processes: it can be pickled and survives a fork.
+
+    kind: how it is named in an EncoderSpec. vocab_size: how many ids it has, from 0 on. pad_id: what a shorter text is
+    filled with. digest: sha256 (hex) of all that decides on ids.
+    """
+
+    kind: ClassVar[str]
+    vocab_size: int
+    pad_id: int
+
+    @functools.cached_property
+    def digest(self) -> str:
+        return value_digest(self._identity())
+
+    @abstractmethod
+    def _identity(self) -> object:
+        """All that decides on ids, as JSON has it."""
+
+    @abstractmethod
+    def save(self, folder: Path) -> None:
+        """Writes its files into the folder, from which open_tokenizer() opens it."""
+
+    @abstractmethod
+    def encode(self, text: str, context_length: int) -> list[int]:
+        """The ids with those of start and end, as the tokenizer has them; cut to context_length; never padded.
+
+        Raises DataError if text is not a string, UsageError for a context_length without room.
+        """
+
+    def __call__(self, texts: Sequence[str], context_length: int) -> npt.NDArray[np.int32]:
+        """Returns int32 [B, L ≤ context_length], L = the longest text, padded with pad_id. Raises as encode."""
+        if isinstance(texts, str):
+            raise UsageError("texts is one string", remedy="give a list of strings")
+        rows = [self.encode(text, context_length) for text in texts]
+        padded = np.full((len(rows), max(map(len, rows), default=0)), self.pad_id, dtype=np.int32)
+        for row, ids in zip(padded, rows, strict=True):
+            row[: len(ids)] = ids
+        return padded
+
+
+def check_text(text: object) -> str:
+    """Raises DataError for what is not a string: texts come from files and requests."""
+    if not isinstance(text, str):
+        raise DataError(f"a text is a {type(text).__name__}", remedy="give strings")
+    return text
