@@ -1,9 +1,9 @@
 """The training engine: from a recipe and shards to a sealed run with a student in it.
 
 A run folder (kind `run`) holds `recipe.toml` (resolved), `metrics.jsonl`, `skipped.jsonl` (samples whose image
-does not decode), `student/`, a Checkpoint, and `objective.safetensors`, the objective's projections and scales if
-it has any. Its manifest tells the run: student, methods, teachers, data, length, last numbers, bad images, seconds
-and device.
+does not decode), `student/`, a Checkpoint, `best/`, another one, if the student was scored while it trained, and
+`objective.safetensors`, the objective's projections and scales if it has any. Its manifest tells the run: student,
+methods, teachers, data, length, last numbers, scores, bad images, seconds and device.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import tomli_w
 import torch
@@ -35,8 +36,10 @@ from kdx.models.architecture import read_architecture
 from kdx.models.checkpoint import RUN_KIND, save_checkpoint
 from kdx.models.clip_vocabulary import clip_tokenizer
 
+from .best_student import BestStudent
 from .compiled_towers import compile_towers
 from .devices import Device, find_device
+from .doubts import Doubts, score_teachers
 from .ema import WeightAverage
 from .interruption import Interruption
 from .keeping import Keeper
@@ -51,7 +54,7 @@ from .teacher_source import TeacherSource
 from .teachers import describe_teachers
 from .tracking import tracked
 from .unfinished import RunIdentity, check_unfinished, work_on_run
-from .validation import Validation
+from .validation import Validation, beside
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +63,8 @@ log = logging.getLogger(__name__)
 class RunResult:
     """What a finished run reports. final_loss: the last step's; bad_images: skipped samples.
 
-    cache_reused: whether every teacher's cache lay there already; None without a teacher.
+    cache_reused: whether every teacher's cache lay there already; None without a teacher. validation: what the manifest
+    says of the scores, None without them.
     """
 
     path: Path
@@ -70,6 +74,7 @@ class RunResult:
     seconds: float
     bad_images: int
     cache_reused: bool | None
+    validation: dict[str, Any] | None
 
 
 def train(
@@ -138,13 +143,10 @@ def train(
     inputs["data"] = samples.digest
     seeds = {"recipe": recipe.seed, "views": recipe.views.seed}
     digests = [each["digest"] for each in taught_by]
-    validation = None
-    if recipe.validate_every and val is not None:
-        validation = Validation(
-            val, architecture, state, ranks, every=recipe.validate_every, steps=schedule.steps
-        )
-    scored_on = None if validation is None or val is None else val.digest
-    identity = RunIdentity(recipe.model_dump(mode="json"), samples.digest, digests, scored_on)
+    if not recipe.validate_every:
+        val = None
+    val_digest = None if val is None else val.digest
+    identity = RunIdentity(recipe.model_dump(mode="json"), samples.digest, digests, val_digest)
 
     def save_student(place: Path, *, overwrite: bool = False) -> None:
         with state.student():
@@ -156,6 +158,26 @@ def train(
         work = writing.enter_context(work_on_run(out, identity, ranks, resume=resume, overwrite=overwrite))
         before = {} if work.first_step is None else work.states.load(work.first_step, state)
         reader.bad.update({int(row): why for row, why in before.get("bad", {}).items()})
+        validation = None
+        if val is not None:
+            best = doubts = None
+            if ranks.is_first:
+                best = BestStudent(work.place / "val", work.folder)
+                teaching = teachers if recipe.objective.needs_teacher else ()
+                telling = beside(progress, state.step, schedule.steps, "scoring the teacher")
+                doubts = Doubts(score_teachers(teaching, val, work.place / "val/teachers.json", telling))
+            ranks.wait()
+            validation = Validation(
+                val,
+                architecture,
+                state,
+                ranks,
+                best,
+                doubts,
+                every=recipe.validate_every,
+                steps=schedule.steps,
+                origin={"inputs": inputs, "seeds": seeds},
+            )
         loop = Loop(recipe, schedule, state, caches, device, ranks, validation)
         writing.enter_context(_student_kept(out, loop, save_student, ranks))
         writing.enter_context(full_disk_said(out))
@@ -185,10 +207,12 @@ def train(
                 loader, reader, preprocess.mean, preprocess.std, metrics, progress, keeper.after_step
             )
         bad = ranks.merge(reader.bad)
+        scores = None
         if folder is not None:
             _write_skipped(folder / "skipped.jsonl", samples, bad)
             save_student(folder / "student")
             _save_objective(objective, folder)
+            scores = None if validation is None else validation.finish()
             fields = {
                 "about": recipe.about,
                 "student": architecture.name,
@@ -199,6 +223,7 @@ def train(
                 "batch_size": schedule.batch_size,
                 "epochs": schedule.steps / loader.steps_per_epoch,
                 "final": last,
+                **({} if scores is None else {"validation": scores}),
                 "bad_images": len(bad),
                 "seconds": keeper.seconds,
                 "device": device.name,
@@ -214,6 +239,7 @@ def train(
         seconds=time.monotonic() - started,
         bad_images=len(bad),
         cache_reused=all(cache.reused for cache in caches) if caches else None,
+        validation=scores,
     )
 
 

@@ -141,7 +141,7 @@ def plan_run(
         training_flops=None if schedule is None else schedule.steps * schedule.batch_size * a_pair,
         cache_flops=0 if teacher_online else _cache_flops(recipe, costs, pairs, captions),
         files=(
-            *_run_files(out, student, objective_params),
+            *_run_files(recipe, out, student, objective_params),
             *(
                 []
                 if teacher_online
@@ -239,17 +239,26 @@ def _cache_flops(
     return sum(pairs * views * teacher.image_flops + captions * teacher.text_flops for teacher in teachers)
 
 
-def _run_files(out: Path, student: ModelCost, objective_params: int | None) -> list[PlannedFile]:
+def _run_files(
+    recipe: Recipe, out: Path, student: ModelCost, objective_params: int | None
+) -> list[PlannedFile]:
     learnt = [] if objective_params == 0 else [PlannedFile(str(out / "objective.safetensors"))]
     if learnt and objective_params is not None:
         learnt = [PlannedFile(str(out / "objective.safetensors"), 4 * objective_params)]
     names = ("recipe.toml", "metrics.jsonl", "skipped.jsonl", "manifest.json")
     inside = (VOCABULARY, "config.json", "manifest.json")
+    students = [out / "student", *([out / "best"] if recipe.validate_every else [])]
     return [
         *(PlannedFile(str(out / name)) for name in names),
         *learnt,
-        PlannedFile(str(out / "student" / "model.safetensors"), 4 * student.total_params),
-        *(PlannedFile(str(out / "student" / name)) for name in inside),
+        *(
+            file
+            for place in students
+            for file in (
+                PlannedFile(str(place / "model.safetensors"), 4 * student.total_params),
+                *(PlannedFile(str(place / name)) for name in inside),
+            )
+        ),
     ]
 
 

@@ -112,7 +112,8 @@ class Recipe(Config):
     validate_every: int = Field(
         default=0,
         ge=0,
-        description="steps between scores on the data's val split; the last step is scored too. 0: none",
+        description="steps between scores on the data's val split, the last step being scored too; the best student is "
+        "kept beside the last one. 0: none",
     )
     max_bad_share: float = Field(
         default=0.01, ge=0, lt=1, description="share of undecodable images that is tolerated"

@@ -146,7 +146,8 @@ def _check_space(recipe: Recipe, samples: ShardSet, out: Path, teachers: Sequenc
             whole = cache_size(width, len(samples), recipe.views.num_views, captions)
             caches += max(0, whole - _bytes_there(cache_folder(cache, number)))
     check_space(made_in(cache), caches)
-    check_space(out, student + (caches if _disk(out) == _disk(made_in(cache)) else 0))
+    students = 3 if recipe.validate_every else 1  # the best one too, and for a moment the one before it
+    check_space(out, students * student + (caches if _disk(out) == _disk(made_in(cache)) else 0))
 
 
 def _bytes_there(folder: Path) -> int:

@@ -1,7 +1,8 @@
 """A run in work: a folder beside its place, in which it can be taken up again, and from which it is sealed.
 
-`OUT.unfinished/` holds `run.json`, what the run is; `run/`, what will lie at OUT; `state/` (run_states.py); and `lock`,
-claimed by the process that works there.
+`OUT.unfinished/` holds `run.json`, what the run is; `run/`, what will lie at OUT; `state/` (run_states.py); `val/`, if
+the student is scored while it trains: the best one, and what its teachers score; and `lock`, claimed by the process
+that works there.
 """
 
 from __future__ import annotations
@@ -144,7 +145,7 @@ def _prepare(place: Path, identity: RunIdentity, *, resume: bool) -> None:
                 remedy="give the recipe, data and teachers that it was begun with, or --overwrite without --resume",
             )
         return
-    for folder in (place / "run", place / "state"):
+    for folder in (place / "run", place / "state", place / "val"):
         shutil.rmtree(folder, ignore_errors=True)
     (place / "run").mkdir()
     write_atomic(place / IDENTITY, json.dumps(asdict(identity)))

@@ -9,20 +9,26 @@ from __future__ import annotations
 import functools
 import logging
 import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
 
 import torch
 
 from kdx.core.errors import KdxError
 from kdx.core.progress import Progress
-from kdx.data.image_set import ImageSet
+from kdx.data.shards import ShardSet
 from kdx.evaluate import Evaluation, evaluate_set
 from kdx.models.architecture import Architecture
 from kdx.models.architectures import build_model
-from kdx.models.checkpoint import Checkpoint, describe
+from kdx.models.checkpoint import Checkpoint, describe, save_checkpoint
 from kdx.models.clip import ClipModel
 from kdx.models.clip_vocabulary import clip_tokenizer
 from kdx.runtime.torch import TorchEncoder
 
+from .best_student import BestStudent, ScoredStep
+from .doubts import Doubts
 from .ranks import Ranks
 from .run_state import RunState
 
@@ -33,22 +39,28 @@ class Validation:
     """Scores `samples` after every `every` steps and after the last of `steps`.
 
     The first rank does it, and the others wait: it takes the time of `kdx eval`, and memory for one more student and
-    the embeddings of the set.
+    the embeddings of the set. best, doubts: what takes each score, on the first rank; origin: `inputs` and `seeds` of
+    the best student's manifest.
     """
 
     def __init__(
         self,
-        samples: ImageSet,
+        samples: ShardSet,
         architecture: Architecture,
         state: RunState,
         ranks: Ranks,
+        best: BestStudent | None,
+        doubts: Doubts | None,
         *,
         every: int,
         steps: int,
+        origin: Mapping[str, Any],
     ) -> None:
         self.samples, self.architecture = samples, architecture
         self._state, self._ranks = state, ranks
         self._every, self._steps = every, steps
+        self._best, self._doubts, self._origin = best, doubts, origin
+        self._last: ScoredStep | None = None
 
     def is_due(self, step: int) -> bool:
         return step % self._every == 0 or step == self._steps
@@ -66,9 +78,40 @@ class Validation:
             except (KdxError, torch.OutOfMemoryError) as error:  # which is no reason to lose the run
                 log.warning("step %d is not validated: %s", step, error)
             else:
+                self._last = ScoredStep.of(step, evaluation)
+                assert self._best is not None and self._doubts is not None
+                self._doubts.hear(step, evaluation, last=step == self._steps)
+                self._best.offer(self._last, self._save)
                 numbers = {**_numbers(evaluation), "seconds_validating": time.monotonic() - started}
         self._ranks.wait()
         return numbers
+
+    def finish(self) -> dict[str, Any]:
+        """Moves the best student into the run; returns what the run's manifest says of its scores."""
+        assert self._best is not None and self._doubts is not None
+        self._best.move_into_run()
+        return {
+            "every": self._every,
+            "data": {
+                "path": str(self.samples.place),
+                "pairs": len(self.samples),
+                "digest": self.samples.digest,
+            },
+            "best": self._best.scored and self._best.scored.to_dict(),
+            "last": self._last and self._last.to_dict(),
+            "teachers": [asdict(teacher) for teacher in self._doubts.teachers],
+        }
+
+    def _save(self, path: Path, fields: dict[str, Any]) -> None:
+        save_checkpoint(
+            path,
+            self._student,
+            self.architecture,
+            clip_tokenizer(),
+            overwrite=True,
+            fields=fields,
+            **self._origin,
+        )
 
     def _evaluate(self, progress: Progress) -> Evaluation:
         self._student.load_state_dict(self._state.student_weights())

@@ -10,7 +10,7 @@ import click
 
 from kdx.core.urls import shown
 
-from .distill_text import describe_recipe, plan_lines, recipe_table
+from .distill_text import describe_recipe, plan_lines, recipe_table, scores_text
 from .output import print_json
 
 if TYPE_CHECKING:
@@ -169,6 +169,8 @@ def command(
         click.echo(
             f"skipped {result.bad_images} images that do not decode: {out / 'skipped.jsonl'}", err=True
         )
+    if result.validation and result.validation["best"]:
+        click.echo(scores_text(result.validation, out), err=True)
     click.echo(out)
     held_out = f"--data {shlex.quote(shown(data))}" if "val" in splits_there(data) else "--data HELD-OUT"
     click.echo(f"next: kdx eval {out} {held_out}   or   kdx export {out} {held_out} --out exported", err=True)

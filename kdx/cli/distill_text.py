@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -54,6 +55,16 @@ def _legend(recipes: Iterable[Recipe]) -> str:
     rows = [(name, fields[name].description or "") for name in DISTILLING if name in used]
     head = "What the student learns from the teacher, beside CLIP's own loss on the captions:"
     return "\n".join((head, _columns(rows), "CLIP-KD, the one to begin with, is crd + fd + icl."))
+
+
+def scores_text(validation: Mapping[str, Any], run: Path) -> str:
+    """Which student of a run scored best on the val split, in a line. validation: of its manifest."""
+    best, last = validation["best"], validation["last"]
+    if last and last["step"] == best["step"]:
+        return f"the last student is the best one: {best['metric']} {best['score']:.1%}"
+    than_last = f", of the last one {last['score']:.1%}" if last else ""
+    scores = f"{best['metric']} {best['score']:.1%} after step {best['step']:,}{than_last}"
+    return f"the best student is {run / 'best'}: {scores}"
 
 
 def plan_lines(name: str, plan: Plan, recipe: Recipe) -> list[str]:

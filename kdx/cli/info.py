@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .distill_text import scores_text
 from .export import speed_text
 from .output import print_json, print_table
 
@@ -128,6 +129,9 @@ def _run(folder: Path, fields: Mapping[str, Any]) -> Facts:
             for name in ("step", "loss", "task", "teacher_cosine")
             if name in metrics[-1]
         }
+    scores = fields.get("validation") or {}
+    if scores.get("best"):
+        facts["scores"] = scores_text(scores, folder)
     if skipped := _read_if_there(folder / "skipped.jsonl", lambda file: file.read_text().splitlines()):
         facts["bad images"] = len(skipped)
     return facts
@@ -144,6 +148,8 @@ def _model(folder: Path, fields: Mapping[str, Any]) -> Facts:
     }
     if count := _read_if_there(folder / "model.safetensors", _count_weights):
         facts["weights"] = count
+    if "score" in fields:  # of a run's best student
+        facts["score"] = f"{fields.get('metric')} {fields['score']:.1%} after step {fields.get('step'):,}"
     return facts
 
 

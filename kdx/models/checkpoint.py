@@ -10,6 +10,7 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 from safetensors import SafetensorError
@@ -49,9 +50,10 @@ def save_checkpoint(
     overwrite: bool = False,
     inputs: dict[str, str] | None = None,
     seeds: dict[str, int] | None = None,
+    fields: dict[str, Any] | None = None,
 ) -> EncoderSpec:
-    """Seals a model into a Checkpoint folder at `path` and returns its specification."""
-    with sealed_folder(path, KIND, overwrite=overwrite, inputs=inputs, seeds=seeds) as folder:
+    """Seals a model into a Checkpoint folder at `path` and returns its specification. fields: of the manifest."""
+    with sealed_folder(path, KIND, overwrite=overwrite, inputs=inputs, seeds=seeds, fields=fields) as folder:
         save_weights(model.state_dict(), folder / "model.safetensors")
         tokenizer.save(folder)
         spec = describe(model, architecture, tokenizer, file_digest(folder / "model.safetensors"))

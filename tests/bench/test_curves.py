@@ -32,6 +32,15 @@ def test_each_number_gets_a_chart_with_a_line_for_each_run_that_logged_it(tmp_pa
     assert page.count("<polyline") == 3 and "teacher_cosine" in page
 
 
+def test_a_number_that_is_logged_now_and_then_is_drawn_with_its_points(tmp_path: Path) -> None:
+    rows = [
+        {"step": step, "loss": 2.0} | ({"val_zero_shot_top1": 0.3} if step == 100 else {})
+        for step in range(1, 101)
+    ]
+    page = render_curves(read_runs([log_run(tmp_path / "run", *rows)]))
+    assert page.count("<circle") == 1 and page.count("<polyline") == 2
+
+
 def test_a_run_that_is_writing_is_drawn_up_to_its_last_whole_line(tmp_path: Path) -> None:
     run = log_run(tmp_path / "run", {"step": 10, "loss": 3.0}, tail='{"step": 20, "lo')
     assert read_runs([run])[0].curves == {"loss": [(10, 3.0)]}

@@ -61,9 +61,13 @@ def _recipe(*settings: str) -> Recipe:
 
 
 def _curve(run: Path) -> list[dict[str, Any]]:
-    """All that is no time."""
+    """All that is neither a time nor the memory."""
     lines = read_metrics(run / "metrics.jsonl")
-    return [{name: value for name, value in line.items() if "seconds" not in name} for line in lines]
+    measured = ("second", "peak_mib")
+    return [
+        {name: value for name, value in line.items() if not any(each in name for each in measured)}
+        for line in lines
+    ]
 
 
 def _same(one: Path, other: Path) -> bool:
@@ -252,6 +256,32 @@ def test_a_run_killed_at_random_moments_has_the_curve_of_one_that_was_not(
     else:
         train(recipe, samples, out, resume=True)
     assert _same(out, whole)
+
+
+@pytest.mark.parametrize("step", [10, 19])
+def test_a_killed_run_ends_with_the_best_student_of_one_that_was_not(
+    tmp_path: Path,
+    samples: ShardSet,
+    make_samples: Callable[..., list[Sample]],
+    at_step: dict[int, Callable[[], None]],
+    step: int,
+) -> None:
+    write_shards(tmp_path / "held out", "val", make_samples(20))
+    val, recipe = open_split(tmp_path / "held out", "val"), _recipe("validate_every=3")
+    train(recipe, samples, tmp_path / "whole", val=val)
+    at_step[step] = lambda: os.kill(os.getpid(), signal.SIGKILL)  # the last state is of step 8 or 16
+    child = get_context("fork").Process(
+        target=train, args=(recipe, samples, tmp_path / "run"), kwargs={"val": val}
+    )
+    child.start()
+    child.join()
+    assert child.exitcode == -signal.SIGKILL
+    at_step.clear()
+    train(recipe, samples, tmp_path / "run", val=val, resume=True)
+    assert _same(tmp_path / "run", tmp_path / "whole")
+    best, expected = (read_manifest(tmp_path / name / "best") for name in ("run", "whole"))
+    assert best.fields == expected.fields
+    assert best.digest["model.safetensors"] == expected.digest["model.safetensors"]
 
 
 # a large eps makes AdamW's steps proportional to the gradient, so that the order of summing stays without effect

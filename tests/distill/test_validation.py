@@ -4,12 +4,14 @@ import logging
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 import kdx
+from kdx.cli import main
 from kdx.core.errors import DataError
 from kdx.core.folders import read_manifest
 from kdx.core.log import read_metrics
@@ -134,6 +136,57 @@ def test_a_score_that_fails_is_said_and_the_run_goes_on(
         result = run_recipe(_recipe(), data, tmp_path / "run")
     assert result.steps == 12 and caplog.text.count("is not validated: more than a tenth") == 3
     assert not any(name.startswith("val_") for line in _lines(tmp_path / "run") for name in line)
+
+
+def test_the_best_student_lies_beside_the_last_one_and_the_run_says_which_it_is(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    best_at_ten = iter([0.2, 0.5, 0.4])
+
+    def score(*_: object, **__: object) -> Any:
+        hits = next(best_at_ten)
+        return SimpleNamespace(
+            metric="zero_shot_top1", score=hits, num_images=12, zero_shot=None, retrieval=None
+        )
+
+    monkeypatch.setattr(validation, "evaluate_set", score)
+    monkeypatch.setattr(validation.Doubts, "hear", lambda *a, **k: None)
+    kept: list[dict[str, torch.Tensor]] = []
+    saving = validation.Validation._save
+
+    def note(self: validation.Validation, path: Path, fields: dict[str, Any]) -> None:
+        kept.append({name: each.clone() for name, each in self._state.model.state_dict().items()})
+        saving(self, path, fields)
+
+    monkeypatch.setattr(validation.Validation, "_save", note)
+    result = run_recipe(_recipe(), data, tmp_path / "run")
+    told = read_manifest(tmp_path / "run").fields["validation"]
+    assert told == result.validation and told["every"] == 5 and told["data"]["pairs"] == 12
+    assert told["best"] == {"step": 10, "metric": "zero_shot_top1", "score": 0.5, "num_images": 12}
+    assert told["last"]["step"] == 12 and told["last"]["score"] == 0.4
+    weights = open_checkpoint(tmp_path / "run/best").model.state_dict()
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in kept[-1].items())
+    assert not torch.equal(
+        weights["text_projection"], open_checkpoint(tmp_path / "run").model.text_projection
+    )
+    for folder, says in (
+        ("run", f"the best student is {tmp_path / 'run/best'}"),
+        ("run/best", "after step 10"),
+    ):
+        with pytest.raises(SystemExit) as stopped:
+            main(["info", str(tmp_path / folder)])
+        shown = " ".join(capsys.readouterr().out.split())
+        assert stopped.value.code == 0 and "50.0%" in shown and says in shown
+
+
+def test_what_cannot_be_is_said_while_it_trains(
+    tmp_path: Path, data: Path, mini_checkpoint: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    recipe = read_recipe("demo-clip-kd", [*TOY, "optimizer.lr=1e-9"])
+    run_recipe(recipe, data, tmp_path / "run", teachers=[mini_checkpoint], tell=lambda note: None)
+    assert "THE TEACHER SCORES AT CHANCE" in caplog.text and "THE STUDENT SCORES AT CHANCE" in caplog.text
+    (teacher,) = read_manifest(tmp_path / "run").fields["validation"]["teachers"]
+    assert teacher["path"] == str(mini_checkpoint) and teacher["at_chance"]
 
 
 def _train_on_ranks(data: Path, out: Path) -> None:
