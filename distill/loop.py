@@ -25,6 +25,7 @@ from .compiled_towers import allowed_lengths
 from .devices import Device
 from .distillation import Distillation, Inputs
 from .finite_check import FiniteCheck
+from .pace import Pace
 from .ranks import Ranks
 from .recipe import Recipe
 from .run_state import RunState
@@ -69,6 +70,7 @@ class Loop:
         distillation = Distillation(state.model, state.objective, device)
         self.distillation = ranks.share(distillation, backwards=recipe.accumulate)
         self._finite = FiniteCheck(device.place)
+        self._pace = Pace(recipe, schedule.batch_size, device)
         self._good = (state.step, _copied(state.model.state_dict()))
 
     def run(
@@ -91,10 +93,10 @@ class Loop:
         self.state.model.train()
         by_channel = [torch.tensor(values, device=self.device.place).view(3, 1, 1) for values in (mean, std)]
         written: dict[str, float] = {}
-        waited, since = 0.0, time.monotonic()
+        self._pace.restart()
         asked = time.monotonic()
         for batch in loader.batches(self.state.step, self.schedule.steps):
-            waited += time.monotonic() - asked
+            self._pace.waited(time.monotonic() - asked)
             pixels = self.device.copied(batch.pixels).permute(0, 3, 1, 2)  # [b, 3, S, S], channels last
             try:
                 numbers = self.step(batch, normalize_levels(pixels.float(), *by_channel))
@@ -106,24 +108,18 @@ class Loop:
             self.state.step = done = batch.step + 1
             bad: dict[int, str] | None = None
             if self._reads_numbers(done):
-                now = time.monotonic()
                 written = self._read(numbers)
+                pace = self._pace.read()
                 bad = self.ranks.merge(dict(reader.bad))  # decoding threads add to it
                 try:
                     check_bad_share(bad, reader.samples, self.recipe.max_bad_share)
                 except DataError as error:
                     raise Stopped(error) from None
-                waiting = waited / max(now - since, 1e-9)
                 written |= self._scores(done, progress)
                 if metrics is not None:
-                    metrics.write(
-                        step=done,
-                        epoch=done / loader.steps_per_epoch,
-                        **written,
-                        seconds_waiting_share=waiting,
-                    )
-                waited, since = 0.0, time.monotonic()
-                progress(done, self.schedule.steps, _note(written))
+                    metrics.write(step=done, epoch=done / loader.steps_per_epoch, **written, **pace)
+                progress(done, self.schedule.steps, _note(written, pace))
+                self._pace.restart()
             after_step(bad)
             asked = time.monotonic()
         return written
@@ -135,6 +131,7 @@ class Loop:
         for group in state.optimizer.param_groups:
             group["lr"] = lr
         parts = self._parts(batch, pixels)
+        self._pace.stepped(parts)
         teachers = [teacher.of_batch(batch, self.device.place) for teacher in self.teachers]
         state.optimizer.zero_grad()
         if len(parts) == 1:
@@ -215,14 +212,19 @@ class Loop:
         return int(philox(self.recipe.seed, stream, number).integers(2**63))
 
 
-def _note(numbers: dict[str, float]) -> str:
+def _note(numbers: dict[str, float], pace: dict[str, float]) -> str:
     """The numbers that stand beside the progress."""
-    scores = [
-        f"{name.removeprefix('val_')} {100 * value:.1f} %"
-        for name, value in numbers.items()
-        if name.startswith("val_")
-    ]
-    return ", ".join([f"loss {numbers['loss']:.3f}", *scores])
+    words = [f"loss {numbers['loss']:.3f}"]
+    if "teacher_cosine" in numbers:
+        words.append(f"teacher cosine {numbers['teacher_cosine']:.2f}")
+    for name, value in numbers.items():
+        if name.startswith("val_"):
+            words.append(f"{name.removeprefix('val_')} {value:.1%}")
+    words.append(f"{pace['pairs_per_second']:,.0f} pairs/s")
+    words.append(f"{pace['seconds_waiting_share']:.0%} waiting")
+    if "mfu" in pace:
+        words.append(f"MFU {pace['mfu']:.0%}")
+    return ", ".join(words)
 
 
 def _copied(weights: dict[str, Tensor]) -> dict[str, Tensor]:
