@@ -77,8 +77,8 @@ def run_recipe(
             tell(note)
         if recipe.validate_every and val is None:
             tell(
-                f"note: nothing is scored every {recipe.validate_every:,} steps, because {data} has no val split; "
-                f"to hold a hundredth of the pairs out: --data '{data}#val=0.01'"
+                f"note: nothing is scored every {recipe.validate_every:,} steps: {shown(data)} has no val split; "
+                f"to hold a hundredth of the pairs out: --data '{shown(data)}#val=0.01'"
             )
     try:
         caches: Sequence[TeacherSource]

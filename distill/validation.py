@@ -18,6 +18,7 @@ import torch
 
 from kdx.core.errors import KdxError
 from kdx.core.progress import Progress
+from kdx.core.urls import shown
 from kdx.data.shards import ShardSet
 from kdx.evaluate import Evaluation, evaluate_set
 from kdx.models.architecture import Architecture
@@ -93,7 +94,7 @@ class Validation:
         return {
             "every": self._every,
             "data": {
-                "path": str(self.samples.place),
+                "path": shown(self.samples.place),
                 "pairs": len(self.samples),
                 "digest": self.samples.digest,
             },
