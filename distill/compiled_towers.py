@@ -12,7 +12,7 @@ def compile_towers(model: ClipModel, *, masks_patches: bool, backend: str = "ind
 
     masks_patches: MFD exchanges a module of the image tower at each step, so that tower is left as it is.
     """
-    model.transformer.compile(backend=backend)
+    model.text_transformer.compile(backend=backend)
     if not masks_patches:
         model.visual.compile(backend=backend)
 

@@ -157,7 +157,7 @@ class Loop:
     def _parts(self, batch: Batch, pixels: Tensor) -> list[Inputs]:
         """The batch in as many parts as the recipe says."""
         model, count = self.state.model, self.recipe.accumulate
-        width, blocks = model.token_embedding.embedding_dim, self.recipe.text_blocks
+        width, blocks = model.text_width, self.recipe.text_blocks
         allowed = allowed_lengths(model.context_length) if self.recipe.compile else ()
         tokens = np.array_split(batch.tokens, count)
         return [

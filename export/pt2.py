@@ -67,14 +67,19 @@ def _with_one_more_place(model: ClipModel) -> ClipModel:
     A slice [:length] of a table of as many rows as length may have is, at that length, the table itself: torch.export
     sees two cases and refuses to keep the length free ("length != 77").
     """
-    longer = copy.copy(model)
-    longer._parameters, longer._buffers = dict(model._parameters), dict(model._buffers)
-    table = model.positional_embedding.detach()  # [L, W]
+    tower = model.text_tower
+    longer = copy.copy(tower)
+    longer._parameters, longer._buffers = dict(tower._parameters), dict(tower._buffers)
+    table = tower.positional_embedding.detach()  # [L, W]
     longer._parameters["positional_embedding"] = nn.Parameter(torch.cat([table, table[-1:]]))
     size = len(table) + 1
-    mask = torch.full((size, size), float("-inf"), dtype=model.attn_mask.dtype, device=table.device)
+    mask = torch.full((size, size), float("-inf"), dtype=tower.attn_mask.dtype, device=table.device)
     longer._buffers["attn_mask"] = mask.triu_(1)
-    return longer
+    if tower is model:
+        return longer
+    whole = copy.copy(model)
+    whole._modules = {**model._modules, "text": longer}
+    return whole
 
 
 def _compile(

@@ -15,8 +15,8 @@ from .output import print_json, print_table
 def command(ctx: click.Context, as_json: bool) -> None:
     """List the shipped architectures with their parameter counts.
 
-    Others work by name as well, in `kdx models init` and as a recipe's student: a plain CLIP of open_clip
-    (ViT-B-32, RN50x4, convnext_base …), and timm:NAME+TEXT, a timm trunk beside the text tower T, B or L
+    Others work by name as well, in `kdx models init` and as a recipe's student: open_clip's (ViT-B-32,
+    MobileCLIP2-S2, EVA02-B-16 …), and timm:NAME+TEXT, a timm trunk beside the text tower T, B or L
     (timm:efficientnet_b1+T).
 
     Example: kdx models --json
@@ -67,6 +67,7 @@ def init(name: str, seed: int, out: Path, overwrite: bool) -> None:
     from kdx.models.clip_vocabulary import clip_tokenizer
 
     architecture = read_architecture(name)
+    architecture.check_clip_tokenizer()
     check_free(out, KIND, overwrite=overwrite)
     model = build_model(architecture, seed)
     save_checkpoint(out, model, architecture, clip_tokenizer(), overwrite=overwrite, seeds={"init": seed})

@@ -15,7 +15,10 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, field_validator
 
 from kdx.core.config import Config
+from kdx.core.errors import UsageError
 from kdx.core.preprocess import Preprocess
+
+from .clip_vocabulary import VOCAB_SIZE
 
 FOLDER = files("kdx.models") / "architectures"
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -102,16 +105,17 @@ class TextConfig(TowerConfig):
     """open_clip's CLIPTextCfg."""
 
     context_length: Whole = 77
-    vocab_size: Whole = 49_408
+    vocab_size: Whole = VOCAB_SIZE
     width: Whole = 512
     heads: Whole = 8
     layers: Whole = 12
-    pool_type: Text = "argmax"
-    proj_type: Text = "linear"
+    pool_type: Literal["first", "last", "argmax", "eos", "none"] = "argmax"
+    proj_type: Literal["linear", "none"] = "linear"
     proj_bias: Flag = False
     no_causal_mask: Flag = False
     embed_cls: Flag = False
     hf_model_name: Text | None = None
+    hf_pooler_type: Text = "mean_pooler"
     hf_tokenizer_name: Text | None = None
     tokenizer_mode: Text | None = None
     tokenizer_kwargs: dict[str, Any] | None = None
@@ -137,7 +141,8 @@ class Architecture(_Description):
     """All that a model is built from, parsed once where it comes in.
 
     name: its name in kdx, open_clip or timm, or one that tells it apart. The fields down to init_logit_bias are
-    open_clip's, with open_clip's defaults. about: a line for `kdx models`.
+    open_clip's, with open_clip's defaults. custom_text: the text tower's weights are named `text.…`, which changes no
+    embedding. about: a line for `kdx models`.
     """
 
     name: Text
@@ -145,10 +150,48 @@ class Architecture(_Description):
     embed_dim: Whole
     vision_cfg: VisionConfig
     text_cfg: TextConfig
+    custom_text: Flag = False
     quick_gelu: Flag = False
     init_logit_scale: Number = INITIAL_LOG_SCALE
     init_logit_bias: Number | None = None
     preprocess_cfg: PreprocessConfig = PreprocessConfig()
+
+    @property
+    def text_pooling(self) -> str:
+        """Which token a text's embedding is read from; of a Hugging Face tower, its pooler."""
+        text = self.text_cfg
+        if text.hf_model_name:
+            return text.hf_pooler_type
+        return "class" if text.embed_cls else text.pool_type
+
+    @property
+    def text_padding(self) -> Literal["longest", "full"]:
+        """Longest: a batch of texts may be cut to its longest one, since no padding reaches what is read.
+
+        full: texts are always padded to the context, which the tower sees.
+        """
+        reads_padding = self.text_cfg.no_causal_mask or self.text_pooling not in ("argmax", "eos", "first")
+        return "full" if reads_padding or self.text_cfg.hf_model_name else "longest"
+
+    @property
+    def foreign_tokenizer(self) -> str | None:
+        """What splits its texts, where that is not CLIP's own tokenizer."""
+        text = self.text_cfg
+        if name := text.hf_tokenizer_name or text.hf_model_name:
+            return f"the tokenizer {name}"
+        if text.vocab_size != VOCAB_SIZE:
+            return f"a vocabulary of {text.vocab_size} entries"
+        if text.tokenizer_mode or text.tokenizer_kwargs:
+            return "CLIP's vocabulary by other rules (tokenizer_mode, tokenizer_kwargs)"
+        return None
+
+    def check_clip_tokenizer(self) -> None:
+        """Raises UsageError for a model whose texts CLIP's own tokenizer does not split."""
+        if self.foreign_tokenizer:
+            raise UsageError(
+                f"{self.name} needs {self.foreign_tokenizer}, which kdx does not have",
+                remedy="choose a model with CLIP's tokenizer, for example ViT-B-32",
+            )
 
     @property
     def preprocess(self) -> Preprocess:

@@ -6,13 +6,14 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+from open_clip.model import _build_text_tower, _build_vision_tower
 
 from kdx.core.errors import UsageError
 from kdx.core.spelling import nearest
 
 from . import mini as _registers_trunks  # noqa: F401
 from .architecture import Architecture, read_architecture, shipped_names
-from .clip import ClipModel
+from .clip import ClipModel, CustomTextClip, PlainClip
 from .open_clip_architectures import is_open_clip_name, open_clip_architecture, open_clip_names
 from .timm_architectures import TIMM_PREFIX, is_trunk, timm_architecture
 
@@ -56,19 +57,9 @@ def build_model(architecture: Architecture, seed: int = 0) -> ClipModel:
 
     Nothing is fetched, whatever the description says.
     """
-    vision = architecture.vision_cfg
-    if vision.timm_model_name:
-        vision = vision.changed(timm_model_pretrained=False)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = ClipModel(
-            embed_dim=architecture.embed_dim,
-            vision_cfg=vision.to_dict(),  # pyright: ignore[reportArgumentType]  open_clip takes tables too
-            text_cfg=architecture.text_cfg.to_dict(),  # pyright: ignore[reportArgumentType]
-            quick_gelu=architecture.quick_gelu,
-            init_logit_scale=architecture.init_logit_scale,
-            init_logit_bias=architecture.init_logit_bias,
-        )
+        model = _built(architecture)
         _fit_projection(model)
     return model
 
@@ -80,6 +71,23 @@ def count_parameters(architecture: Architecture) -> ParameterCounts:
     image = sum(p.numel() for p in model.visual.parameters())
     total = sum(p.numel() for p in model.parameters())
     return ParameterCounts(architecture.name, image, total - image, total)
+
+
+def _built(architecture: Architecture) -> ClipModel:
+    # a CoCa's towers put out their tokens too, for the decoder that is left out
+    vision = architecture.vision_cfg.changed(output_tokens=False)
+    text = architecture.text_cfg.changed(output_tokens=False)
+    if vision.timm_model_name:
+        vision = vision.changed(timm_model_pretrained=False)
+    embed_dim, quick_gelu = architecture.embed_dim, architecture.quick_gelu
+    image_settings: Any = vision.to_dict()  # open_clip takes tables too
+    text_settings: Any = text.to_dict()
+    logits = architecture.init_logit_scale, architecture.init_logit_bias
+    if not architecture.custom_text:
+        return PlainClip(embed_dim, image_settings, text_settings, quick_gelu, *logits)
+    image_tower = _build_vision_tower(embed_dim, image_settings, quick_gelu)
+    text_tower = _build_text_tower(embed_dim, text_settings, quick_gelu)
+    return CustomTextClip(image_tower, text_tower, text.context_length, *logits)
 
 
 def _nearest(name: str) -> str:

@@ -25,14 +25,15 @@ def count_flops(
 ) -> ForwardFlops:
     """2 × multiply-adds of the matrix products (attention's too) and convolutions; all else is left out.
 
-    text_length: tokens that the text tower sees; the whole context if None. mask_ratio: share of hidden patches.
-    Raises UsageError for a mask on a tower without patches.
+    text_length: tokens of a text; the whole context if None, or where the tower sees its padding. mask_ratio: share of
+    hidden patches. Raises UsageError for a mask on a tower without patches.
     """
     size = architecture.vision_cfg.image_size
     with torch.device("meta"):
         model = build_model(architecture).eval()
         pixels = torch.empty(1, 3, size, size)
-        tokens = torch.empty(1, text_length or model.context_length, dtype=torch.long)
+        length = text_length if text_length and architecture.text_padding == "longest" else None
+        tokens = torch.empty(1, length or model.context_length, dtype=torch.long)
     counts: list[int] = []
     with torch.no_grad():
         for tower, inputs in ((model.encode_image, pixels), (model.encode_text, tokens)):

@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from open_clip.transformer import VisionTransformer
+from open_clip.transformer import TextTransformer, VisionTransformer
 from torch import Tensor, nn
 
 from kdx.core.errors import UsageError
 
-from .clip import TOWERS, ClipModel
+from .clip import ClipModel, PlainClip
 from .tower_choice import TowerChoice
 
 # what a dimension of a weight runs over
@@ -61,6 +61,8 @@ OUTSIDE = {
         "ln_final.weight": (CHANNEL,),
         "ln_final.bias": (CHANNEL,),
         "text_projection": (CHANNEL, EMBED),
+        "text_projection.weight": (EMBED, CHANNEL),
+        "text_projection.bias": (EMBED,),
     },
 }
 
@@ -92,7 +94,8 @@ def inherit(
             if mine is not None and theirs is not None:
                 pairs += _Cut(name, mine, theirs, choice).pairs()
             else:
-                pairs += _whole(student.visual, teacher.visual, choice)
+                own, source = (_tower(model, name) for model in (student, teacher))
+                pairs += _whole(name, own, source, choice)
         if image is not None and text is not None:
             pairs.append((student.logit_scale, teacher.logit_scale))
         for weight, inherited in pairs:
@@ -119,34 +122,47 @@ class _Tower:
     settings: dict[str, str]  # what its function depends on besides weights
 
 
+def _tower(model: ClipModel, name: str) -> Any:
+    return model.visual if name == "image" else model.text_tower
+
+
 def _transformer(model: ClipModel, name: str) -> _Tower | None:
     """The named tower, if it is one of open_clip's transformers."""
-    if name == "image" and not isinstance(model.visual, VisionTransformer):
+    module = _tower(model, name)
+    if not isinstance(module, VisionTransformer | TextTransformer | PlainClip):
         return None
-    tower: Any = model.visual if name == "image" else model
+    tower: Any = module
     blocks = list(tower.transformer.resblocks)
     named: dict[str, Tensor] = dict(tower.named_parameters())
+    parts = PlainClip.TOWERS["text"] if isinstance(module, PlainClip) else None
     outside = {
         key: parameter
         for key, parameter in named.items()
-        if not key.startswith("transformer.") and (name == "image" or key.partition(".")[0] in TOWERS["text"])
+        if not key.startswith("transformer.") and (parts is None or key.partition(".")[0] in parts)
     }
-    projection = named["proj" if name == "image" else "text_projection"]
     settings = {"activation": repr(blocks[0].mlp.gelu), "block": type(blocks[0]).__name__}
     if name == "image":
         settings["pooling"] = tower.pool_type
         settings["last norm"] = "after pooling" if tower.final_ln_after_pool else "before pooling"
     else:
-        settings["pooling"] = tower.text_pool_type
+        settings["pooling"] = tower.text_pool_type if isinstance(module, PlainClip) else tower.pool_type
+        settings["attention"] = "to all tokens" if tower.attn_mask is None else "causal"
     return _Tower(
         outside=outside,
         blocks=[dict(block.named_parameters()) for block in blocks],
         heads=blocks[0].attn.num_heads,
         width=tower.transformer.width,
         units=len(blocks[0].mlp.c_fc.bias),
-        embed_dim=projection.shape[1],
+        embed_dim=_embed_dim(tower, "proj" if name == "image" else "text_projection"),
         settings=settings,
     )
+
+
+def _embed_dim(tower: Any, projection: str) -> int:
+    found = getattr(tower, projection)
+    if found is None:
+        return tower.transformer.width
+    return found.out_features if isinstance(found, nn.Linear) else found.shape[1]
 
 
 class _Cut:
@@ -227,26 +243,23 @@ class _Cut:
         return _cannot_inherit(self.name, reason)
 
 
-def _whole(student: nn.Module, teacher: nn.Module, choice: TowerChoice) -> list[Pair]:
+def _whole(name: str, student: nn.Module, teacher: nn.Module, choice: TowerChoice) -> list[Pair]:
     """All of a tower of the same network, buffers too (batch statistics)."""
-    if _network(student) != _network(teacher):
-        raise _cannot_inherit(
-            "image", f"{_network(student)} in the student, {_network(teacher)} in the teacher"
-        )
+    mine, theirs = _network(student), _network(teacher)
+    if mine != theirs:
+        raise _cannot_inherit(name, f"{mine} in the student, {theirs} in the teacher")
     if choice != DEFAULTS:
-        raise _cannot_inherit("image", f"{_network(student)} is inherited only whole, without inherit.image")
-    mine, theirs = student.state_dict(), teacher.state_dict()
-    for name in sorted(mine.keys() | theirs.keys()):
-        shapes = [list(state[name].shape) if name in state else None for state in (mine, theirs)]
+        raise _cannot_inherit(name, f"{mine} is inherited only whole, without inherit.{name}")
+    state, inherited = student.state_dict(), teacher.state_dict()
+    for key in sorted(state.keys() | inherited.keys()):
+        shapes = [list(each[key].shape) if key in each else None for each in (state, inherited)]
         if shapes[0] != shapes[1]:
-            raise _cannot_inherit(
-                "image", f"{name} is {shapes[0]} in the student, {shapes[1]} in the teacher"
-            )
-    return [(tensor, theirs[name]) for name, tensor in mine.items()]
+            raise _cannot_inherit(name, f"{key} is {shapes[0]} in the student, {shapes[1]} in the teacher")
+    return [(tensor, inherited[key]) for key, tensor in state.items()]
 
 
 def _network(tower: nn.Module) -> str:
-    """The name of the network behind an image tower: timm's name, or open_clip's class."""
+    """The name of the network behind a tower: timm's name, or its class."""
     trunk = getattr(tower, "trunk", None)
     return type(tower).__name__ if trunk is None else str(trunk.default_cfg["architecture"])
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from .clip import TOWERS, ClipModel
+from .clip import ClipModel
 
 
 def lock(model: ClipModel, towers: Collection[str]) -> None:
@@ -16,7 +16,7 @@ def lock(model: ClipModel, towers: Collection[str]) -> None:
     """
     for tower in towers:
         for name, parameter in model.named_parameters():
-            if name.partition(".")[0] in TOWERS[tower]:
+            if name.partition(".")[0] in model.TOWERS[tower]:
                 parameter.requires_grad_(False)
     model.locked = model.locked | frozenset(towers)
     model.train(model.training)

@@ -16,19 +16,18 @@ from kdx.core.errors import DataError, UsageError
 from .architecture import Architecture, PreprocessConfig
 from .clip_configuration import parse_architecture, unsupported_reason
 
-# what of a configuration describes the model. `custom_text` does not: it only moves the text tower's parameters to
-# another place in the state dict
-MODEL_FIELDS = ("embed_dim", "vision_cfg", "text_cfg", "quick_gelu", "init_logit_bias")
+# what of a configuration describes the model; the captioning decoder of a CoCa (multimodal_cfg) is left out
+MODEL_FIELDS = ("embed_dim", "vision_cfg", "text_cfg", "custom_text", "quick_gelu", "init_logit_bias")
 
 
 def is_open_clip_name(name: str) -> bool:
-    """Whether open_clip has a model of this name; a ClipModel may not be able to hold it."""
+    """Whether open_clip has a model of this name; not all can be built."""
     return name in open_clip.list_models()
 
 
 @functools.cache
 def open_clip_names() -> list[str]:
-    """open_clip's names of the models that a ClipModel can hold."""
+    """open_clip's names of the models that can be built."""
     return [name for name in open_clip.list_models() if _unsupported_reason(name) is None]
 
 
@@ -36,12 +35,12 @@ def open_clip_architecture(name: str) -> Architecture:
     """The architecture that open_clip knows by this name.
 
     open_clip keeps preprocessing with the weights: where all its weights of a name agree it is taken, else CLIP's own
-    stands. Raises UsageError for a model that a ClipModel cannot hold.
+    stands. Raises UsageError for a model that cannot be built.
     """
     if reason := _unsupported_reason(name):
         raise UsageError(
             f"kdx cannot build open_clip's {name}: {reason}",
-            remedy="choose a plain CLIP with CLIP's tokenizer, for example ViT-B-32",
+            remedy="choose another, for example ViT-B-32",
         )
     return with_preprocess(_configured(name), _published_preprocess(name))
 

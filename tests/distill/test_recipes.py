@@ -191,7 +191,9 @@ def test_a_step_at_toy_width_trains_the_student_by_all_terms(name: str) -> None:
         width = read_architecture(recipe.teacher).embed_dim // 32
         unit = F.normalize(torch.from_numpy(random.standard_normal((2, 8, 1, width))), dim=-1).half()
         caches.append(TeacherCache((CachedShard(unit[0], unit[1]),), 1 / 0.07, None, reused=False))
-    objective = Objective(recipe.objective, model.text_projection.shape[1], [c.embed_dim for c in caches])
+    objective = Objective(
+        recipe.objective, model.text_tower.text_projection.shape[1], [c.embed_dim for c in caches]
+    )
     schedule = recipe.schedule()
     assert schedule is not None
     device = Device(torch.device("cpu"))

@@ -76,7 +76,9 @@ def test_the_student_of_a_run_has_the_averaged_weights() -> None:
     loop = _loop()
     _take(loop, range(2))
     assert loop.state.average is not None
-    last = loop.state.model.text_projection.detach().clone()
+    last = loop.state.model.text_tower.text_projection.detach().clone()
     with loop.state.student():
-        assert torch.equal(loop.state.model.text_projection, loop.state.average.weights["text_projection"])
-    assert torch.equal(loop.state.model.text_projection, last)
+        assert torch.equal(
+            loop.state.model.text_tower.text_projection, loop.state.average.weights["text_projection"]
+        )
+    assert torch.equal(loop.state.model.text_tower.text_projection, last)

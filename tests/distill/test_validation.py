@@ -167,7 +167,7 @@ def test_the_best_student_lies_beside_the_last_one_and_the_run_says_which_it_is(
     weights = open_checkpoint(tmp_path / "run/best").model.state_dict()
     assert all(torch.equal(tensor, weights[name]) for name, tensor in kept[-1].items())
     assert not torch.equal(
-        weights["text_projection"], open_checkpoint(tmp_path / "run").model.text_projection
+        weights["text_projection"], open_checkpoint(tmp_path / "run").model.text_tower.text_projection
     )
     for folder, says in (
         ("run", f"the best student is {tmp_path / 'run/best'}"),

@@ -84,13 +84,13 @@ def test_fp32_is_the_checkpoints_own_model(vit: Checkpoint) -> None:
 
 def test_norms_keep_their_fp32_weights_and_all_others_are_cast(vit: Checkpoint) -> None:
     with torch.no_grad():
-        vit.model.ln_final.weight[0] = 1.0001  # no fp16 number
+        vit.model.text_tower.ln_final.weight[0] = 1.0001  # no fp16 number
     cast = cast_towers(vit, torch.float16)
     norms = {name for name, module in cast.named_modules() if isinstance(module, nn.LayerNorm)}
     for name, parameter in cast.named_parameters():
         in_norm = name.rpartition(".")[0] in norms
         assert parameter.dtype == (torch.float32 if in_norm else torch.float16), name
-    assert cast.ln_final.weight[0] == torch.tensor(1.0001)
+    assert cast.text_tower.ln_final.weight[0] == torch.tensor(1.0001)
 
 
 def test_weights_beyond_the_range_of_fp16_are_refused_by_name_and_fit_into_bf16(
@@ -98,11 +98,11 @@ def test_weights_beyond_the_range_of_fp16_are_refused_by_name_and_fit_into_bf16(
 ) -> None:
     checkpoint = open_checkpoint(mini_checkpoint)
     with torch.no_grad():
-        checkpoint.model.text_projection[0, 0] = 7e4
+        checkpoint.model.text_tower.text_projection[0, 0] = 7e4
     with pytest.raises(UsageError) as caught:
         cast_towers(checkpoint, torch.float16)
     assert "text_projection" in caught.value.what and "7e+04" in caught.value.what
-    assert cast_towers(checkpoint, torch.bfloat16).text_projection.dtype == torch.bfloat16
+    assert cast_towers(checkpoint, torch.bfloat16).text_tower.text_projection.dtype == torch.bfloat16
 
 
 # BatchNorm

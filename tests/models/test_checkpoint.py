@@ -90,7 +90,7 @@ def _tied() -> tuple[ClipModel, Architecture]:
     """A model whose two text blocks are one module, as timm's coat shares modules between blocks."""
     architecture = read_architecture("kdx-mini")
     model = build_model(architecture, 0)
-    blocks = model.transformer.resblocks
+    blocks = model.text_tower.transformer.resblocks
     assert isinstance(blocks, torch.nn.ModuleList)
     blocks[1] = blocks[0]
     return model, architecture
@@ -99,7 +99,7 @@ def _tied() -> tuple[ClipModel, Architecture]:
 def test_weights_that_modules_share_are_kept_under_each_name(tmp_path: Path) -> None:
     model, architecture = _tied()
     with torch.no_grad():
-        model.token_embedding.weight[0, 0] = 7.0
+        model.text_tower.token_embedding.weight[0, 0] = 7.0
     save_checkpoint(tmp_path / "model", model, architecture, clip_tokenizer())
     opened = open_checkpoint(tmp_path / "model").model.state_dict()
     assert opened.keys() == model.state_dict().keys()

@@ -6,7 +6,8 @@ from hypothesis import given, settings, strategies as st
 from open_clip.model import CLIP
 from torch import Tensor
 
-from kdx.models.architectures import build_model, read_architecture
+from kdx.core.errors import UsageError
+from kdx.models.architectures import Architecture, build_model, read_architecture
 from kdx.models.clip import ClipModel
 
 END = 49407
@@ -39,8 +40,21 @@ def test_a_cut_batch_gives_the_embeddings_of_the_padded_batch(model: ClipModel, 
 
 def test_at_full_length_it_is_open_clips_own_encoder(model: ClipModel) -> None:
     tokens = _tokens([5, 32, 17], 32)
+    assert isinstance(model, CLIP)
     with torch.no_grad():
         assert torch.equal(model.encode_text(tokens), CLIP.encode_text(model, tokens))
+
+
+@pytest.mark.parametrize(("custom_text", "pooling"), [(True, "last"), (False, "last")])
+def test_a_tower_that_sees_its_padding_takes_full_texts_only(custom_text: bool, pooling: str) -> None:
+    described = read_architecture("kdx-mini").to_dict()
+    text = {**described["text_cfg"], "pool_type": pooling, "no_causal_mask": True}
+    architecture = Architecture.model_validate({**described, "text_cfg": text, "custom_text": custom_text})
+    model = build_model(architecture)
+    assert architecture.text_padding == "full" and architecture.text_pooling == pooling
+    assert model.encode_text(_tokens([5], 32)).shape == (1, architecture.embed_dim)
+    with pytest.raises(UsageError, match="9 tokens came instead of 32"):
+        model.encode_text(_tokens([5], 9))
 
 
 def test_its_state_dict_is_open_clips() -> None:

@@ -66,7 +66,7 @@ def test_a_shallower_student_has_exactly_the_chosen_blocks(teacher: ClipModel) -
     inherit(student, teacher, image=TowerChoice(layers=(1, 3)))
     for tower, old, layers in (
         (student.visual.transformer, teacher.visual.transformer, (1, 3)),
-        (student.transformer, teacher.transformer, (0, 2)),  # the default
+        (student.text_tower.transformer, teacher.text_tower.transformer, (0, 2)),  # the default
     ):
         for block, layer in zip(tower.resblocks, layers, strict=True):  # type: ignore[union-attr,arg-type]
             expected = old.resblocks[layer].state_dict()  # type: ignore[union-attr,index]
@@ -145,11 +145,16 @@ def _plant(narrow: ClipModel, wide: ClipModel, choice: TowerChoice) -> None:
     """The opposite of inheriting, written with index assignment; text towers."""
     c, u = torch.tensor(choice.channels), torch.tensor(choice.units)
     h = torch.tensor([8 * head + i for head in choice.heads or () for i in range(8)])
-    wide.token_embedding.weight[:, c] = narrow.token_embedding.weight
-    wide.positional_embedding[:, c] = narrow.positional_embedding
-    wide.ln_final.weight[c], wide.ln_final.bias[c] = narrow.ln_final.weight, narrow.ln_final.bias
-    wide.text_projection[c] = narrow.text_projection
-    for old, new in zip(narrow.transformer.resblocks, wide.transformer.resblocks, strict=True):  # type: ignore[arg-type]
+    wide.text_tower.token_embedding.weight[:, c] = narrow.text_tower.token_embedding.weight
+    wide.text_tower.positional_embedding[:, c] = narrow.text_tower.positional_embedding
+    wide.text_tower.ln_final.weight[c], wide.text_tower.ln_final.bias[c] = (
+        narrow.text_tower.ln_final.weight,
+        narrow.text_tower.ln_final.bias,
+    )
+    wide.text_tower.text_projection[c] = narrow.text_tower.text_projection
+    for old, new in zip(
+        narrow.text_tower.transformer.resblocks, wide.text_tower.transformer.resblocks, strict=True
+    ):  # type: ignore[arg-type]
         for norm in ("ln_1", "ln_2"):
             getattr(new, norm).weight[c], getattr(new, norm).bias[c] = (
                 getattr(old, norm).weight,

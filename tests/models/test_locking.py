@@ -41,7 +41,7 @@ def test_a_locked_tower_stays_in_evaluation_mode_and_the_other_does_not() -> Non
     model = build_model(read_architecture("kdx-mini"))
     lock(model, ["image"])
     model.train()
-    assert model.training and model.transformer.training
+    assert model.training and model.text_tower.transformer.training
     assert not any(module.training for module in model.visual.modules())
 
 

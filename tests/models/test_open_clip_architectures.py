@@ -57,7 +57,7 @@ def test_preprocessing_is_that_of_the_published_weights(
 
 
 def test_moving_the_text_tower_to_the_top_changes_no_embedding() -> None:
-    """Why `custom_text` can be dropped."""
+    """Checkpoints that were made before kdx knew `custom_text` hold such models."""
     from open_clip.model import CustomTextCLIP
 
     architecture = read_architecture("kdx-mini")
@@ -76,13 +76,9 @@ def test_moving_the_text_tower_to_the_top_changes_no_embedding() -> None:
     ("name", "reason"),
     [
         ("roberta-ViT-B-32", "its text tower is the Hugging Face model roberta-base"),
-        ("ViT-B-16-SigLIP", "its vocabulary is not CLIP's but that of the tokenizer timm/ViT-B-16-SigLIP"),
-        ("ViT-L-14-CLIPA", "the tokenizer bert-base-uncased"),
-        ("coca_ViT-B-32", "it writes captions too (CoCa)"),
-        ("MobileCLIP-S1", "its text tower is not causal"),
     ],
 )
-def test_what_is_no_plain_clip_is_refused_with_the_reason(name: str, reason: str) -> None:
+def test_what_cannot_be_built_is_refused_with_the_reason(name: str, reason: str) -> None:
     with pytest.raises(UsageError) as caught:
         read_architecture(name)
     assert reason in caught.value.what and name in caught.value.what

@@ -58,6 +58,7 @@ def open_clip_config(path: Path, name: str) -> Architecture:
     config = read_json(path)
     architecture = from_open_clip(name, config.get("model_cfg"), path)
     check_supported(architecture, path)
+    architecture.check_clip_tokenizer()
     stated = read_open_clip_preprocess(
         config.get("preprocess_cfg", {}), architecture.vision_cfg.image_size, path
     )
@@ -67,6 +68,7 @@ def open_clip_config(path: Path, name: str) -> Architecture:
 def _fetch_tag(name: str, tag: str) -> Published:
     name = name.replace("/", "-")  # open_clip takes OpenAI's spelling ViT-B/32 too
     architecture = read_architecture(name)
+    architecture.check_clip_tokenizer()
     config = hub.get_pretrained_cfg(name, tag)
     if not config:
         tags = hub.list_pretrained_tags_by_model(name)

@@ -20,7 +20,7 @@ from ..architecture import TextConfig
 from ..architectures import Architecture, build_model, shipped_names
 from .hugging_face import mlp_ratio
 from .known import known_architectures, model_key
-from .layouts import State
+from .layouts import TEXT, State, lift_text_tower
 
 HEAD_WIDTH = 64  # of every CLIP model but open_clip's largest, which are known by name
 SAME_TRUNK = (
@@ -43,10 +43,14 @@ def identify(state: State, where: str, *, quick_gelu: bool) -> Identified:
 
     Raises DataError when this is no CLIP model, or one of which the sizes cannot be read.
     """
+    custom_text = any(key.startswith(TEXT) for key in state)
+    state = lift_text_tower(state)
     _refuse_others(state, where)
     text = _text(state, where)
     embed_dim = _shape(state, "text_projection", 2, where)[1]
     common = {"embed_dim": embed_dim, "text_cfg": text, "quick_gelu": quick_gelu}
+    if custom_text:
+        common["custom_text"] = True
     if "logit_bias" in state:
         common["init_logit_bias"] = 0.0
     if any(key.startswith("visual.trunk.") for key in state):
@@ -68,15 +72,12 @@ def _refuse_others(state: State, where: str) -> None:
         )
     others = {
         "transformer.embeddings.": "a Hugging Face text tower",
-        "text_decoder.": "a text decoder (CoCa)",
         "visual.attn_pool.": "an attention pooler in its image tower (CoCa)",
         "cls_emb": "a class token in its text tower (CoCa)",
     }
     for prefix, what in others.items():
         if any(key.startswith(prefix) for key in state):
-            raise DataError(
-                f"holds {what}, which kdx cannot build", where=where, remedy="take a model with CLIP's towers"
-            )
+            raise DataError(f"holds {what}, whose sizes its weights do not show", where=where, remedy=NAME_IT)
     if missing := [key for key in TEXT_KEYS if key not in state]:
         found = ", ".join(list(state)[:3])
         raise DataError(

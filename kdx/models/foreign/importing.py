@@ -16,7 +16,7 @@ from ..clip_vocabulary import clip_tokenizer
 from .fitting import fit
 from .identify import Identified, identify
 from .known import named
-from .layouts import Normalised, normalise
+from .layouts import Normalised, normalise, place_text_tower
 from .sources import Source, read_source
 
 
@@ -62,11 +62,17 @@ def import_checkpoint(
     normalised = normalise(found.state)
     decided = _decide(found, normalised, named_one, quick_gelu or normalised.from_openai)
     check_supported(decided.architecture, found.where)
-    model = fit(normalised.state, decided.architecture, found.where)
+    decided.architecture.check_clip_tokenizer()
+    state = place_text_tower(normalised.state, custom_text=decided.architecture.custom_text)
+    changes = normalised.changes
+    if state.keys() != normalised.state.keys():
+        there = "under `text.`" if decided.architecture.custom_text else "to the top level"
+        changes += (f"moved the text tower {there}",)
+    model = fit(state, decided.architecture, found.where)
     spec = save_checkpoint(
         out, model, decided.architecture, clip_tokenizer(), overwrite=overwrite, inputs=found.inputs
     )
-    return ImportReport(str(out), source, spec.name, normalised.changes, decided.assumptions, spec.to_dict())
+    return ImportReport(str(out), source, spec.name, changes, decided.assumptions, spec.to_dict())
 
 
 def _decide(

@@ -1,4 +1,4 @@
-"""From the key layouts that CLIP checkpoints come in to the one of kdx: open_clip's, with the text tower on top.
+"""From the key layouts that CLIP checkpoints come in to those of kdx, which are open_clip's.
 
 Each step is a function from a state dict to a state dict, and changes nothing where its layout is not met.
 """
@@ -18,6 +18,7 @@ State = dict[str, Any]
 WRAPPERS = ("module.", "model.")  # DistributedDataParallel, a training module around the model
 COMPILED = re.compile(r"(^|\.)_orig_mod\.")  # torch.compile
 OPENAI_SIZES = ("input_resolution", "context_length", "vocab_size")
+TEXT = "text."  # before the names of a text tower that is a module of its own
 CLASSIFIER = "visual.trunk.classifier"
 PROJECTION = "visual.head.proj.weight"
 
@@ -59,8 +60,24 @@ def strip_wrappers(state: State) -> State:
 
 def lift_text_tower(state: State) -> State:
     """open_clip's CustomTextCLIP keeps the text tower under `text.`, CLIP at the top level."""
-    lifted = {key.removeprefix("text."): value for key, value in state.items()}
+    lifted = {key.removeprefix(TEXT): value for key, value in state.items()}
     return lifted if len(lifted) == len(state) else state  # a key in both places: the check will name it
+
+
+def place_text_tower(state: State, *, custom_text: bool) -> State:
+    """The text tower where the model keeps it: under `text.`, or at the top level."""
+    lifted = lift_text_tower(state)
+    if not custom_text:
+        return lifted
+    return {
+        key if key.startswith(("visual.", "logit_")) else f"{TEXT}{key}": value
+        for key, value in lifted.items()
+    }
+
+
+def drop_text_decoder(state: State) -> State:
+    """A CoCa's decoder writes captions from what both towers put out; no embedding passes through it."""
+    return {key: value for key, value in state.items() if not key.startswith("text_decoder.")}
 
 
 def drop_openai_sizes(state: State) -> State:
@@ -70,7 +87,7 @@ def drop_openai_sizes(state: State) -> State:
 
 def drop_masks(state: State) -> State:
     """Old files carry the causal mask, which is computed."""
-    return {key: value for key, value in state.items() if key != "attn_mask"}
+    return {key: value for key, value in state.items() if key not in ("attn_mask", f"{TEXT}attn_mask")}
 
 
 def rename_old_swin(state: State) -> State:
@@ -131,7 +148,7 @@ STEPS: tuple[tuple[Callable[[State], State], str], ...] = (
         strip_wrappers,
         "removed the prefix that DistributedDataParallel or torch.compile puts before every key",
     ),
-    (lift_text_tower, "moved the text tower from `text.` to the top level"),
+    (drop_text_decoder, "dropped the decoder that writes captions (CoCa): kdx has its two towers alone"),
     (drop_openai_sizes, "dropped OpenAI's input_resolution, context_length and vocab_size"),
     (drop_masks, "dropped the text tower's mask, which is computed"),
     (rename_old_swin, "renamed the downsampling of an old timm Swin to the stage where it is now"),
