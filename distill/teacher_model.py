@@ -26,8 +26,8 @@ from .teacher_cache.storage import Pixels
 class TeacherModel:
     """A frozen checkpoint or run's student. Its weights are read when it is first asked, for a cache may know all.
 
-    precision: of the towers; None: bf16 on a GPU that computes in it, else fp32. Raises DataError for what is no whole
-    checkpoint.
+    precision: of the towers; None: bf16 on a GPU that computes in it, else fp32. Raises DataError for what is no
+    checkpoint, and when it is first asked, for one that is not whole.
     """
 
     def __init__(self, path: Path, precision: Precision | None = None) -> None:

@@ -11,7 +11,7 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Generator
+from collections.abc import Collection, Generator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -146,11 +146,14 @@ def check_place(path: Path) -> None:
         raise SetupError(f"no permission to write in {above}", where=path, remedy="choose another path")
 
 
-def open_sealed(path: Path, kind: str, *, verify_large: bool = True) -> Manifest:
+def open_sealed(
+    path: Path, kind: str, *, verify_large: bool = True, only: Collection[str] | None = None
+) -> Manifest:
     """Checks that a whole folder of this kind lies at `path` and returns its manifest.
 
-    verify_large: whether digests are checked also in a folder whose files have more than LARGE bytes together. Raises
-    DataError naming the first file that is missing, surplus or changed.
+    verify_large: whether digests are checked also in a folder whose files have more than LARGE bytes together. only:
+    the files that will be read; of the others, which may be large, nothing is asked then. Raises DataError naming the
+    first file that is missing, surplus or changed.
     """
     again = f"make the {kind} again, or copy it again from where it came"
     if not path.is_dir():
@@ -169,14 +172,15 @@ def open_sealed(path: Path, kind: str, *, verify_large: bool = True) -> Manifest
             remedy="use the kdx that wrote it",
         )
     present = set(_file_names(path))
-    for name in sorted(manifest.digest.keys() - present):
+    asked = present | manifest.digest.keys() if only is None else set(only)
+    for name in sorted(asked - present):
         raise DataError("file is missing", where=path / name, remedy=again)
-    for name in sorted(present - manifest.digest.keys()):
+    for name in sorted(asked - manifest.digest.keys()):
         raise DataError("file does not belong to the sealed folder", where=path / name, remedy="remove it")
     if not verify_large and sum((path / name).stat().st_size for name in present) > LARGE:
         return manifest
-    for name, digest in manifest.digest.items():
-        if file_digest(path / name) != digest:
+    for name in sorted(asked):
+        if file_digest(path / name) != manifest.digest[name]:
             raise DataError("file has changed since it was sealed", where=path / name, remedy=again)
     return manifest
 

@@ -27,6 +27,7 @@ from .clip import ClipModel
 from .clip_configuration import check_supported, parse_architecture
 
 KIND = "checkpoint"
+CONFIG = "config.json"
 RUN_KIND = "run"
 
 
@@ -58,7 +59,7 @@ def save_checkpoint(
         tokenizer.save(folder)
         spec = describe(model, architecture, tokenizer, file_digest(folder / "model.safetensors"))
         config = {"architecture": architecture.to_dict(), "spec": spec.to_dict()}
-        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     return spec
 
 
@@ -66,7 +67,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
     """Opens a Checkpoint folder, or the student of a finished run. Raises DataError when it is not whole."""
     path = resolve_run(path)
     open_sealed(path, KIND)
-    architecture, spec = _read_config(path / "config.json")
+    architecture, spec = _read_config(path / CONFIG)
     model = build_model(architecture)
     try:
         weights = safetensors.torch.load_file(path / "model.safetensors")
@@ -84,17 +85,13 @@ def open_checkpoint(path: Path) -> Checkpoint:
 
 
 def read_checkpoint_architecture(path: Path) -> Architecture:
-    """The architecture of a Checkpoint folder or finished run, without its weights. Raises DataError."""
-    path = resolve_run(path)
-    open_sealed(path, KIND)
-    return _read_config(path / "config.json")[0]
+    """The architecture of a Checkpoint folder or finished run. Of its weights nothing is read. Raises DataError."""
+    return _read_described(path)[0]
 
 
 def read_checkpoint_spec(path: Path) -> EncoderSpec:
-    """The specification of a Checkpoint folder or finished run, without its weights. Raises DataError."""
-    path = resolve_run(path)
-    open_sealed(path, KIND)
-    return _read_config(path / "config.json")[1]
+    """The specification of a Checkpoint folder or finished run. Of its weights nothing is read. Raises DataError."""
+    return _read_described(path)[1]
 
 
 def save_weights(state: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
@@ -124,6 +121,13 @@ def resolve_run(path: Path) -> Path:
     if (path / MANIFEST).exists() and read_manifest(path).kind == RUN_KIND:
         return path / "student"
     return path
+
+
+def _read_described(path: Path) -> tuple[Architecture, EncoderSpec]:
+    """Weights may have gigabytes: they are compared with their digest when they are loaded."""
+    path = resolve_run(path)
+    open_sealed(path, KIND, only=[CONFIG])
+    return _read_config(path / CONFIG)
 
 
 def _read_config(file: Path) -> tuple[Architecture, EncoderSpec]:

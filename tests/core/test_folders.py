@@ -220,3 +220,19 @@ def test_a_manifest_of_somebody_else_is_called_that(tmp_path: Path, content: str
     with pytest.raises(DataError) as caught:
         read_manifest(tmp_path)
     assert caught.value.where == str(tmp_path / MANIFEST) and "Manifest(" not in caught.value.what
+
+
+def test_of_files_that_are_not_read_nothing_is_asked(tmp_path: Path) -> None:
+    with sealed_folder(tmp_path / "a", "thing") as folder:
+        for name in ("large", "small"):
+            (folder / name).write_text(name)
+    (tmp_path / "a/large").unlink()
+    (tmp_path / "a/other").touch()
+    assert open_sealed(tmp_path / "a", "thing", only=["small"]).digest.keys() == {"large", "small"}
+    for name in ("large", "other", "nowhere"):
+        with pytest.raises(DataError) as error:
+            open_sealed(tmp_path / "a", "thing", only=[name])
+        assert error.value.where == str(tmp_path / "a" / name)
+    (tmp_path / "a/small").write_text("smaLl")
+    with pytest.raises(DataError, match="changed"):
+        open_sealed(tmp_path / "a", "thing", only=["small"])

@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 import pytest
 
-from kdx.core.errors import SetupError, UsageError
+from kdx.core.errors import DataError, SetupError, UsageError
+from kdx.core.folders import read_manifest
 from kdx.core.progress import Stages, silent, silent_stages
 from kdx.data.shards import Sample, write_shards
 from kdx.distill import loop, read_recipe, run, run_recipe
@@ -43,6 +44,25 @@ def test_one_call_goes_from_shards_and_a_teacher_to_a_run_and_its_cache(
         RECIPE, data, tmp_path / "again", teachers=[mini_checkpoint], cache=tmp_path / "run.cache"
     )
     assert again.cache_reused and again.final_loss == result.final_loss
+
+
+def test_a_whole_cache_teaches_without_the_teachers_weights(
+    tmp_path: Path, data: Path, mini_checkpoint: Path
+) -> None:
+    teacher, cache = shutil.copytree(mini_checkpoint, tmp_path / "teacher"), tmp_path / "run.cache"
+    first = run_recipe(RECIPE, data, tmp_path / "run", teachers=[teacher])
+    (teacher / "model.safetensors").unlink()
+    again = run_recipe(RECIPE, data, tmp_path / "again", teachers=[teacher], cache=cache)
+    assert again.cache_reused and again.final_loss == first.final_loss
+    one, other = (read_manifest(path).fields["teachers"] for path in (first.path, again.path))
+    assert one == other
+    for place, online in ((tmp_path / "new", False), (None, True)):  # then they are needed
+        with pytest.raises(DataError, match="missing") as error:
+            run_recipe(
+                RECIPE, data, tmp_path / "asked", teachers=[teacher], cache=place, teacher_online=online
+            )
+        assert error.value.where == str(teacher / "model.safetensors")
+    assert not list(tmp_path.glob("asked*")) and not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize(("rank", "expected"), [(0, ["open"]), (1, ["wait", "open"])])

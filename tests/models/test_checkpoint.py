@@ -10,7 +10,12 @@ import torch
 from kdx.core.errors import DataError, UsageError
 from kdx.core.folders import sealed_folder
 from kdx.models.architectures import Architecture, build_model, read_architecture
-from kdx.models.checkpoint import open_checkpoint, read_checkpoint_architecture, save_checkpoint
+from kdx.models.checkpoint import (
+    open_checkpoint,
+    read_checkpoint_architecture,
+    read_checkpoint_spec,
+    save_checkpoint,
+)
 from kdx.models.clip import ClipModel
 from kdx.models.clip_vocabulary import clip_tokenizer
 
@@ -38,6 +43,19 @@ def test_the_digest_tells_weights_apart(tmp_path: Path) -> None:
         _save(tmp_path / name, seed)
     digests = {name: open_checkpoint(tmp_path / name).spec.model_digest for name in ("one", "same", "other")}
     assert digests["one"] == digests["same"] != digests["other"]
+
+
+def test_what_a_checkpoint_says_of_itself_is_read_without_its_weights(tmp_path: Path) -> None:
+    _save(tmp_path / "model")
+    opened = open_checkpoint(tmp_path / "model")
+    (tmp_path / "model/model.safetensors").unlink()
+    assert read_checkpoint_spec(tmp_path / "model") == opened.spec
+    assert read_checkpoint_architecture(tmp_path / "model") == opened.architecture
+    with pytest.raises(DataError, match="missing"):
+        open_checkpoint(tmp_path / "model")
+    (tmp_path / "model/config.json").write_text("{}")
+    with pytest.raises(DataError, match="changed"):
+        read_checkpoint_spec(tmp_path / "model")
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json", "clip_vocabulary.json"])
