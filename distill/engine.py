@@ -146,7 +146,8 @@ def train(
     if not recipe.validate_every:
         val = None
     val_digest = None if val is None else val.digest
-    identity = RunIdentity(recipe.model_dump(mode="json"), samples.digest, digests, val_digest)
+    online = any(cache.online for cache in caches)
+    identity = RunIdentity(recipe.model_dump(mode="json"), samples.digest, digests, online, val_digest)
 
     def save_student(place: Path, *, overwrite: bool = False) -> None:
         with state.student():

@@ -119,7 +119,7 @@ ALONE = Ranks()
 def join_ranks() -> Iterator[Ranks]:
     """Joins the processes that torchrun started this one with; alone without torchrun.
 
-    Raises SetupError where a machine has fewer GPUs than processes.
+    Raises SetupError where a machine has fewer GPUs than processes, and where one of them has gone.
     """
     if not dist.is_torchelastic_launched():
         yield ALONE
@@ -137,10 +137,23 @@ def join_ranks() -> Iterator[Ranks]:
     except Exception as error:
         # Another's failure takes this process along, with an error that explains nothing; an error of all is said
         # once. torchrun ends those who wait here.
-        if not (ranks.is_first and isinstance(error, KdxError)):
+        lost = _is_lost_connection(error)
+        if not (ranks.is_first and (lost or isinstance(error, KdxError))):
             time.sleep(GRACE)
+        if lost:
+            raise SetupError(
+                "another process of this run has ended, or cannot be reached",
+                remedy="what it or torchrun says tells why; then begin again, with --resume where a state is kept",
+            ) from error
         raise  # without destroying the group, which would wait for the others
     dist.destroy_process_group()
+
+
+def _is_lost_connection(error: Exception) -> bool:
+    """Whether it is what PyTorch says when another process of the group no longer answers; of gloo in words alone."""
+    return isinstance(error, dist.DistError) or (
+        isinstance(error, RuntimeError) and "gloo/transport" in str(error)
+    )
 
 
 def _own_gpu(local_rank: int) -> torch.device:

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from kdx.core.errors import UsageError
+from kdx.core.errors import DataError, UsageError
 from kdx.core.folders import check_free, check_place, check_space
 from kdx.core.progress import Stages, silent_stages
 from kdx.core.urls import shown, url_of
@@ -55,7 +55,8 @@ def run_recipe(
 
     Everything that can be checked is checked before the first teacher is asked: the places to write, the data, the
     teachers, the student, the space on the disk. Raises what `open_teachers` and `train` raise, UsageError for places
-    that do not go together, and SetupError for too little space. When it is interrupted, it tells what is kept.
+    that do not go together, and SetupError for too little space. What is kept it tells when it is interrupted, and when
+    the machine or a bug ends it.
     """
     check_trackers(trackers)
     if teacher_online and not recipe.objective.needs_teacher:
@@ -101,9 +102,12 @@ def run_recipe(
                 ranks=ranks,
                 progress=progress,
             )
-    except (KeyboardInterrupt, SystemExit):
-        if ranks.is_first:
-            tell(_after_interruption(recipe, out, cache))
+    except (Exception, KeyboardInterrupt, SystemExit) as error:
+        kept = _what_is_kept(recipe, out, cache)
+        if isinstance(error, (KeyboardInterrupt, SystemExit)):
+            kept = kept or "nothing is kept: the same command begins anew"
+        if ranks.is_first and kept and not isinstance(error, (UsageError, DataError)):
+            tell(kept)
         raise
 
 
@@ -159,11 +163,12 @@ def _disk(path: Path) -> int:
     return next(place for place in path.absolute().parents if place.exists()).stat().st_dev
 
 
-def _after_interruption(recipe: Recipe, out: Path, cache: Path) -> str:
+def _what_is_kept(recipe: Recipe, out: Path, cache: Path) -> str | None:
+    """A sentence on what the same command need not do again."""
     if (step := unfinished_step(out)) is not None:
         return f"the run after {step} steps is kept: the same command with --resume goes on"
     if recipe.objective.needs_teacher and (cache.exists() or url_of(cache) is not None):
         kept = "is kept" if is_whole(cache) else "is kept as far as it is made"
         again = "the same command uses it, and trains from the first step again"
         return f"the teacher cache {shown(cache)} {kept}: {again}"
-    return "nothing is kept: the same command begins anew"
+    return None

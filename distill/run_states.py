@@ -36,6 +36,7 @@ KEPT = 2
 NUMBERS = "numbers.json"
 PREFIX = "step-"
 WRITING = "writing-"
+FAILURES = (Exception, CheckpointException)  # torch's own is no Exception
 
 
 class RunStates:
@@ -71,7 +72,7 @@ class RunStates:
             )
             assert isinstance(writing, Future)  # not of a stager that copies while the run goes on
             self._writing, self._what = writing, (unnamed, final)
-        except Exception as error:
+        except FAILURES as error:
             self._not_written(state.step, error)
 
     def wait(self) -> None:
@@ -85,7 +86,7 @@ class RunStates:
             fsync(unnamed / NUMBERS)
             unnamed.rename(final)
             fsync(self.folder)
-        except Exception as error:  # torch's own, around the system's
+        except FAILURES as error:
             self._not_written(int(final.name.removeprefix(PREFIX)), error)
             shutil.rmtree(unnamed, ignore_errors=True)
             return
@@ -109,18 +110,26 @@ class RunStates:
             whole["optimizer"]["state"] = _optimizer_state(folder, state.optimizer)
             load(_tensors(whole), checkpoint_id=folder, no_dist=True)
             state.load_state_dict({**whole, "step": numbers["step"], "scaler": numbers["scaler"]})
-        except (Exception, CheckpointException) as error:  # whatever torch and pickle say of damaged files
+        except FAILURES as error:  # whatever torch and pickle say of damaged files
             raise DataError(
-                f"is damaged: {str(error).partition(chr(10))[0] or type(error).__name__}",
+                f"is damaged: {_why(error)}",
                 where=folder,
                 remedy="remove it: --resume then goes on from the state before it, or begins anew",
             ) from None
         return numbers
 
-    def _not_written(self, step: int, error: Exception) -> None:
+    def _not_written(self, step: int, error: BaseException) -> None:
         steps = self.steps()
         last = f"the last one is of step {steps[-1]}" if steps else "there is none yet"
-        log.warning("the state after step %d cannot be written to %s: %s; %s", step, self.folder, error, last)
+        why = _why(error)
+        log.warning("the state after step %d cannot be written to %s: %s; %s", step, self.folder, why, last)
+
+
+def _why(error: BaseException) -> str:
+    """In one line. torch's own error has the system's in it, with a traceback."""
+    if isinstance(error, CheckpointException):
+        error = next(iter(error.failures.values()))[0]
+    return str(error).partition("\n")[0] or type(error).__name__
 
 
 def _tensors(whole: dict[str, Any]) -> dict[str, Any]:

@@ -30,7 +30,7 @@ class TeacherInLoop:
     and an image is decoded once.
     """
 
-    reused = False
+    reused, online = False, True
 
     def __init__(self, teacher: Teacher, samples: ShardSet, views: ViewConfig, student: Preprocess) -> None:
         self._teacher, self._samples, self._views = teacher, samples, views

@@ -34,20 +34,22 @@ METRICS = "metrics.jsonl"
 class RunIdentity:
     """What must be the same for a run to be the same: resolved recipe, and the digests of data and teachers.
 
-    val: of what it is scored on, None if it is not.
+    teacher_online: whether these are asked at each step. val: of what it is scored on, None if it is not.
     """
 
     recipe: dict[str, Any]
     data: str
     teachers: list[str]
+    teacher_online: bool
     val: str | None = None
 
     def differences(self, other: dict[str, Any]) -> list[str]:
         """Names of what another one, from JSON, has otherwise."""
         mine = json.loads(json.dumps(asdict(self)))
-        recipe, theirs = mine["recipe"], other.get("recipe", {})
+        recipe, theirs = mine.pop("recipe"), other.get("recipe", {})
         names = [f"recipe.{key}" for key in sorted({*recipe, *theirs}) if recipe.get(key) != theirs.get(key)]
-        return names + [name for name in ("data", "teachers", "val") if mine[name] != other.get(name)]
+        names += [name for name in mine if mine[name] != other.get(name)]
+        return ["--teacher-online" if name == "teacher_online" else name for name in names]
 
 
 @dataclass(frozen=True)
@@ -142,7 +144,7 @@ def _prepare(place: Path, identity: RunIdentity, *, resume: bool) -> None:
             raise UsageError(
                 f"is another run: {', '.join(found)} differ",
                 where=place,
-                remedy="give the recipe, data and teachers that it was begun with, or --overwrite without --resume",
+                remedy="give the options that it was begun with, or --overwrite without --resume",
             )
         return
     for folder in (place / "run", place / "state", place / "val"):

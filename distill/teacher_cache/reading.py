@@ -35,6 +35,8 @@ class TeacherCache:
     logit_bias: float | None
     reused: bool
 
+    online = False
+
     @property
     def embed_dim(self) -> int:
         return self.shards[0].image.shape[-1]

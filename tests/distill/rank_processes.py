@@ -18,11 +18,12 @@ PRELOADED = ["kdx.models", "kdx.cli.distill", "kdx.distill.run", "kdx.runtime.to
 
 
 def start_ranks(
-    size: int, folder: Path, work: Callable[..., None], *arguments: Any
+    size: int, folder: Path, work: Callable[..., None], *arguments: Any, ends_others: bool = True
 ) -> tuple[list[int], str, str]:
     """Runs work(*arguments) in `size` processes with the environment that torchrun gives.
 
-    Returns their exit codes and what they printed, out and err. As torchrun does, ends the others when one has failed.
+    Returns their exit codes and what they printed, out and err. ends_others: as torchrun does when one has
+    failed.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
@@ -33,17 +34,18 @@ def start_ranks(
     ]
     for process in processes:
         process.start()
-    _wait(processes)
+    _wait(processes, ends_others)
     out, err = (
         "".join((folder / f"{name}.{rank}").read_text() for rank in range(size)) for name in ("out", "err")
     )
     return [process.exitcode or 0 for process in processes], out, err
 
 
-def _wait(processes: Sequence[BaseProcess]) -> None:
+def _wait(processes: Sequence[BaseProcess], ends_others: bool) -> None:
     limit = time.monotonic() + PATIENCE
     while any(process.is_alive() for process in processes):
-        if any(process.exitcode for process in processes) or time.monotonic() > limit:
+        failed = ends_others and any(process.exitcode for process in processes)
+        if failed or time.monotonic() > limit:
             for process in processes:
                 process.terminate()
         time.sleep(0.02)

@@ -1,11 +1,14 @@
 """Facts of a run that stops and goes on: distill/unfinished.py, run_states.py, keeping.py, interruption.py."""
 
+import ctypes
 import errno
 import logging
 import os
 import random
+import resource
 import shutil
 import signal
+import time
 from collections.abc import Callable, Iterator
 from multiprocessing import get_context
 from pathlib import Path
@@ -14,12 +17,14 @@ from typing import Any
 import pytest
 import torch
 
-from kdx.core.errors import DataError, UsageError
+from kdx.cli import main
+from kdx.core.errors import DataError, SetupError, UsageError
 from kdx.core.folders import read_manifest
 from kdx.core.log import read_metrics
 from kdx.data.shards import Sample, ShardSet, open_split, write_shards
-from kdx.distill import Recipe, keeping, loop, read_recipe, run_states, train, unfinished
+from kdx.distill import Recipe, keeping, loop, open_teachers, read_recipe, run_states, train, unfinished
 from kdx.distill.ranks import join_ranks
+from kdx.distill.teachers import ask_at_each_step
 from kdx.distill.unfinished import unfinished_step
 from kdx.models.checkpoint import open_checkpoint
 
@@ -135,6 +140,20 @@ def test_an_error_leaves_the_last_two_states_and_metrics_have_each_line_once(
     ]
     train(recipe, samples, tmp_path / "run", resume=True)
     assert _same(tmp_path / "run", tmp_path / "whole")
+
+
+def test_a_run_is_not_resumed_with_the_other_kind_of_teacher(
+    tmp_path: Path, samples: ShardSet, mini_checkpoint: Path, at_step: dict[int, Callable[[], None]]
+) -> None:
+    recipe, teachers = read_recipe("demo-clip-kd", SETTINGS), [mini_checkpoint]
+    caches = open_teachers(recipe, samples, teachers, tmp_path / "cache")
+    at_step[6] = _fail
+    with pytest.raises(RuntimeError):
+        train(recipe, samples, tmp_path / "run", caches=caches, teachers=teachers)
+    with pytest.raises(UsageError, match="--teacher-online differ"):
+        asked = ask_at_each_step(recipe, samples, teachers)
+        train(recipe, samples, tmp_path / "run", caches=asked, teachers=teachers, resume=True)
+    train(recipe, samples, tmp_path / "run", caches=caches, teachers=teachers, resume=True)
 
 
 def test_an_unfinished_run_is_named_and_left_alone_unless_it_may_be_overwritten(
@@ -318,3 +337,77 @@ def test_a_run_goes_on_with_another_number_of_processes(
     assert [line["step"] for line in lines] == [2, 4, 6, 8, 10, 12]
     for line, other in zip(lines, expected, strict=True):
         assert line == pytest.approx(other, rel=1e-5)
+
+
+def _give_up_roots_rights(out: Path) -> None:
+    """The folder of states is no longer to be written to. For root that holds without CAP_DAC_OVERRIDE alone."""
+    (unfinished.unfinished_folder(out) / "state").chmod(0o500)
+    if os.geteuid() == 0:
+        libc, header, sets = ctypes.CDLL(None), (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
+        assert libc.capget(header, sets) == 0
+        sets[0] &= ~(1 << 1)
+        assert libc.capset(header, sets) == 0
+
+
+def _limit_files(out: Path) -> None:
+    """The kernel then refuses in the middle of a file, as it does on a full disk. The state after step 4 is there."""
+    while not any(unfinished.unfinished_folder(out).glob("state/*4/.metadata")):
+        time.sleep(0.01)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+
+
+def _die(out: Path) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _distil_until(data: Path, out: Path, fault: Callable[[Path], None], at: int, rank: int = 0) -> None:
+    """In the middle of step `at` the fault occurs on a rank; a run that gets to step 11 ends there in an error."""
+    patch = pytest.MonkeyPatch()
+    _write_often(patch)
+    step = loop.Loop.step
+
+    def stepping(self: loop.Loop, batch: Any, pixels: torch.Tensor) -> Any:
+        numbers = step(self, batch, pixels)
+        if batch.step + 1 == at and self.ranks.rank == rank:
+            fault(out)
+        if batch.step + 1 == 11:
+            raise SetupError("enough")
+        return numbers
+
+    patch.setattr(loop.Loop, "step", stepping)
+    settings = [f"--set={each}" for each in (*SETTINGS, *ON_RANKS)]
+    main(["distill", "demo-baseline", "--data", str(data), "--out", str(out), *settings])
+
+
+@pytest.mark.parametrize(
+    ("fault", "at", "why"),
+    [(_give_up_roots_rights, 9, "Permission denied"), (_limit_files, 7, "File too large")],
+)
+def test_where_states_can_no_longer_be_written_the_last_one_stays_and_the_run_goes_on(
+    tmp_path: Path, samples: ShardSet, fault: Callable[[Path], None], at: int, why: str
+) -> None:
+    out = tmp_path / "run"
+    codes, _, err = start_ranks(1, tmp_path, _distil_until, samples.folder, out, fault, at)
+    state = tmp_path / "run.unfinished/state"
+    state.chmod(0o700)
+    assert codes == [SetupError.exit_code]
+    assert [path.name for path in state.glob("step-*")] == ["step-000000004"], err
+    (warning,) = [line for line in err.splitlines() if "after step 8 cannot be written" in line]
+    assert why in warning and "the last one is of step 4" in warning
+    assert "the run after 4 steps is kept: the same command with --resume goes on" in err
+    train(_recipe(*ON_RANKS), samples, out, resume=True)
+    train(_recipe(*ON_RANKS), samples, tmp_path / "whole")
+    assert _same(out, tmp_path / "whole")
+
+
+def test_a_process_that_dies_ends_the_others_and_they_say_so(tmp_path: Path, samples: ShardSet) -> None:
+    out = tmp_path / "run"
+    codes, _, err = start_ranks(
+        2, tmp_path, _distil_until, samples.folder, out, _die, 7, 1, ends_others=False
+    )
+    assert codes == [SetupError.exit_code, -signal.SIGKILL], err
+    assert err.count("another process of this run has ended") == 1 and "bug" not in err
+    assert "the run after 4 steps is kept: the same command with --resume goes on" in err
+    assert unfinished_step(out) == 4
+    train(_recipe(*ON_RANKS), samples, out, resume=True)
+    assert [line["step"] for line in _curve(out)] == [2, 4, 6, 8, 10, 12]
