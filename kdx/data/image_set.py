@@ -13,7 +13,8 @@ import numpy.typing as npt
 class ImageSet(Protocol):
     """A split of shards, or a data set by name.
 
-    It can be pickled and read by any number of threads and processes at a time.
+    It can be pickled and read by any number of threads and processes at a time. What is asked of all rows at once is a
+    column: of a million shards' samples nothing is in memory (shard_set.py).
     """
 
     @property
@@ -52,6 +53,21 @@ class ImageSet(Protocol):
         ...
 
     def __len__(self) -> int: ...
+
+    @property
+    def key_digests(self) -> npt.NDArray[np.uint64]:
+        """[N], the key_digest of each key."""
+        ...
+
+    @property
+    def labels(self) -> npt.NDArray[np.int32]:
+        """[N], -1 for an image without a label."""
+        ...
+
+    @property
+    def caption_counts(self) -> npt.NDArray[np.int32]:
+        """[N], how many captions each image has, maybe none."""
+        ...
 
     def label(self, row: int, /) -> int | None: ...
 

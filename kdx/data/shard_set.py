@@ -175,9 +175,13 @@ class ShardSet(Sequence[Sample]):
         width, height = columns.image_size[sample].tolist()
         return width, height
 
-    @cached_property
+    @property
     def key_digests(self) -> npt.NDArray[np.uint64]:
         """[N], the key_digest of every key."""
+        return self._key_digests
+
+    @cached_property
+    def _key_digests(self) -> npt.NDArray[np.uint64]:
         return self._column(
             lambda shard, columns: self._renamed.apply(columns.key_digest, shard.first), np.uint64
         )
@@ -208,7 +212,7 @@ class ShardSet(Sequence[Sample]):
 
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
-        state.pop("key_digests", None)  # eight bytes a row, and quickly read again
+        state.pop("_key_digests", None)  # eight bytes a row, and quickly read again
         return state
 
     def _find(self, row: int) -> tuple[Shard, ShardIndex, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -62,7 +63,7 @@ def evaluate_set(
     if limit is not None:
         check_count(limit, "limit")
     check_task(samples)
-    chosen = spread(len(samples), limit or len(samples))
+    chosen = np.arange(len(samples)) if limit is None else np.array(spread(len(samples), limit), np.int64)
     with workplace(_work_name(embedder, samples, chosen, peers), peers) as work:
         images = embed_set(embedder, samples, chosen, work, progress)
         labelled, zero_shot = _zero_shot(embedder, samples, images, work, progress)
@@ -84,7 +85,9 @@ def evaluate_set(
     )
 
 
-def _work_name(embedder: Embedder, samples: ImageSet, rows: list[int], peers: Peers) -> str | None:
+def _work_name(
+    embedder: Embedder, samples: ImageSet, rows: npt.NDArray[np.int64], peers: Peers
+) -> str | None:
     """The same for the same work, None for what is not kept."""
     piece = images_a_piece(len(rows), peers.size)
     if peers.size == 1 and (embedder.identity is None or len(rows) <= piece):
@@ -102,14 +105,14 @@ def _work_name(embedder: Embedder, samples: ImageSet, rows: list[int], peers: Pe
         samples.name,
         str(samples.place.resolve()) if url_of(samples.place) is None else shown(samples.place),
     ]
-    return value_digest([made_by, where, [samples.keys[row] for row in rows], piece])
+    keys = hashlib.sha256(samples.key_digests[rows].tobytes()).hexdigest()
+    return value_digest([made_by, where, keys, piece])
 
 
 def check_task(samples: ImageSet) -> None:
     """Raises DataError for a set with neither classes nor captions. Call before anything is embedded."""
-    rows = range(len(samples))
-    labelled = samples.classes is not None and any(samples.label(row) is not None for row in rows)
-    if not labelled and not any(samples.captions(row) for row in rows):
+    labelled = samples.classes is not None and (samples.labels >= 0).any()
+    if not labelled and not samples.caption_counts.any():
         raise DataError(
             f"{samples.name} has neither classes with labels nor captions",
             where=samples.place,
@@ -121,37 +124,35 @@ def _zero_shot(
     embedder: Embedder, samples: ImageSet, images: EmbeddedImages, work: Workplace, progress: Progress
 ) -> tuple[list[str], ZeroShotResult | None]:
     """With the keys of the images that have a label."""
-    labels = [samples.label(row) if samples.classes else None for row in images.rows]
-    labelled = np.array([label is not None for label in labels], dtype=bool)
-    if not labelled.any():
+    labels = samples.labels[images.rows]
+    labelled = labels >= 0
+    if samples.classes is None or not labelled.any():
         return [], None
-    assert samples.classes is not None
     templates = samples.templates or list(DEFAULT_TEMPLATES)
     result = score_zero_shot(
         _part(images.embeddings, labelled),
-        np.array([label for label in labels if label is not None], dtype=np.int64),
+        labels[labelled].astype(np.int64),
         classifier(embedder, samples.classes, templates, work, progress),
         num_templates=len(templates),
     )
-    return [
-        samples.keys[row] for row, label in zip(images.rows, labels, strict=True) if label is not None
-    ], result
+    rows: list[int] = images.rows[labelled].tolist()
+    return [samples.keys[row] for row in rows], result
 
 
 def _retrieval(
     embedder: Embedder, samples: ImageSet, images: EmbeddedImages, work: Workplace, progress: Progress
 ) -> tuple[list[str], RetrievalResult | None]:
     """With the keys of the images that have captions."""
-    captions = [samples.captions(row) for row in images.rows]
-    captioned = np.array([bool(own) for own in captions], dtype=bool)
-    if not captioned.any():
+    captioned = samples.caption_counts[images.rows] > 0
+    rows: list[int] = images.rows[captioned].tolist()
+    if not rows:
         return [], None
     result = score_retrieval(
         lambda texts: embed_texts(embedder, texts, work, progress),
         _part(images.embeddings, captioned),
-        [own for own in captions if own],
+        [samples.captions(row) for row in rows],
     )
-    return [samples.keys[row] for row, own in zip(images.rows, captions, strict=True) if own], result
+    return [samples.keys[row] for row in rows], result
 
 
 def _part(embeddings: FloatArray, rows: npt.NDArray[np.bool_]) -> FloatArray:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from kdx.core.ahead import embed_ahead
 from kdx.core.digests import value_digest
@@ -32,11 +33,11 @@ MAX_BAD_SHARE = 0.1  # with more images missing the score would say little about
 
 @dataclass(frozen=True)
 class EmbeddedImages:
-    """rows: of the set, those that could be read and decoded; embeddings: float32 [len(rows), D]; refused: how many
+    """rows: [N], of the set, those that could be read and decoded; embeddings: float32 [N, D]; refused: how many
     could not.
     """
 
-    rows: list[int]
+    rows: npt.NDArray[np.int64]
     embeddings: FloatArray
     refused: int
 
@@ -48,7 +49,11 @@ def images_a_piece(total: int, num_processes: int) -> int:
 
 
 def embed_set(
-    embedder: Embedder, samples: ImageSet, rows: list[int], work: Workplace, progress: Progress
+    embedder: Embedder,
+    samples: ImageSet,
+    rows: npt.NDArray[np.int64],
+    work: Workplace,
+    progress: Progress,
 ) -> EmbeddedImages:
     """Each image that cannot be read or decoded is logged, counted and left out.
 
@@ -58,7 +63,7 @@ def embed_set(
     pieces = [rows[start : start + size] for start in range(0, len(rows), size)]
     images = _Images(embedder, samples, pieces, work, progress)
     made = work.share("images", len(pieces), images.digest, images.embed)
-    good = [piece[place] for piece, each in zip(pieces, made, strict=True) for place in each["places"]]
+    good = np.concatenate([piece[each["places"]] for piece, each in zip(pieces, made, strict=True)])
     reasons = [str(reason) for each in made for reason in each["reasons"]]
     _check_share(samples, len(rows), reasons)
     embeddings = concatenate([each["embeddings"] for each in made], embedder.spec.embed_dim)
@@ -72,7 +77,7 @@ class _Images:
         self,
         embedder: Embedder,
         samples: ImageSet,
-        pieces: list[list[int]],
+        pieces: list[npt.NDArray[np.int64]],
         work: Workplace,
         progress: Progress,
     ) -> None:
@@ -85,13 +90,13 @@ class _Images:
 
     def digest(self, number: int) -> str:
         """Of a piece's bytes; reads them, and decodes nothing."""
-        for row in self._pieces[number]:
+        for row in self._pieces[number].tolist():
             with contextlib.suppress(DataError):
                 self._read(row)
         return self._take_digest(number)
 
     def embed(self, numbers: Sequence[int]) -> Iterator[tuple[str, Arrays]]:
-        rows = [row for number in numbers for row in self._pieces[number]]
+        rows = [row for number in numbers for row in self._pieces[number].tolist()]
         done = self._mine - len(rows)
         reasons: list[str] = []
         sources = (functools.partial(self._read, row) for row in rows)
@@ -130,7 +135,7 @@ class _Images:
         return image
 
     def _take_digest(self, number: int) -> str:
-        return value_digest([self._digests.pop(row, b"").hex() for row in self._pieces[number]])
+        return value_digest([self._digests.pop(row, b"").hex() for row in self._pieces[number].tolist()])
 
 
 def _check_share(samples: ImageSet, total: int, reasons: list[str]) -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from kdx.core.encoder import Encoder, FloatArray
 from kdx.core.errors import DataError, UsageError
-from kdx.data.shards import Sample, write_shards
+from kdx.data.shards import Sample, ShardSet, write_shards
 from kdx.evaluate import Proportion, evaluate_dataset
 
 MakeImage = Callable[[str], bytes]
@@ -138,6 +138,22 @@ def test_a_limit_takes_samples_evenly(encoder: Any, write_set: Callable[..., Pat
     assert evaluation.num_images == encoder.images_embedded == 4
     assert evaluation.retrieval is not None  # rows 0, 3, 6, 9 are all red
     assert evaluation.retrieval.image_to_text[1] == Proportion(1, 4)
+
+
+def test_of_rows_that_are_not_chosen_nothing_is_read(
+    encoder: Any, write_set: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a million rows only columns of the index are looked at."""
+    encoder.identity, read, find = "colours", set[int](), ShardSet._find
+    monkeypatch.setattr(ShardSet, "_find", lambda samples, row: (read.add(row), find(samples, row))[1])
+    monkeypatch.setenv("KDX_CACHE", str(tmp_path / "cache"))
+    for module in (
+        "core.ahead",
+        "evaluate.embedding",
+    ):  # several pieces, which are kept under a name of all rows
+        monkeypatch.setattr(f"kdx.{module}.EMBED_BATCH", 2)
+    assert evaluate_dataset(encoder, write_set(12), limit=4).num_images == 4
+    assert read == {0, 3, 6, 9}
 
 
 def test_a_limit_that_is_too_large_takes_all(encoder: Encoder, write_set: Callable[..., Path]) -> None:

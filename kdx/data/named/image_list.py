@@ -7,10 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from kdx.core.errors import DataError
 from kdx.core.images import decode_image, read_encoded
+from kdx.data.sample import key_digest
 from kdx.data.tar_index import TarFile
 
 
@@ -106,6 +109,18 @@ class ImageList:
 
     def __len__(self) -> int:
         return len(self.entries)
+
+    @property
+    def key_digests(self) -> npt.NDArray[np.uint64]:
+        return np.array([key_digest(key) for key in self.keys], dtype=np.uint64)
+
+    @property
+    def labels(self) -> npt.NDArray[np.int32]:
+        return np.array([-1 if each.label is None else each.label for each in self.entries], dtype=np.int32)
+
+    @property
+    def caption_counts(self) -> npt.NDArray[np.int32]:
+        return np.array([len(entry.captions) for entry in self.entries], dtype=np.int32)
 
     def label(self, row: int, /) -> int | None:
         return self.entries[row].label
