@@ -21,13 +21,15 @@ from .text_blocks import Texts
 class Inputs:
     """What the student gets of a batch, or of a part of one. pixels: float32 [b, 3, S, S], normalised.
 
-    dropout_seed and mask_seed: of the random numbers of its forward pass.
+    dropout_seed: of the random numbers of its forward pass. mask_seed: of the hidden patches of the whole batch, of all
+    processes, in which its rows stand at `places`, int64 [b].
     """
 
     pixels: Tensor
     texts: Texts
     dropout_seed: int
     mask_seed: int
+    places: Tensor
 
 
 class Distillation(nn.Module):
@@ -54,7 +56,9 @@ class Distillation(nn.Module):
         with self.device.autocast():
             if config.masks_patches:
                 generator = torch.Generator().manual_seed(inputs.mask_seed)
-                masked = encode_masked_image(self.model, inputs.pixels, config.mask_ratio, generator)
+                masked = encode_masked_image(
+                    self.model, inputs.pixels, config.mask_ratio, generator, inputs.places
+                )
             image = self.model.encode_image(inputs.pixels)
             text = inputs.texts.encode(self.model)
         return self.with_scale(image, text, masked)

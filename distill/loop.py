@@ -159,15 +159,18 @@ class Loop:
         model, count = self.state.model, self.recipe.accumulate
         width, blocks = model.text_width, self.recipe.text_blocks
         allowed = allowed_lengths(model.context_length) if self.recipe.compile else ()
-        tokens = np.array_split(batch.tokens, count)
+        # the processes take the rows of a batch in turn (kdx/data/order.py)
+        places = self.ranks.rank + self.ranks.size * torch.arange(len(pixels))
+        split = (pixels.tensor_split(count), np.array_split(batch.tokens, count), places.tensor_split(count))
         return [
             Inputs(
                 some,
-                Texts.of(tokens[part], self.device, width, blocks, allowed),
-                dropout_seed=self._part_seed(DROPOUT, batch.step, part),
-                mask_seed=self._part_seed(MASKS, batch.step, part),
+                Texts.of(tokens, self.device, width, blocks, allowed),
+                dropout_seed=self._seed(DROPOUT, self._part_number(batch.step, part)),
+                mask_seed=self._seed(MASKS, batch.step),
+                places=own,
             )
-            for part, some in enumerate(pixels.tensor_split(count))
+            for part, (some, tokens, own) in enumerate(zip(*split, strict=True))
         ]
 
     def _reads_numbers(self, done: int) -> bool:
@@ -206,10 +209,12 @@ class Loop:
         if (step + 1) % KEEP_EVERY == 0:
             self._good = (step, _copied(self.state.model.state_dict()))
 
-    def _part_seed(self, stream: int, step: int, part: int) -> int:
-        """Of the random numbers of a part of a step; ranks draw different ones."""
-        number = (step * self.ranks.size + self.ranks.rank) * self.recipe.accumulate + part
+    def _seed(self, stream: int, number: int) -> int:
         return int(philox(self.recipe.seed, stream, number).integers(2**63))
+
+    def _part_number(self, step: int, part: int) -> int:
+        """Another one for each part of a step on each rank."""
+        return (step * self.ranks.size + self.ranks.rank) * self.recipe.accumulate + part
 
 
 def _note(numbers: dict[str, float], pace: dict[str, float]) -> str:

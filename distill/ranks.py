@@ -2,8 +2,9 @@
 
 Each rank embeds its part of the global batch and computes the loss of its own rows against the columns of all ranks
 (local_rows.py). What it gathers carries gradient, so the mean of the ranks' gradients is the gradient of one process,
-for the same embeddings: of towers, projections and scales alike. No rank computes what another does. What differs are
-the random numbers of dropout and of MFD's masks, of which each rank draws its own, and batch statistics on CPUs.
+for the same embeddings: of towers, projections and scales alike. No rank computes what another does. MFD's masks are
+those of one process too. What differs are the random numbers of dropout, of which each rank draws its own, and batch
+statistics on CPUs.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from kdx.models.grad_checkpointing import checkpoint_gradients
 from .rank_processes import start_ranks
 
 BATCH, WIDTH = 12, 16
-METHODS = ("task", "crd", "fd", "gd", "icl", "afd", "cross_kd", "affinity")
+METHODS = ("task", "crd", "fd", "mfd", "gd", "icl", "afd", "cross_kd", "affinity")
 CPU = Device(torch.device("cpu"))
 VIT = {
     "name": "vit",
@@ -62,7 +62,7 @@ def _gradients(
     rows = np.array_split(np.arange(BATCH), ranks.size)[ranks.rank]
     teachers = [Embeddings(teacher.image[rows], teacher.text[rows], teacher.scale)][: len(config.methods)]
     inputs = [
-        Inputs(pixels[part], Texts.of(tokens[part], CPU, 16), dropout_seed=1, mask_seed=1)
+        Inputs(pixels[part], Texts.of(tokens[part], CPU, 16), 1, mask_seed=1, places=torch.from_numpy(part))
         for part in np.array_split(rows, parts)
     ]
     distillation = _distillation(config, ranks)
@@ -112,7 +112,7 @@ def test_batch_statistics_are_noted_once(checkpointing: bool) -> None:
     distillation = Distillation(model, Objective(ObjectiveConfig(), 64), CPU)
     pixels = torch.randn(8, 3, 64, 64)
     texts = Texts.of(np.full((4, 3), 49407), CPU, 64)
-    parts = [Inputs(some, texts, dropout_seed=1, mask_seed=1) for some in pixels.chunk(2)]
+    parts = [Inputs(some, texts, 1, mask_seed=1, places=torch.arange(4)) for some in pixels.chunk(2)]
     backward_in_parts(distillation, parts, [], CPU.scaler())
     counts = [value for name, value in model.state_dict().items() if name.endswith("num_batches_tracked")]
     assert counts and all(count == len(parts) for count in counts)
@@ -121,7 +121,7 @@ def test_batch_statistics_are_noted_once(checkpointing: bool) -> None:
 def _work(folder: Path) -> None:
     dist.init_process_group("gloo")
     ranks = Ranks(dist.get_rank(), dist.get_world_size())
-    found = {name: _gradients(_config(name), 3, ranks, shared=True) for name in ("fd", "all")}
+    found = {name: _gradients(_config(name), 3, ranks, shared=True) for name in ("fd", "mfd", "all")}
     torch.save(found, folder / f"found.{ranks.rank}")
     dist.destroy_process_group()
 

@@ -60,7 +60,7 @@ def test_a_peak_is_known_or_left_out(monkeypatch: pytest.MonkeyPatch, name: str,
 
 def _parts(pairs: int, length: int) -> list[Inputs]:
     texts = Texts((torch.zeros(pairs, length, dtype=torch.long),))
-    return [Inputs(torch.zeros(pairs, 3, 2, 2), texts, 0, 0)]
+    return [Inputs(torch.zeros(pairs, 3, 2, 2), texts, 0, 0, torch.arange(pairs))]
 
 
 def test_the_pace_is_of_the_time_between_two_readings(monkeypatch: pytest.MonkeyPatch) -> None:

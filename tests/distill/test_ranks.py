@@ -79,7 +79,7 @@ def inputs(tmp_path: Path, make_samples: Any) -> Path:
 
 # torchrun itself starts three interpreters that import torch; forked processes get the same environment
 @pytest.mark.parametrize("by_torchrun", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_processes_make_the_student_of_one(
+def test_processes_make_the_student_of_one_also_in_parts(
     inputs: Path, monkeypatch: pytest.MonkeyPatch, by_torchrun: bool
 ) -> None:
     monkeypatch.chdir(inputs)
@@ -87,7 +87,7 @@ def test_processes_make_the_student_of_one(
         main(_arguments("alone"))
     assert stopped.value.code == 0
     start = _torchrun if by_torchrun else _fork
-    codes, out, err = start(inputs, _arguments("shared"))
+    codes, out, err = start(inputs, [*_arguments("shared"), "--set=accumulate=2"])
     assert not any(codes), err
     assert out == "shared\n" and "reused" not in err
     (one,), (other,) = (read_metrics(inputs / run / "metrics.jsonl") for run in ("alone", "shared"))
@@ -125,7 +125,7 @@ def _arguments(out: str, data: str = "data", recipe: str = "demo-clip-kd") -> li
     # a large eps makes AdamW's steps proportional to the gradient, so that the order of summing stays without effect
     settings = ("student=kdx-mini-vit", "steps=4", "batch_size=16", "optimizer.warmup_steps=1",
                 "optimizer.eps=1.0", "max_bad_share=0.1")  # fmt: skip
-    teacher = ("--teacher", "teacher") if recipe == "demo-clip-kd" else ()
+    teacher = ("--teacher", "teacher", "--set=objective.mfd=1") if recipe == "demo-clip-kd" else ()
     return [
         "distill",
         recipe,

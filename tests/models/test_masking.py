@@ -78,3 +78,11 @@ def test_towers_without_patches_are_refused_with_a_remedy(name: str) -> None:
     with pytest.raises(UsageError) as refused:
         masking_tower(model)
     assert "objective.mfd = 0" in str(refused.value.remedy)
+
+
+def test_an_image_shows_in_any_part_of_a_batch_what_it_shows_in_the_whole(vit: ClipModel) -> None:
+    whole = encode_masked_image(vit, _pixels(), 0.75, torch.Generator().manual_seed(0))
+    for places in ([0], [2], [2, 1]):
+        generator = torch.Generator().manual_seed(0)
+        part = encode_masked_image(vit, _pixels()[places], 0.75, generator, torch.tensor(places))
+        assert torch.allclose(part, whole[places], atol=1e-6)
