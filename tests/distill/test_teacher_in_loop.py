@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -78,6 +79,17 @@ def test_it_computes_in_the_precision_of_the_run(samples: ShardSet, teacher: Pat
     assert half.image.dtype == torch.float32
     assert 1e-5 < (full.image - half.image).abs().max() < 0.05
     assert 1e-5 < (full.text - half.text).abs().max() < 0.05
+
+
+def test_the_comparison_notices_a_cache_whose_rows_are_shifted_by_one(
+    samples: ShardSet, teacher: Path, tmp_path: Path
+) -> None:
+    (asked,) = ask_at_each_step(RECIPE, samples, [teacher])
+    (cache,) = open_teachers(RECIPE, samples, [teacher], tmp_path / "cache", storage="fp32")
+    batch = batch_of(samples, RECIPE)
+    now, shifted = asked.of_batch(batch, CPU), cache.of_batch(replace(batch, rows=batch.rows + 1), CPU)
+    for one, other in ((now.image, shifted.image), (now.text, shifted.text)):
+        assert not torch.isclose(one, other, atol=1e-4).all(dim=1).any()  # no row
 
 
 def test_the_curve_is_that_of_a_run_from_a_cache_in_fp32(
