@@ -49,6 +49,11 @@ def command(folder: Path, decode: bool, sheet: Path | None, as_json: bool) -> No
         return
     for name, split in description["splits"].items():
         click.echo("\n".join(_split_lines(name, split)))
+    if compressed := description["compressed"]:
+        more = f" and {len(compressed) - 1} more" if len(compressed) > 1 else ""
+        click.echo(
+            f"not read, since compressed: {compressed[0]}{more}; unpack to .tar what belongs to the set"
+        )
     click.echo("\n".join(_image_lines(description["images"])))
     classes = description["classes"]
     click.echo(

@@ -10,7 +10,7 @@ from typing import Any
 from kdx.core.progress import Stages, silent_stages
 from kdx.core.urls import shown
 
-from .places import splits_there
+from .places import Place, compressed_shards, splits_there
 from .sampling import spread
 from .shards import ShardSet, open_split, read_classes, read_templates
 
@@ -30,8 +30,9 @@ def open_splits(folder: Path, *, stages: Stages = silent_stages) -> dict[str, Sh
 
 def describe_set(folder: Path, splits: Mapping[str, ShardSet] | None = None) -> dict[str, Any]:
     """splits (by name: shards, samples, captions, distinct_captions, caption_words, labelled, image_sizes, skipped,
-    others), classes, templates. caption_words: min, median and max of the words of a caption. others counts by kind
-    what is no part of a sample. image_sizes counts "WIDTHxHEIGHT" over 16 images spread over the split.
+    others), compressed, classes, templates. caption_words: min, median and max of the words of a caption. others counts
+    by kind what is no part of a sample. compressed: shards beside the others, which are not read. image_sizes counts
+    "WIDTHxHEIGHT" over 16 images spread over the split.
 
     splits: those of `open_splits`, where they are open already. Raises DataError if the folder has no shards or one
     is no whole tar.
@@ -40,9 +41,16 @@ def describe_set(folder: Path, splits: Mapping[str, ShardSet] | None = None) -> 
     return {
         "folder": shown(folder),
         "splits": {name: _describe_split(samples) for name, samples in splits.items()},
+        "compressed": _compressed(folder, splits),
         "classes": read_classes(folder),
         "templates": read_templates(folder),
     }
+
+
+def _compressed(place: Path, splits: Mapping[str, ShardSet]) -> list[str]:
+    beside = {shard.path.parent for samples in splits.values() for shard in samples.shards}
+    folders = sorted({*Place.parse(place).folders, *beside})
+    return [str(path) for folder in folders for path in compressed_shards(folder)]
 
 
 def _describe_split(samples: ShardSet) -> dict[str, Any]:

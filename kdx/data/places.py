@@ -23,6 +23,7 @@ from kdx.core.urls import file_name, url_of
 # split → how its shards begin, the first found counts: who has test shards alone scores on them
 SPLITS = {"train": ("train",), "val": ("val", "test"), "test": ("test",)}
 INDEX_SUFFIX = ".index.safetensors"
+COMPRESSED = (".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tgz", ".tbz2", ".txz")
 FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 SHARE = re.compile(r"#val=(.*)$")
 BRACES = re.compile(r"\{([^{}]*)\}")
@@ -95,6 +96,13 @@ def splits_there(place: Path) -> dict[str, list[Path]]:
 def numbered_shards(folder: Path) -> list[Path]:
     """Those that have no split in their names, as img2dataset writes them (00000.tar): they are train shards."""
     return _numbered(folder.glob("[0-9]*.tar"))
+
+
+def compressed_shards(folder: Path) -> list[Path]:
+    """Those in a folder that nobody reads, because a sample in the middle of one cannot be read alone."""
+    return (
+        sorted(path for path in folder.iterdir() if path.name.endswith(COMPRESSED)) if folder.is_dir() else []
+    )
 
 
 def index_beside(shard: Path) -> Path:

@@ -21,7 +21,7 @@ from kdx.core.urls import shown, url_of
 from .index.opening import IndexedShard, open_indexes
 from .index.shard_index import FIRST_REASON, GOOD, ShardFacts, ShardIndex
 from .index.unique_keys import find_renamed
-from .places import SPLITS, Place, shard_paths, splits_there
+from .places import SPLITS, Place, compressed_shards, shard_paths, splits_there
 from .sample import NO_CAPTION, BadSample, LabelFinder, Sample, is_index, names_among
 from .set_texts import CLASSES, find_text, is_there, read_lines, read_templates
 from .shard_set import Shard, ShardSet
@@ -233,5 +233,5 @@ def _names_to_give(place: Path, split: str) -> str:
         convert = f"kdx data convert {quoted(folder)} --val 0.1 --out shards"
         return f"hold some of the images out: {convert}, or as they are: --data '{place}#val=0.1'"
     wanted = " or ".join(f"{prefix}-00000.tar, {prefix}-00001.tar …" for prefix in SPLITS[split])
-    packed = next(iter(sorted(folder.glob("*.tar.*"))), None)
+    packed = next(iter(compressed_shards(folder)), None)
     return f"name the shards {wanted}" + (f", and unpack {packed.name} and its like" if packed else "")

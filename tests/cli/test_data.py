@@ -221,3 +221,18 @@ def test_verify_compares_with_the_index_too(
     assert _run("verify", tmp_path) == 4
     said = capsys.readouterr().err
     assert "changed: train-00000.tar" in said and f"damaged index, to be removed: {index.name}" in said
+
+
+def test_compressed_shards_beside_the_others_are_named(
+    tmp_path: Path, make_samples: MakeSamples, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_shards(tmp_path / "train", "train", make_samples(4))
+    assert _run("info", tmp_path) == 0 and "compressed" not in capsys.readouterr().out
+    packed = [tmp_path / "train-00001.tgz", tmp_path / "train/train-00002.tar.gz"]
+    for path in packed:
+        path.touch()
+    assert _run("info", tmp_path) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if str(packed[0]) in line and "and 1 more" in line and "unpack" in line]
+    assert _run("info", tmp_path, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["compressed"] == [str(path) for path in packed]
