@@ -81,6 +81,7 @@ def run_recipe(
                 f"note: nothing is scored every {recipe.validate_every:,} steps: {shown(data)} has no val split; "
                 f"to hold a hundredth of the pairs out: --data '{shown(data)}#val=0.01'"
             )
+    samples.fetch(stages, (ranks.rank, ranks.size))
     try:
         caches: Sequence[TeacherSource]
         if teacher_online or not recipe.objective.needs_teacher:

@@ -90,6 +90,7 @@ def build(
         stages = show_progress if ranks.is_first else silent_stages
         with ranks.first_ahead():
             samples = open_split(data, "train", stages=stages)
+        samples.fetch(stages, (ranks.rank, ranks.size))
         with stages("teacher cache") as progress:
             open_teachers(
                 resolved,

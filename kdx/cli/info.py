@@ -65,11 +65,16 @@ def command(folder: Path, as_json: bool) -> None:
 
 
 def _identify(folder: Path) -> tuple[str, Manifest | None]:
-    from kdx.core.errors import DataError
+    from kdx.core.errors import DataError, UsageError
     from kdx.core.folders import MANIFEST, read_manifest
+    from kdx.core.urls import url_of
     from kdx.data.places import splits_there
     from kdx.data.unpacked import convert_command
 
+    if url_of(folder) is not None:
+        raise UsageError(
+            "is a URL, and this looks into folders", where=folder, remedy="kdx data info, or kdx cache info"
+        )
     if not folder.is_dir():
         raise DataError("there is no such folder", where=folder, remedy="check the path")
     if (folder / MANIFEST).exists():

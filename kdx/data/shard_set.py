@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kdx.core.digests import value_digest
+from kdx.core.progress import Stages, silent_stages
 from kdx.core.urls import file_name
 from kdx.models.clip_vocabulary import clip_tokenizer
 
@@ -21,7 +22,7 @@ from .image_set import captions_an_image
 from .index.opening import mapped_index
 from .index.shard_index import CONTEXT, FORMAT, NO_CLASS, ShardIndex
 from .index.unique_keys import Renamed
-from .remote.tars import read_all
+from .remote.tars import fetch, is_kept, read_all
 from .sample import Sample
 from .set_texts import read_templates
 from .tar_index import TarFile
@@ -168,6 +169,18 @@ class ShardSet(Sequence[Sample]):
     def images(self, rows: Iterable[int]) -> Iterator[bytes]:
         """`image` of each, several asked for at a time where each is a request."""
         return read_all([self._place(row) for row in rows])
+
+    def fetch(self, stages: Stages = silent_stages, share: tuple[int, int] = (0, 1)) -> None:
+        """Brings what is at URLs and fits the cache of shards there, which else happens at the first images.
+
+        stages: shows "fetching", if there is something of this kind. share: which of how many processes this is:
+        each begins elsewhere.
+        """
+        tars = [shard.file for shard in self.shards]
+        if any(is_kept(tar) for tar in tars):
+            first = share[0] * len(tars) // share[1]
+            with stages("fetching") as progress:
+                fetch([*tars[first:], *tars[:first]], progress)
 
     def image_size(self, row: int) -> tuple[int, int]:
         """Width and height by the image's header, 0 where it has none."""

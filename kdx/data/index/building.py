@@ -9,14 +9,17 @@ from kdx.core.digests import file_digest
 from kdx.core.errors import DataError, SetupError
 from kdx.core.folders import write_atomic
 from kdx.core.tokenizers import Tokenizer
-from kdx.core.urls import file_name
+from kdx.core.urls import file_name, url_of
 from kdx.models.clip_vocabulary import clip_tokenizer
 
 from ..drafts import Draft, group_members, read_draft
 from ..image_size import image_size
+from ..places import INDEX_SUFFIX
+from ..remote.files import read_text
 from ..sample import BadSample
 from ..tar_index import TarFile
-from .shard_index import CONTEXT, IndexedSample, ShardIndexWriter
+from .shard_index import CONTEXT, IndexedSample, ShardIndexWriter, read_shard_index
+from .table import DamagedTable, encode_table, map_table
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +31,8 @@ def build_index(shard: TarFile, place: Path) -> None:
 
     Raises DataError for a bad tar, and for one that changes meanwhile; SetupError where nothing can be written.
     """
-    write_atomic(place, encode_index(shard))
+    if (url := url_of(shard.path)) is None or not _take_the_one_beside(shard, url, place):
+        write_atomic(place, encode_index(shard))
 
 
 def encode_index(shard: TarFile) -> bytes:
@@ -55,6 +59,22 @@ def encode_index(shard: TarFile) -> bytes:
                 "has changed while it was read", where=file.where, remedy="run again when it is written"
             )
     return writer.encode(dict(others.most_common()))
+
+
+def _take_the_one_beside(shard: TarFile, url: str, place: Path) -> bool:
+    """Of a shard at a URL the index that lies there too, if it is of a shard of this name and size: then the shard need
+    not be fetched. Returns whether it did."""
+    if not url.endswith(".tar") or (content := read_text(url.removesuffix(".tar") + INDEX_SUFFIX)) is None:
+        return False
+    write_atomic(place, content)
+    try:
+        table, facts = map_table(place), read_shard_index(place).facts
+        if (facts.name, facts.size) != (file_name(shard.path), shard.size) or not table.is_undamaged():
+            return False
+    except DamagedTable:
+        return False
+    write_atomic(place, encode_table(table.arrays, table.about | {"modified_ns": shard.modified_ns}))
+    return True
 
 
 def _sample(draft: Draft, tokenizer: Tokenizer | None) -> IndexedSample:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from kdx.core.ahead import decoding_pool, running_ahead
 from kdx.core.digests import file_digest
 from kdx.core.errors import DataError, SetupError, UsageError
 from kdx.core.urls import shown, url_of
@@ -24,6 +25,7 @@ log = logging.getLogger(__name__)
 ATTEMPTS = 4
 WAIT = 0.5  # seconds before the second one, and twice as many before each further one
 TIMEOUT = 60.0  # seconds for an answer, all of it
+PIECES_AHEAD = 4
 PIECE = 2**22  # bytes that are asked for at a time, so that TIMEOUT allows for 70 KB/s
 MAX_TEXT = 2**26
 # what the file systems of fsspec say about which version of a file this is
@@ -54,7 +56,7 @@ class RemoteFile:
 def look_at(url: str) -> RemoteFile:
     """Raises DataError if there is no such file, SetupError where it cannot be asked."""
     system, path = _file_system(url)
-    info = _asked(url, lambda: system.info(path, **_limits(system)))
+    info = _asked(url, lambda: _call(system, "info", path))
     if info.get("type") == "directory":
         raise DataError("is a folder, not a file", where=url, remedy="check the URL")
     if not isinstance(size := info.get("size"), int):
@@ -86,14 +88,17 @@ def read_part(file: RemoteFile, start: int, end: int) -> bytes:
 
 
 def read_pieces(file: RemoteFile) -> Iterator[bytes]:
-    """All of a file, from its start to its end."""
-    done = 0
-    while done < file.size:
-        content = _answer(file, done, min(done + PIECE, file.size))
-        if done and len(content) > PIECE:
-            raise changed(file.url)
-        yield content
-        done += len(content)
+    """All of a file, from its start to its end; some pieces are asked for ahead."""
+    first = _answer(file, 0, min(PIECE, file.size))
+    yield first
+    rest = range(len(first), file.size, PIECE)
+    with decoding_pool(PIECES_AHEAD) as pool:
+        asked = (pool.submit(_answer, file, start, min(start + PIECE, file.size)) for start in rest)
+        for piece in running_ahead(asked, PIECES_AHEAD):
+            content = piece.result()
+            if len(content) > PIECE:
+                raise changed(file.url)
+            yield content
 
 
 def read_text(url: str) -> bytes | None:
@@ -102,7 +107,7 @@ def read_text(url: str) -> bytes | None:
 
     def ask() -> bytes | None:
         try:
-            return system.cat_file(path, **_limits(system))
+            return _call(system, "cat_file", path)
         except Exception as error:
             if fault_of(error, url).absent:
                 return None
@@ -166,7 +171,7 @@ def tars_below(folder: str) -> list[str]:
     if _is_web(folder):
         return []
     system, path = _file_system(folder)
-    found = _asked(folder, lambda: system.find(path, **_limits(system)))
+    found = _asked(folder, lambda: _call(system, "find", path))
     return [url for url in map(system.unstrip_protocol, found) if url.endswith(".tar")]
 
 
@@ -179,7 +184,7 @@ def matching(pattern: str) -> list[str]:
 def _listed(folder: str) -> list[str]:
     system, path = _file_system(folder)
     try:
-        names = _asked(folder, lambda: system.ls(path, detail=False, **_limits(system)))
+        names = _asked(folder, lambda: _call(system, "ls", path, detail=False))
     except DataError:
         if not _is_web(folder):
             raise DataError("there is no such folder", where=folder, remedy="check the URL") from None
@@ -197,13 +202,13 @@ def _listed(folder: str) -> list[str]:
 def _answer(file: RemoteFile, start: int, end: int) -> bytes:
     """These bytes, or all of the file from a server that gives no parts."""
     system, path = _file_system(file.url)
-    options = _limits(system)
+    options: dict[str, Any] = {}
     if _is_web(file.url):
         headers = {"Accept-Encoding": "identity"}
         options["headers"] = headers if file.condition is None else headers | dict([file.condition])
 
     def ask() -> bytes:
-        content = system.cat_file(path, start=start, end=end, **options)
+        content = _call(system, "cat_file", path, start=start, end=end, **options)
         if len(content) not in (end - start, file.size):
             raise CutShort
         return content
@@ -235,7 +240,7 @@ def _file_system(url: str) -> tuple[Any, str]:
 
     protocol = url.partition(":")[0]
     try:
-        return url_to_fs(url)
+        return url_to_fs(url, **(_web_options() if _is_web(url) else {}))
     except ImportError:
         package = known_implementations[protocol]["class"].partition(".")[0]
         wanted = "pip install 'kdx[remote]'" if package == "fsspec" else f"pip install {package}"
@@ -254,9 +259,21 @@ def _file_system(url: str) -> tuple[Any, str]:
         raise fault_of(error, url).error from None
 
 
-def _limits(system: Any) -> dict[str, Any]:
-    """Of the packages that are asynchronous; others have limits of their own."""
-    return {"timeout": TIMEOUT} if system.async_impl else {}
+def _web_options() -> dict[str, Any]:
+    """The environment's proxies and ~/.netrc count, as for other programs."""
+    from fsspec.config import conf
+
+    said = {**conf.get("http", {}), **conf.get("https", {})}
+    return {"client_kwargs": {"trust_env": True, **said.get("client_kwargs", {})}}
+
+
+def _call(system: Any, method: str, path: str, **options: Any) -> Any:
+    """With the time limit where the package is asynchronous; others have limits of their own."""
+    if not system.async_impl:
+        return getattr(system, method)(path, **options)
+    from fsspec.asyn import sync
+
+    return sync(system.loop, getattr(system, f"_{method}"), path, timeout=TIMEOUT, **options)
 
 
 def _condition(info: dict[str, Any]) -> tuple[str, str] | None:

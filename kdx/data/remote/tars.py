@@ -10,8 +10,10 @@ from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeGuard
 
-from kdx.core.urls import url_of
+from kdx.core.progress import Progress, silent
+from kdx.core.urls import file_name, url_of
 
 from ..tar_index import OPEN_FILES, Descriptor, TarFile
 from .files import RemoteFile, look_at, read_part
@@ -76,6 +78,18 @@ def tars_at(shards: Sequence[Path]) -> list[TarFile]:
         files = dict(zip(urls, pool.map(look_at, urls), strict=True))
     kept = sum(file.size for file in files.values()) <= ShardCache.of_machine().bound
     return [_tar(shard, files, kept) for shard in shards]
+
+
+def is_kept(tar: TarFile) -> TypeGuard[RemoteTar]:
+    return isinstance(tar, RemoteTar) and tar.kept
+
+
+def fetch(tars: Sequence[TarFile], progress: Progress = silent) -> None:
+    """Fetches into the cache what is missing of a set that is kept there, as far as there is room."""
+    for number, tar in enumerate(tars, 1):
+        if is_kept(tar):
+            _descriptor(tar)
+        progress(number, len(tars), file_name(tar.path))
 
 
 def read_all(parts: Sequence[tuple[TarFile, int, int]]) -> Iterator[bytes]:

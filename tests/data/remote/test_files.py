@@ -126,6 +126,13 @@ def test_a_password_is_in_no_error(web: Web, url: str) -> None:
     assert "word" not in f"{error.value} {error.value.to_dict()}" and "1.tar" in str(error.value)
 
 
+def test_a_proxy_of_the_environment_is_asked(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", web.url)
+    with pytest.raises(DataError, match="no such file"):
+        look_at("http://elsewhere.invalid/0.tar")
+    assert web.asked["HEAD 0.tar"] == 1
+
+
 def test_a_missing_package_and_a_protocol_that_is_none_are_named() -> None:
     with pytest.raises(SetupError) as missing:
         look_at("s3://bucket/0.tar")

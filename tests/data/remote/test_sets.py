@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ import pytest
 
 from kdx.core.errors import DataError, SetupError
 from kdx.core.preprocess import Preprocess
+from kdx.core.progress import Progress
 from kdx.data import view_reader
 from kdx.data.checksums import verify_set
 from kdx.data.describe import describe_set
@@ -76,6 +78,47 @@ def test_a_second_start_asks_for_no_shard(web: Web, local: Path) -> None:
     assert {name: count for name, count in web.asked.items() if name.endswith(".tar")} == {
         f"HEAD train-{number:05d}.tar": 1 for number in range(4)
     }
+
+
+def test_an_index_beside_the_shards_saves_fetching_them(
+    web: Web, local: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _fits(monkeypatch, False)
+    digest = open_split(local, "train").digest  # which writes the index beside them
+    (local / "train-00001.index.safetensors").write_bytes(b"damaged")
+    content = (local / "train-00000.index.safetensors").read_bytes()
+    (local / "train-00002.index.safetensors").write_bytes(content)
+    samples = open_split(_pattern(web), "train")
+    assert samples.digest == digest
+    fetched = {name for name in web.asked if name.startswith("GET") and name.endswith(".tar")}
+    assert fetched == {"GET train-00001.tar", "GET train-00002.tar"}
+    web.asked.clear()
+    assert open_split(_pattern(web), "train").digest == digest
+    assert not any(name.startswith("GET train") for name in web.asked)
+
+
+def test_a_set_that_fits_is_fetched_at_once_where_that_is_asked_for(
+    web: Web, local: Path, places_of_its_own: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[str] = []
+
+    @contextmanager
+    def stages(title: str) -> Iterator[Progress]:
+        shown.append(title)
+        yield lambda done, total, note="": shown.append(f"{done}/{total} {note}")
+
+    open_split(local, "train").fetch(stages)
+    assert shown == []
+    samples = open_split(_pattern(web), "train")
+    assert not places_of_its_own.exists() or not list(places_of_its_own.glob("*.tar"))
+    samples.fetch(stages, (1, 2))
+    assert shown == ["fetching", *(f"{n}/4 train-0000{k}.tar" for n, k in ((1, 2), (2, 3), (3, 0), (4, 1)))]
+    assert len(list(places_of_its_own.glob("*.tar"))) == 4
+    web.asked.clear()
+    assert samples.image(11) and not web.asked
+    _fits(monkeypatch, False)
+    open_split(_pattern(web), "train").fetch(stages)
+    assert len(shown) == 5
 
 
 def test_a_shard_that_changed_is_indexed_anew(
