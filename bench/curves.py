@@ -21,6 +21,8 @@ METRICS = "metrics.jsonl"
 MAX_RUNS = 6  # colours that can be told apart
 MAX_POINTS = 300  # of a curve; a chart is some 400 pixels wide
 X_AXES = ("step", "epoch")  # how far a run is, and no number of its own
+SCORES = "val_"  # how the names of scores on held-out pairs begin
+MEASURED = ("pairs_per_second", "seconds_waiting_share", "mfu", "peak_mib", "seconds_validating")
 
 Curve = list[tuple[int, float]]
 
@@ -36,11 +38,12 @@ class LoggedRun:
 
 @dataclass(frozen=True)
 class NumberChart:
-    """last: the value that each run logged last, by the run's name."""
+    """last: the value that each run logged last, by the run's name. best: of a score, its first highest point."""
 
     name: str
     chart: LineChart
     last: dict[str, float]
+    best: dict[str, tuple[int, float]]
 
 
 def read_runs(folders: Sequence[Path]) -> list[LoggedRun]:
@@ -94,16 +97,31 @@ def _read_run(folder: Path, name: str) -> LoggedRun:
 
 
 def chart_numbers(runs: Sequence[LoggedRun]) -> list[NumberChart]:
-    """One chart for each number that any run logged, the loss first, in the order in which they were logged."""
-    names = list(dict.fromkeys(name for run in runs for name in run.curves))
-    return [
-        NumberChart(
-            name,
-            line_chart({run.name: thin_out(run.curves[name]) for run in runs if name in run.curves}),
-            {run.name: run.curves[name][-1][1] for run in runs if name in run.curves},
+    """One chart for each number that any run logged: loss, scores, the others as they were logged, measurements."""
+    names = dict.fromkeys(name for run in runs for name in run.curves)
+    charts: list[NumberChart] = []
+    for name in sorted(names, key=_group):
+        curves = {run.name: run.curves[name] for run in runs if name in run.curves}
+        charts.append(
+            NumberChart(
+                name,
+                line_chart({run: thin_out(curve) for run, curve in curves.items()}),
+                {run: curve[-1][1] for run, curve in curves.items()},
+                {run: max(curve, key=lambda point: point[1]) for run, curve in curves.items()}
+                if name.startswith(SCORES)
+                else {},
+            )
         )
-        for name in names
-    ]
+    return charts
+
+
+def _group(name: str) -> int:
+    """Which numbers stand together on the page."""
+    if name == "loss":
+        return 0
+    if name.startswith(SCORES):
+        return 1
+    return 3 + MEASURED.index(name) if name in MEASURED else 2
 
 
 def thin_out(curve: Curve, most: int = MAX_POINTS) -> Curve:

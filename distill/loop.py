@@ -224,11 +224,11 @@ def _note(numbers: dict[str, float], pace: dict[str, float]) -> str:
         words.append(f"teacher cosine {numbers['teacher_cosine']:.2f}")
     for name, value in numbers.items():
         if name.startswith("val_"):
-            words.append(f"{name.removeprefix('val_')} {value:.1%}")
+            words.append(f"{name.removeprefix('val_')} {100 * value:.1f} %")
     words.append(f"{pace['pairs_per_second']:,.0f} pairs/s")
-    words.append(f"{pace['seconds_waiting_share']:.0%} waiting")
+    words.append(f"{100 * pace['seconds_waiting_share']:.0f} % waiting")
     if "mfu" in pace:
-        words.append(f"MFU {pace['mfu']:.0%}")
+        words.append(f"MFU {100 * pace['mfu']:.0f} %")
     return ", ".join(words)
 
 

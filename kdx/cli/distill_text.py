@@ -61,9 +61,9 @@ def scores_text(validation: Mapping[str, Any], run: Path) -> str:
     """Which student of a run scored best on the val split, in a line. validation: of its manifest."""
     best, last = validation["best"], validation["last"]
     if last and last["step"] == best["step"]:
-        return f"the last student is the best one: {best['metric']} {best['score']:.1%}"
-    than_last = f", of the last one {last['score']:.1%}" if last else ""
-    scores = f"{best['metric']} {best['score']:.1%} after step {best['step']:,}{than_last}"
+        return f"the last student is the best one: {best['metric']} {100 * best['score']:.1f} %"
+    than_last = f", of the last one {100 * last['score']:.1f} %" if last else ""
+    scores = f"{best['metric']} {100 * best['score']:.1f} % after step {best['step']:,}{than_last}"
     return f"the best student is {run / 'best'}: {scores}"
 
 

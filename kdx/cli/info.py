@@ -154,7 +154,9 @@ def _model(folder: Path, fields: Mapping[str, Any]) -> Facts:
     if count := _read_if_there(folder / "model.safetensors", _count_weights):
         facts["weights"] = count
     if "score" in fields:  # of a run's best student
-        facts["score"] = f"{fields.get('metric')} {fields['score']:.1%} after step {fields.get('step'):,}"
+        facts["score"] = (
+            f"{fields.get('metric')} {100 * fields['score']:.1f} % after step {fields.get('step'):,}"
+        )
     return facts
 
 

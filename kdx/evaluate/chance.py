@@ -31,7 +31,8 @@ class ChanceTest:
         return bool(binomtest(self.hits, self.total, self.chance, alternative="greater").pvalue < LEVEL)
 
     def __str__(self) -> str:
-        return f"{self.metric} {self.hits / self.total:.2%} of {self.total:,}, by chance {self.chance:.2%}"
+        share = 100 * self.hits / self.total
+        return f"{self.metric} {share:.2f} % of {self.total:,}, by chance {100 * self.chance:.2f} %"
 
 
 def chance_test(evaluation: Evaluation) -> ChanceTest | None:

@@ -41,6 +41,25 @@ def test_a_number_that_is_logged_now_and_then_is_drawn_with_its_points(tmp_path:
     assert page.count("<circle") == 1 and page.count("<polyline") == 2
 
 
+def test_scores_stand_behind_the_loss_with_their_best_and_what_is_measured_at_the_end(tmp_path: Path) -> None:
+    rows = [
+        {
+            "step": step,
+            "loss": 2.0,
+            "task": 1.0,
+            "peak_mib": 9.0,
+            "val_zero_shot_top1": score,
+            "pairs_per_second": 5.0,
+        }
+        for step, score in ((10, 0.2), (20, 0.5), (30, 0.5))
+    ]
+    charts = chart_numbers(runs := read_runs([log_run(tmp_path / "run", *rows)]))
+    names = ["loss", "val_zero_shot_top1", "task", "pairs_per_second", "peak_mib"]
+    assert [chart.name for chart in charts] == names
+    assert [chart.best for chart in charts] == [{}, {"run": (20, 0.5)}, {}, {}, {}]
+    assert "run 0.5 at step 20" in render_curves(runs)
+
+
 def test_a_run_that_is_writing_is_drawn_up_to_its_last_whole_line(tmp_path: Path) -> None:
     run = log_run(tmp_path / "run", {"step": 10, "loss": 3.0}, tail='{"step": 20, "lo')
     assert read_runs([run])[0].curves == {"loss": [(10, 3.0)]}

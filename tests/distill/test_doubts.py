@@ -36,7 +36,7 @@ def test_a_student_at_chance_is_named_after_three_scores_in_a_row(caplog: pytest
     heard.hear(7, _evaluation(12), last=True)
     (record,) = caplog.records
     assert record.levelno == logging.WARNING and "AT CHANCE" in record.getMessage()
-    assert "after 6 steps: zero-shot top-1 12.00% of 100, by chance 10.00%" in record.getMessage()
+    assert "after 6 steps: zero-shot top-1 12.00 % of 100, by chance 10.00 %" in record.getMessage()
 
 
 def test_in_a_run_that_is_scored_once_chance_is_named_at_its_end(caplog: pytest.LogCaptureFixture) -> None:

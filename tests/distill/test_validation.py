@@ -176,7 +176,7 @@ def test_the_best_student_lies_beside_the_last_one_and_the_run_says_which_it_is(
         with pytest.raises(SystemExit) as stopped:
             main(["info", str(tmp_path / folder)])
         shown = " ".join(capsys.readouterr().out.split())
-        assert stopped.value.code == 0 and "50.0%" in shown and says in shown
+        assert stopped.value.code == 0 and "50.0 %" in shown and says in shown
 
 
 def test_what_cannot_be_is_said_while_it_trains(
