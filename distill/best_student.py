@@ -64,7 +64,7 @@ class BestStudent:
         path = self._folder / f"{PREFIX}{scored.step:09d}"
         try:
             save(path, scored.to_dict())
-        except KdxError as error:
+        except (KdxError, OSError) as error:
             log.warning("the student of step %d, the best so far, cannot be kept: %s", scored.step, error)
         else:
             self._take(path, scored)

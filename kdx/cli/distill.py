@@ -85,6 +85,9 @@ def command(
     The state of a run is written every 1,000 steps, every ten minutes and when it is interrupted (Ctrl-C, SIGTERM); the
     same command with --resume goes on from the last one, whatever ended the run and on any number of processes.
 
+    With --set validate_every=1000 the student is scored on the val split after every thousandth step and after the
+    last; the best one is kept as OUT/best, a checkpoint. The student of the run stays the last one.
+
     --dry-run trains nothing. It prints the recipe with all that it extends, which is itself a file that RECIPE may
     be, and as comments below it what the run would cost: parameters, steps, FLOPs and files. It needs neither data nor
     a teacher, and is more exact if they are given.
