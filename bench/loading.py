@@ -30,6 +30,7 @@ from kdx.core.preprocess import Preprocess
 from kdx.core.progress import Progress, silent
 from kdx.core.provenance import collect_provenance
 from kdx.core.scratch import scratch_folder
+from kdx.data.caption_tokens import CaptionTokens
 from kdx.data.chunks import CHUNK, Chunks, Request
 from kdx.data.sampling import spread
 from kdx.data.shards import open_split
@@ -85,7 +86,7 @@ class Reading:
         reader = ViewReader(
             samples, preprocess, ViewConfig.model_validate({"decode": decode}), max_bad_share=0
         )
-        self._chunks = Chunks(reader.forgetful(), CONTEXT_LENGTH, 0, 1, shared=False)
+        self._chunks = Chunks(reader.forgetful(), CaptionTokens(samples, CONTEXT_LENGTH), 0, 1, shared=False)
         self._rows = np.random.default_rng(0).permutation(len(samples))
 
     def read_all(self) -> int:

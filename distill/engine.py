@@ -30,10 +30,11 @@ from kdx.core.progress import Progress, silent
 from kdx.core.provenance import collect_provenance, cpu_count
 from kdx.core.urls import shown
 from kdx.core.workspace import full_disk_said
+from kdx.data.caption_tokens import CaptionTokens
 from kdx.data.loader import Loader, ViewReader
 from kdx.data.shards import ShardSet
 from kdx.models.architecture import read_architecture
-from kdx.models.checkpoint import RUN_KIND, save_checkpoint
+from kdx.models.checkpoint import RUN_KIND, describe, save_checkpoint
 from kdx.models.clip_vocabulary import clip_tokenizer
 
 from .best_student import BestStudent
@@ -122,13 +123,14 @@ def train(
     average = None if recipe.ema is None else WeightAverage(model, recipe.ema)
     state = RunState(model, objective, optimizer, device.scaler(), average)
     preprocess, tokenizer = architecture.preprocess, clip_tokenizer()
+    spec = describe(model, architecture, tokenizer, weights_digest="")
     # of several ranks each sees a part of the bad images: the loop counts them all
     reader = ViewReader(
         samples, preprocess, recipe.views, max_bad_share=recipe.max_bad_share if ranks.size == 1 else 1.0
     )
     loader = Loader(
         reader,
-        context_length=model.context_length,
+        captions=CaptionTokens.of(samples, spec, tokenizer),
         batch_size=schedule.batch_size,
         seed=recipe.seed,
         rank=ranks.rank,

@@ -158,6 +158,7 @@ class Loop:
         """The batch in as many parts as the recipe says."""
         model, count = self.state.model, self.recipe.accumulate
         width, blocks = model.text_width, self.recipe.text_blocks
+        padding = self.recipe.architecture.text_padding
         allowed = allowed_lengths(model.context_length) if self.recipe.compile else ()
         # the processes take the rows of a batch in turn (kdx/data/order.py)
         places = self.ranks.rank + self.ranks.size * torch.arange(len(pixels))
@@ -165,7 +166,7 @@ class Loop:
         return [
             Inputs(
                 some,
-                Texts.of(tokens, self.device, width, blocks, allowed),
+                Texts.of(tokens, self.device, width, blocks, allowed, padding=padding),
                 dropout_seed=self._seed(DROPOUT, self._part_number(batch.step, part)),
                 mask_seed=self._seed(MASKS, batch.step),
                 places=own,

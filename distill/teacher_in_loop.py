@@ -14,13 +14,14 @@ import torch
 from kdx.core.ahead import decoding_pool
 from kdx.core.preprocess import Preprocess
 from kdx.core.provenance import cpu_count
+from kdx.data.caption_tokens import CaptionTokens
 from kdx.data.loader import Batch
 from kdx.data.pixels import read_pixels
 from kdx.data.shards import ShardSet
 from kdx.data.views import ViewConfig, choose_view
 
 from .objective import Embeddings
-from .teacher_cache import Teacher, caption_tokens
+from .teacher_cache import Teacher
 
 
 class TeacherInLoop:
@@ -37,7 +38,7 @@ class TeacherInLoop:
         # a teacher sees exact pixels, as in a cache, whatever is spared for the student
         exact = views.decode == "exact"
         self._same_pixels = exact and _geometry(teacher.preprocess) == _geometry(student)
-        self._read_tokens = caption_tokens(teacher, samples)
+        self._read_tokens = CaptionTokens.of(samples, teacher.spec, teacher.tokenizer)
 
     @property
     def embed_dim(self) -> int:

@@ -1,7 +1,7 @@
 """The text tower on texts of different lengths: sorted by length, in blocks, each as long as its longest text.
 
-The tower is causal and pooled at end-of-text, so padding changes no embedding and only costs. One long caption would
-make all texts of a batch as long, and of CC12M's some fill the context. Which pairs make a batch stays as it is.
+A tower that is causal and pooled at end-of-text sees no padding, which only costs. One long caption would make all
+texts of a batch as long, and of CC12M's some fill the context. Which pairs make a batch stays as it is.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from kdx.core.encoder import TextPadding
 from kdx.models.clip import ClipModel
 
 from .devices import Device
@@ -37,12 +38,16 @@ class Texts:
         width: int,
         count: int | None = None,
         allowed: Sequence[int] = (),
+        *,
+        padding: TextPadding = "longest",
     ) -> Texts:
         """tokens: int [b, L], ended by end-of-text and padded with 0. width: the text tower's.
 
         count: of blocks; what saves most if not given. allowed: the lengths that a block may have, the longest as long
-        as any text; every length if there is none.
+        as any text; every length if there is none. padding: of the tower; "full" leaves the tokens as they are.
         """
+        if padding == "full":
+            return cls((device.copied(tokens.astype(np.int64)),))
         lengths = text_lengths(tokens)
         if allowed:
             lengths = np.array(allowed)[np.searchsorted(allowed, lengths)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from .elsewhere import is_stored, made_in
-from .embedding import caption_tokens
 from .identity import KIND, Teacher, cache_size, fingerprint
 from .making import open_cache
 from .reading import TeacherCache
@@ -17,7 +16,6 @@ __all__ = [
     "Teacher",
     "TeacherCache",
     "cache_size",
-    "caption_tokens",
     "fingerprint",
     "is_stored",
     "is_whole",

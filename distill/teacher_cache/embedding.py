@@ -18,11 +18,11 @@ from torch import Tensor
 from kdx.core.ahead import running_ahead
 from kdx.core.encoder import batched
 from kdx.core.errors import DataError
+from kdx.data.caption_tokens import CaptionTokens, Ids
 from kdx.data.loader import check_bad_share
 from kdx.data.pixels import read_views
 from kdx.data.shards import ShardSet
 from kdx.data.views import ViewConfig, choose_view
-from kdx.models.clip_vocabulary import clip_tokenizer
 
 from .identity import Teacher
 from .storage import Column, Pixels, Storage
@@ -98,7 +98,8 @@ class ShardEmbedder:
         return read_views(self.samples.image(row), self.teacher.preprocess, choices)
 
     def _texts(self, rows: range) -> Column:
-        where, unique = distinct(self._tokens(rows))
+        read = CaptionTokens.of(self.samples, self.teacher.spec, self.teacher.tokenizer)
+        where, unique = distinct(self._tokens(read, rows), read.dtype)
         counts = [self.samples.num_captions(row) for row in rows]
         column = Column((len(rows), max(counts), self.teacher.spec.embed_dim), self._storage)
         row_of = np.repeat(np.arange(len(rows)), counts)
@@ -115,9 +116,7 @@ class ShardEmbedder:
             column.put(row_of[captions], caption_of[captions], embeddings[torch.from_numpy(repeated)])
         return column
 
-    def _embedded_texts(
-        self, unique: list[npt.NDArray[np.uint16]], order: Iterable[int]
-    ) -> Iterator[tuple[list[int], Tensor]]:
+    def _embedded_texts(self, unique: list[Ids], order: Iterable[int]) -> Iterator[tuple[list[int], Tensor]]:
         for chosen in batched(order, TEXTS):
             yield (
                 chosen,
@@ -126,31 +125,15 @@ class ShardEmbedder:
                 ),
             )
 
-    def _tokens(self, rows: range) -> Iterator[npt.NDArray[np.uint16]]:
+    def _tokens(self, read: CaptionTokens, rows: range) -> Iterator[Ids]:
         """Of every caption of these rows, in their order."""
-        read = caption_tokens(self.teacher, self.samples)
         for row in rows:
             for caption in range(self.samples.num_captions(row)):
                 yield read(row, caption)
 
 
-def caption_tokens(teacher: Teacher, samples: ShardSet) -> Callable[[int, int], npt.NDArray[np.uint16]]:
-    """A function of a row and the number of its caption: the teacher's tokens, not padded.
-
-    They are the set's own, if the teacher reads CLIP's.
-    """
-    tokenizer, length = teacher.tokenizer, teacher.spec.context_length
-    if tokenizer.digest == clip_tokenizer().digest:
-        return lambda row, caption: samples.tokens(row, caption, length)
-    return lambda row, caption: np.array(
-        tokenizer.encode(samples.captions(row)[caption], length), dtype=np.uint16
-    )
-
-
-def distinct(
-    sequences: Iterable[npt.NDArray[np.uint16]],
-) -> tuple[npt.NDArray[np.int64], list[npt.NDArray[np.uint16]]]:
-    """Which of the distinct ones each of N sequences is, [N], and these."""
+def distinct(sequences: Iterable[Ids], dtype: npt.DTypeLike) -> tuple[npt.NDArray[np.int64], list[Ids]]:
+    """Which of the distinct ones each of N sequences is, [N], and these. dtype: of all sequences."""
     numbers: dict[bytes, int] = {}
     where = np.fromiter((numbers.setdefault(each.tobytes(), len(numbers)) for each in sequences), np.int64)
-    return where, [np.frombuffer(each, np.uint16) for each in numbers]
+    return where, [np.frombuffer(each, dtype) for each in numbers]

@@ -42,7 +42,8 @@ class EncoderSpec:
     logit_scale is the multiplier of the cosine (after exp); logit_bias is added to it (0 for CLIP).
     text_padding: "longest" for a text tower that is causal and pooled at end-of-text, to which the padding after a text
     makes no difference: tokens may have any length up to context_length. "full" for all others: texts are padded to
-    context_length. pad_id: with this token. text_pooling: open_clip's `pool_type`.
+    context_length. pad_id: with this token; 0 where it makes no difference. text_pooling: open_clip's `pool_type`.
+    tokenizer_kind: see Tokenizer.
     The digests are sha256 in hex; two encoders with the same model_digest hold the same weights.
     """
 
@@ -64,6 +65,7 @@ class EncoderSpec:
     text_padding: TextPadding = "longest"
     pad_id: int = 0
     text_pooling: str = "argmax"
+    tokenizer_kind: str = "clip"
 
     @property
     def has_free_length(self) -> bool:

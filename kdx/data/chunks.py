@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .caption_tokens import CaptionTokens, Ids
 from .sample import key_digest
 from .shared_array import SharedArray
 from .view_reader import Undecodable, ViewReader
@@ -34,7 +35,8 @@ class Request:
 class Filled:
     """rows, captions: int64 [n], the pairs whose images decode, in the order asked for: the first n of the slot.
 
-    length: the tokens of the longest caption. bad: row → why its image does not decode.
+    length: the tokens of the longest caption, or the context where all captions are padded to it. bad: row → why its
+    image does not decode.
     """
 
     slot: int
@@ -47,27 +49,26 @@ class Filled:
 class Chunks:
     """Fills slots with pairs; in any thread, and in other processes where the memory is shared.
 
-    pixels: uint8 [slots, CHUNK, S, S, 3]; tokens: uint16 [slots, CHUNK, context_length], padded with 0.
+    pixels: uint8 [slots, CHUNK, S, S, 3]; tokens: uint16 or uint32 [slots, CHUNK, context_length], padded.
     """
 
     def __init__(
-        self, reader: ViewReader, context_length: int, seed: int, slots: int, *, shared: bool
+        self, reader: ViewReader, captions: CaptionTokens, seed: int, slots: int, *, shared: bool
     ) -> None:
         self._reader, self._samples, self._seed = reader, reader.samples, seed
+        self._captions = captions
         size = reader.preprocess.image_size
         make: Any = SharedArray if shared else _PrivateArray
         self._pixels = make((slots, CHUNK, size, size, 3), np.uint8)
-        self._tokens = make((slots, CHUNK, context_length), np.uint16)
-        self._remembered: dict[
-            tuple[int, int], npt.NDArray[np.uint16]
-        ] = {}  # tokens, where views are kept too
+        self._tokens = make((slots, CHUNK, captions.context_length), captions.dtype)
+        self._remembered: dict[tuple[int, int], Ids] = {}  # tokens, where views are kept too
 
     @property
     def pixels(self) -> npt.NDArray[np.uint8]:
         return self._pixels.array
 
     @property
-    def tokens(self) -> npt.NDArray[np.uint16]:
+    def tokens(self) -> Ids:
         return self._tokens.array
 
     def fill(self, request: Request) -> Filled:
@@ -76,7 +77,7 @@ class Chunks:
         rows: list[int] = []
         captions: list[int] = []
         bad: dict[int, str] = {}
-        longest = 0
+        longest = self._captions.context_length if self._captions.padding == "full" else 0
         asked: list[int] = request.rows.tolist()
         for row, decoded in zip(asked, self._reader.decode(asked, request.view), strict=True):
             if isinstance(decoded, Undecodable):
@@ -87,7 +88,7 @@ class Chunks:
             caption = self._caption(row, request.epoch)
             ids = self._ids(row, caption)
             tokens[n, : len(ids)] = ids
-            tokens[n, len(ids) :] = 0
+            tokens[n, len(ids) :] = self._captions.pad_id
             longest = max(longest, len(ids))
             rows.append(row)
             captions.append(caption)
@@ -95,10 +96,10 @@ class Chunks:
             request.slot, np.array(rows, dtype=np.int64), np.array(captions, dtype=np.int64), longest, bad
         )
 
-    def _ids(self, row: int, caption: int) -> npt.NDArray[np.uint16]:
+    def _ids(self, row: int, caption: int) -> Ids:
         ids = self._remembered.get((row, caption))
         if ids is None:
-            ids = self._samples.tokens(row, caption, self.tokens.shape[2])
+            ids = self._captions(row, caption)
             if self._reader.keeps:
                 self._remembered[row, caption] = ids
         return ids

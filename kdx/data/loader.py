@@ -17,6 +17,7 @@ import torch
 
 from kdx.core.errors import DataError
 
+from .caption_tokens import CaptionTokens
 from .chunks import CHUNK, Chunks, Filled, Request
 from .order import Order
 from .read_ahead import in_processes, in_threads
@@ -45,8 +46,9 @@ class Batch:
 class Loader:
     """Endless batches over a shard set; an incomplete last batch of an epoch is left out.
 
-    rank, num_ranks: which of so many processes this is; each gets every num_ranks-th row of the same global batch of
-    `batch_size`, which num_ranks divides; for an image that does not decode the next row of its own stands in.
+    captions: the tokens that go with the images. rank, num_ranks: which of so many processes this is; each gets every
+    num_ranks-th row of the same global batch of `batch_size`, which num_ranks divides; for an image that does not
+    decode the next row of its own stands in.
     num_workers: that decode, threads for a set that the reader keeps, else processes. Where the CPU trains too, one on
     two cores is best: a second one takes the core from torch's own threads.
     """
@@ -55,7 +57,7 @@ class Loader:
         self,
         reader: ViewReader,
         *,
-        context_length: int,
+        captions: CaptionTokens,
         batch_size: int,
         seed: int,
         rank: int = 0,
@@ -65,7 +67,7 @@ class Loader:
         self._order = Order(reader.samples, batch_size, seed, rank, num_ranks)
         self._alone = num_ranks == 1
         self._reader = reader
-        self._context_length, self._seed = context_length, seed
+        self._captions, self._seed = captions, seed
         self._num_workers = num_workers
 
     @property
@@ -79,7 +81,7 @@ class Loader:
         ahead = max(BATCHES_AHEAD * parts, 2 * self._num_workers)
         ahead = -(-ahead // self._num_workers) * self._num_workers
         # one more is used while those ahead are filled, and one is for what stands in
-        chunks = Chunks(self._reader, self._context_length, self._seed, ahead + 2, shared=shared)
+        chunks = Chunks(self._reader, self._captions, self._seed, ahead + 2, shared=shared)
         asked: deque[tuple[int, int]] = deque()  # of each step: rows asked for, candidates looked at
         requests = self._requests(start, stop, asked, ahead + 1)
         if shared:
@@ -149,7 +151,7 @@ class _Assembly:
         self.bad: dict[int, str] = {}
         self._chunks, self._size = chunks, size
         self._pixels = _pinned((size, *chunks.pixels.shape[2:]), np.uint8)
-        self._tokens = np.zeros((size, chunks.tokens.shape[2]), dtype=np.uint16)
+        self._tokens = np.zeros((size, chunks.tokens.shape[2]), dtype=chunks.tokens.dtype)
         self._rows: list[npt.NDArray[np.int64]] = []
         self._captions: list[npt.NDArray[np.int64]] = []
         self._count = self._length = 0

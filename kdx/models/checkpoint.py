@@ -143,7 +143,7 @@ def describe(
 ) -> EncoderSpec:
     """The specification of a model as it stands."""
     preprocess = architecture.preprocess
-    bias = model.logit_bias
+    bias, padding = model.logit_bias, architecture.text_padding
     return EncoderSpec(
         name=architecture.name,
         embed_dim=architecture.embed_dim,
@@ -159,4 +159,8 @@ def describe(
         model_digest=value_digest([weights_digest, architecture.to_dict()]),
         preprocess_digest=preprocess.digest,
         tokenizer_digest=tokenizer.digest,
+        text_padding=padding,
+        pad_id=tokenizer.pad_id if padding == "full" else 0,
+        text_pooling=architecture.text_pooling,
+        tokenizer_kind=tokenizer.kind,
     )

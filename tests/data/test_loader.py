@@ -8,6 +8,7 @@ import pytest
 
 from kdx.core.errors import DataError, UsageError
 from kdx.core.preprocess import Preprocess
+from kdx.data.caption_tokens import CaptionTokens
 from kdx.data.loader import Loader, ViewReader
 from kdx.data.shards import Sample, ShardSet, open_split, write_shards
 from kdx.data.views import ViewConfig, philox
@@ -33,7 +34,7 @@ def _loader(
     reader = ViewReader(samples, PREPROCESS, ViewConfig(num_views=2), max_bad_share=max_bad_share)
     return Loader(
         reader,
-        context_length=16,
+        captions=CaptionTokens(samples, 16),
         batch_size=batch_size,
         seed=seed,
         rank=rank,

@@ -17,6 +17,7 @@ import pytest
 from kdx.core.errors import DataError, SetupError
 from kdx.core.preprocess import Preprocess
 from kdx.data import read_ahead, view_reader
+from kdx.data.caption_tokens import CaptionTokens
 from kdx.data.loader import Batch, Loader, ViewReader
 from kdx.data.shards import Sample, open_split, write_shards
 from kdx.data.views import ViewConfig
@@ -30,6 +31,7 @@ from pathlib import Path
 import psutil
 from kdx.core.preprocess import Preprocess
 from kdx.data import view_reader
+from kdx.data.caption_tokens import CaptionTokens
 from kdx.data.loader import Loader, ViewReader
 from kdx.data.shards import open_split
 from kdx.data.views import ViewConfig
@@ -37,7 +39,8 @@ view_reader.KEEP_DECODED = 0
 reader = ViewReader(
     open_split(Path(sys.argv[1]), "train"), Preprocess(8, (0, 0, 0), (1, 1, 1)), ViewConfig(), max_bad_share=0
 )
-batches = Loader(reader, context_length=8, batch_size=8, seed=0, num_workers=2).batches(0, 10**6)
+captions = CaptionTokens(reader.samples, 8)
+batches = Loader(reader, captions=captions, batch_size=8, seed=0, num_workers=2).batches(0, 10**6)
 next(batches)
 print(*(child.pid for child in psutil.Process().children(recursive=True)), flush=True)
 time.sleep(60)
@@ -57,7 +60,9 @@ def data(tmp_path: Path, make_samples: MakeSamples) -> Path:
 def _batches(data: Path, steps: int, workers: int = 2) -> Iterator[Batch]:
     config = ViewConfig(num_views=2, flip=True)
     reader = ViewReader(open_split(data, "train"), PREPROCESS, config, max_bad_share=0.5)
-    loader = Loader(reader, context_length=16, batch_size=40, seed=0, num_workers=workers)
+    loader = Loader(
+        reader, captions=CaptionTokens(reader.samples, 16), batch_size=40, seed=0, num_workers=workers
+    )
     return loader.batches(0, steps)
 
 

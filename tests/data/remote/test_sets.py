@@ -18,6 +18,7 @@ from kdx.core.errors import DataError, SetupError
 from kdx.core.preprocess import Preprocess
 from kdx.core.progress import Progress
 from kdx.data import view_reader
+from kdx.data.caption_tokens import CaptionTokens
 from kdx.data.checksums import verify_set
 from kdx.data.describe import describe_set
 from kdx.data.index import opening
@@ -48,7 +49,9 @@ def _pattern(web: Web) -> Path:
 
 def _batches(samples: ShardSet, workers: int = 1) -> list[tuple[bytes, bytes]]:
     reader = ViewReader(samples, PREPROCESS, ViewConfig(num_views=2), max_bad_share=0)
-    loader = Loader(reader, context_length=16, batch_size=8, seed=3, num_workers=workers)
+    loader = Loader(
+        reader, captions=CaptionTokens(reader.samples, 16), batch_size=8, seed=3, num_workers=workers
+    )
     return [(batch.pixels.tobytes(), batch.tokens.tobytes()) for batch in loader.batches(0, 4)]
 
 
