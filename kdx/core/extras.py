@@ -1,7 +1,8 @@
 """What a plain `pip install kdx` leaves out, and the extra that brings it.
 
 The plain installation asks servers, runs them and evaluates them. Models in PyTorch (training, export, checkpoints)
-need the packages of the extra `train`; Parquet and Arrow files that of `parquet`, shards at a URL that of `remote`.
+need the packages of the extra `train`; Parquet and Arrow files that of `parquet`, shards at a URL that of `remote`,
+text towers of Hugging Face's that of `hf`.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ TRAIN = frozenset(  # import names
 )
 PARQUET = frozenset({"pyarrow"})
 REMOTE = frozenset({"fsspec"})
+HF = frozenset({"transformers"})
 INSTALL_TRAIN = "pip install 'kdx[train,cpu]' (with an NVIDIA GPU: 'kdx[train,gpu]')"
 
 
@@ -36,7 +38,7 @@ def naming_the_extra() -> Generator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        for extra, packages in (("parquet", PARQUET), ("remote", REMOTE)):
+        for extra, packages in (("parquet", PARQUET), ("remote", REMOTE), ("hf", HF)):
             if error.name in packages:
                 raise SetupError(
                     f"this needs kdx[{extra}]: the package {error.name} is not installed",

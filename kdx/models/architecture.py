@@ -116,6 +116,10 @@ class TextConfig(TowerConfig):
     embed_cls: Flag = False
     hf_model_name: Text | None = None
     hf_pooler_type: Text = "mean_pooler"
+    hf_proj_type: Text = "mlp"
+    hf_config: dict[str, Any] | None = (
+        None  # kdx's: Hugging Face's config.json of a tower that kdx does not know
+    )
     hf_tokenizer_name: Text | None = None
     tokenizer_mode: Text | None = None
     tokenizer_kwargs: dict[str, Any] | None = None
@@ -166,12 +170,12 @@ class Architecture(_Description):
 
     @property
     def text_padding(self) -> Literal["longest", "full"]:
-        """Longest: a batch of texts may be cut to its longest one, since no padding reaches what is read.
+        """longest: a batch of texts may be cut to its longest one, since no padding reaches what is read.
 
         full: texts are always padded to the context, which the tower sees.
         """
         reads_padding = self.text_cfg.no_causal_mask or self.text_pooling not in ("argmax", "eos", "first")
-        return "full" if reads_padding or self.text_cfg.hf_model_name else "longest"
+        return "full" if reads_padding and not self.text_cfg.hf_model_name else "longest"
 
     @property
     def foreign_tokenizer(self) -> str | None:

@@ -14,6 +14,7 @@ from kdx.core.spelling import nearest
 from . import mini as _registers_trunks  # noqa: F401
 from .architecture import Architecture, read_architecture, shipped_names
 from .clip import ClipModel, CustomTextClip, PlainClip
+from .hugging_face_text import HuggingFaceText
 from .open_clip_architectures import is_open_clip_name, open_clip_architecture, open_clip_names
 from .timm_architectures import TIMM_PREFIX, is_trunk, timm_architecture
 
@@ -83,10 +84,13 @@ def _built(architecture: Architecture) -> ClipModel:
     image_settings: Any = vision.to_dict()  # open_clip takes tables too
     text_settings: Any = text.to_dict()
     logits = architecture.init_logit_scale, architecture.init_logit_bias
-    if not architecture.custom_text:
+    if not architecture.custom_text and not text.hf_model_name:
         return PlainClip(embed_dim, image_settings, text_settings, quick_gelu, *logits)
     image_tower = _build_vision_tower(embed_dim, image_settings, quick_gelu)
-    text_tower = _build_text_tower(embed_dim, text_settings, quick_gelu)
+    if text.hf_model_name:
+        text_tower = HuggingFaceText(text, embed_dim)
+    else:
+        text_tower = _build_text_tower(embed_dim, text_settings, quick_gelu)
     return CustomTextClip(image_tower, text_tower, text.context_length, *logits)
 
 

@@ -37,8 +37,12 @@ class ClipModel(nn.Module):
 
     @property
     def text_transformer(self) -> nn.Module:
-        """The blocks of the text tower: what is compiled, and what computes activations again."""
+        """The blocks of the text tower, which are compiled."""
         return self.text_tower.transformer
+
+    @abstractmethod
+    def checkpoint_text_gradients(self) -> None:
+        """From now on the text tower computes its activations again in the backward pass."""
 
     @property
     @abstractmethod
@@ -92,6 +96,9 @@ class PlainClip(ClipModel, CLIP):
     def text_tower(self) -> Any:
         return self
 
+    def checkpoint_text_gradients(self) -> None:
+        self.transformer.grad_checkpointing = True  # pyright: ignore[reportArgumentType]
+
     @property
     def text_width(self) -> int:
         return self.token_embedding.embedding_dim
@@ -123,6 +130,9 @@ class CustomTextClip(ClipModel):
     @property
     def text_tower(self) -> Any:
         return self.text
+
+    def checkpoint_text_gradients(self) -> None:
+        self.text_tower.set_grad_checkpointing(True)
 
     @property
     def text_width(self) -> int:

@@ -12,6 +12,7 @@ from kdx.core.config import parse
 from kdx.core.errors import DataError, UsageError
 
 from .architecture import Architecture
+from .hugging_face_text import unsupported_text_reason
 
 TOWERS = {"vision_cfg": CLIPVisionCfg, "text_cfg": CLIPTextCfg}
 
@@ -46,8 +47,8 @@ def parse_architecture(described: Any, where: str | Path) -> Architecture:
 def unsupported_reason(architecture: Architecture) -> str | None:
     """Why it cannot be built; None if it can."""
     vision, text = architecture.vision_cfg, architecture.text_cfg
-    if text.hf_model_name:
-        return f"its text tower is the Hugging Face model {text.hf_model_name}"
+    if text.hf_model_name and (reason := unsupported_text_reason(text)):
+        return reason
     if text.pool_type == "none":
         return "its text tower puts out all its tokens (pool_type = none)"
     if text.embed_cls and not architecture.custom_text:

@@ -30,8 +30,7 @@ def checkpoint_gradients(model: ClipModel) -> None:
             f"the image tower {name} has no gradient checkpointing",
             remedy="set model.grad_checkpointing = false, or choose another student",
         ) from None
-    text: Any = model.text_transformer
-    text.grad_checkpointing = True
+    model.checkpoint_text_gradients()
     for module in model.visual.modules():
         if isinstance(module, _BatchNorm):
             module.register_forward_pre_hook(_CountOnce(module))

@@ -12,6 +12,7 @@ from typing import Any
 import open_clip
 
 from kdx.core.errors import DataError, UsageError
+from kdx.core.folders import read_json
 
 from .architecture import Architecture, PreprocessConfig
 from .clip_configuration import parse_architecture, unsupported_reason
@@ -49,12 +50,24 @@ def from_open_clip(name: str, configuration: Any, where: str | Path) -> Architec
     """A configuration of open_clip as an architecture of kdx. Raises DataError if it is none."""
     if isinstance(configuration, dict):
         described = {field: configuration[field] for field in MODEL_FIELDS if field in configuration}
-        configuration = {"name": name, **described}
+        configuration = {"name": name, **_with_hugging_face_config(described)}
     architecture = parse_architecture(configuration, where)
     vision = architecture.vision_cfg
     return architecture.changed(
         vision_cfg=vision.changed(image_size=vision.image_size)
     )  # written, though a default
+
+
+def _with_hugging_face_config(described: dict[str, Any]) -> dict[str, Any]:
+    """With the config.json in the folder that `text_cfg.hf_model_name` may be, which then is not needed again."""
+    text = described.get("text_cfg")
+    if not isinstance(text, dict):
+        return described
+    path = Path(str(text.get("hf_model_name"))) / "config.json"
+    if not path.is_file():
+        return described
+    own = {"hf_model_name": path.parent.name, "hf_config": read_json(path)}
+    return {**described, "text_cfg": {**text, **own}}
 
 
 def with_preprocess(architecture: Architecture, settings: dict[str, Any]) -> Architecture:

@@ -28,6 +28,10 @@ SAME_TRUNK = (
 )
 NAME_IT = "name it with --architecture: a name of kdx, of open_clip, or timm:NAME+TEXT"
 TEXT_KEYS = ("token_embedding.weight", "positional_embedding", "text_projection")
+TEXT_SIZES = (
+    *("context_length", "vocab_size", "width", "layers", "mlp_width"),
+    *("hf_model_name", "embed_cls", "proj_type", "proj_bias"),
+)
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,10 @@ def identify(state: State, where: str, *, quick_gelu: bool) -> Identified:
     state = lift_text_tower(state)
     _refuse_others(state, where)
     text = _text(state, where)
-    embed_dim = _shape(state, "text_projection", 2, where)[1]
+    if text.get("proj_bias"):
+        embed_dim = _shape(state, "text_projection.weight", 2, where)[0]
+    else:
+        embed_dim = _shape(state, "text_projection", 2, where)[1]
     common = {"embed_dim": embed_dim, "text_cfg": text, "quick_gelu": quick_gelu}
     if custom_text:
         common["custom_text"] = True
@@ -78,7 +85,7 @@ def _refuse_others(state: State, where: str) -> None:
     for prefix, what in others.items():
         if any(key.startswith(prefix) for key in state):
             raise DataError(f"holds {what}, whose sizes its weights do not show", where=where, remedy=NAME_IT)
-    if missing := [key for key in TEXT_KEYS if key not in state]:
+    if missing := [key for key in TEXT_KEYS if key not in state and f"{key}.weight" not in state]:
         found = ", ".join(list(state)[:3])
         raise DataError(
             f"is no CLIP model of a known layout: there is no {', no '.join(missing)}; it begins with {found}",
@@ -94,6 +101,7 @@ def _text(state: State, where: str) -> dict[str, Any]:
         "vocab_size": _shape(state, "token_embedding.weight", 2, where)[0],
         "width": width,
         "heads": max(1, width // HEAD_WIDTH),
+        **({"proj_bias": True} if "text_projection.bias" in state else {}),
         **_blocks(state, "transformer.resblocks", width, where),
     }
 
@@ -224,7 +232,7 @@ def _visible(described: Architecture, *, trunk: bool = True) -> dict[str, Any]:
     sizes = ("layers", "width", "image_size", "patch_size", "mlp_width", "no_ln_pre", "timm_model_name")
     return {
         "embed_dim": full["embed_dim"],
-        "text": [text[field] for field in ("context_length", "vocab_size", "width", "layers", "mlp_width")],
+        "text": [text[field] for field in TEXT_SIZES],
         "vision": {field: vision[field] for field in sizes if field in vision} if trunk else None,
         "scaled": trunk and vision.get("ls_init_value") is not None,
     }

@@ -29,7 +29,9 @@ def is_resnet(architecture: Architecture) -> bool:
 def model_key(architecture: Architecture) -> dict[str, Any]:
     """All that decides on the embeddings, with every default filled in: equal for equal models."""
     vision = asdict(CLIPVisionCfg(**architecture.vision_cfg.to_dict()))
-    text = asdict(CLIPTextCfg(**architecture.text_cfg.to_dict()))
+    described = architecture.text_cfg.to_dict()
+    own_config = described.pop("hf_config", None)
+    text = asdict(CLIPTextCfg(**described)) | {"hf_config": own_config}
     for tower in (vision, text):
         tower["mlp_width"] = int(tower["width"] * tower.pop("mlp_ratio"))
         for field in TRAINING_ONLY:

@@ -86,8 +86,9 @@ def drop_openai_sizes(state: State) -> State:
 
 
 def drop_masks(state: State) -> State:
-    """Old files carry the causal mask, which is computed."""
-    return {key: value for key, value in state.items() if key not in ("attn_mask", f"{TEXT}attn_mask")}
+    """Old files carry the causal mask, or a Hugging Face tower's positions, which are computed."""
+    computed = ("attn_mask", f"{TEXT}attn_mask", f"{TEXT}transformer.embeddings.position_ids")
+    return {key: value for key, value in state.items() if key not in computed}
 
 
 def rename_old_swin(state: State) -> State:
@@ -150,7 +151,7 @@ STEPS: tuple[tuple[Callable[[State], State], str], ...] = (
     ),
     (drop_text_decoder, "dropped the decoder that writes captions (CoCa): kdx has its two towers alone"),
     (drop_openai_sizes, "dropped OpenAI's input_resolution, context_length and vocab_size"),
-    (drop_masks, "dropped the text tower's mask, which is computed"),
+    (drop_masks, "dropped the text tower's mask or positions, which are computed"),
     (rename_old_swin, "renamed the downsampling of an old timm Swin to the stage where it is now"),
     (drop_swin_buffers, "dropped a Swin's position tables and masks, which are computed"),
     (classifier_to_projection, "took the trunk's classifier, which has no bias, for the projection"),

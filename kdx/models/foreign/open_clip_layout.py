@@ -28,6 +28,8 @@ def save_open_clip(checkpoint: Checkpoint, out: Path, *, overwrite: bool = False
     state = checkpoint.model.state_dict()
     described = checkpoint.architecture.to_dict()
     config: dict[str, Any] = {field: described[field] for field in MODEL_FIELDS if field in described}
+    if "hf_config" in config["text_cfg"]:  # open_clip asks the hub by the name
+        config["text_cfg"] = {k: v for k, v in config["text_cfg"].items() if k != "hf_config"}
     if _open_clip_missizes_projection(checkpoint):
         state = projection_to_classifier(state)
         config["vision_cfg"] = {**config["vision_cfg"], "timm_proj": "", "timm_pool": "avg"}

@@ -63,7 +63,7 @@ def test_unknown_tags_and_names_are_answered_with_the_nearest() -> None:
     ("source", "reason"),
     [
         ("ViT-B-16-SigLIP:webli", "needs the tokenizer timm/ViT-B-16-SigLIP"),
-        ("xlm-roberta-base-ViT-B-32:laion5b_s13b_b90k", "Hugging Face"),
+        ("xlm-roberta-base-ViT-B-32:laion5b_s13b_b90k", "needs the tokenizer xlm-roberta-base"),
     ],
 )
 def test_what_kdx_cannot_build_is_not_downloaded(
