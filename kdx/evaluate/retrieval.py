@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -41,25 +42,35 @@ class Direction:
         return {**recalls, "mean_rank": self.mean_rank.to_dict(), "median_rank": self.median_rank.to_dict()}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class RetrievalResult:
     """Both ways of searching. protocol: how many images and captions were searched; recalls of others do not compare.
 
     Query by query, int64: caption_ranks [N] of each image's best caption, image_ranks [M] of each caption's image (0 =
-    first), owners [M] the image of each caption.
+    first), owners [M] the image of each caption. Intervals are drawn when they are first asked for.
     """
 
-    to_text: Direction
-    to_image: Direction
     protocol: str
-    caption_ranks: npt.NDArray[np.int64] = field(compare=False, repr=False)
-    image_ranks: npt.NDArray[np.int64] = field(compare=False, repr=False)
-    owners: npt.NDArray[np.int64] = field(compare=False, repr=False)
+    caption_ranks: npt.NDArray[np.int64] = field(repr=False)
+    image_ranks: npt.NDArray[np.int64] = field(repr=False)
+    owners: npt.NDArray[np.int64] = field(repr=False)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, RetrievalResult) and self.to_dict() == other.to_dict()
+
+    @functools.cached_property
+    def to_text(self) -> Direction:
+        return _summary(self.caption_ranks, np.arange(len(self.caption_ranks)))
+
+    @functools.cached_property
+    def to_image(self) -> Direction:
+        return _summary(self.image_ranks, self.owners)
 
     @property
     def mean_recall(self) -> dict[int, float]:
         """The mean of both directions by k, 0 … 1."""
-        return {k: (self.image_to_text[k].value + self.text_to_image[k].value) / 2 for k in CUTOFFS}
+        ranks = (self.caption_ranks, self.image_ranks)
+        return {k: sum(share_within(each, k).value for each in ranks) / 2 for k in CUTOFFS}
 
     @property
     def image_to_text(self) -> dict[int, Proportion]:
@@ -115,8 +126,6 @@ def score_retrieval(
     check_embeddings(texts, "captions")
     caption_ranks, image_ranks = rank_pairs(images, texts, columns, owners)
     return RetrievalResult(
-        to_text=_summary(caption_ranks, np.arange(len(images))),
-        to_image=_summary(image_ranks, owners),
         protocol=f"{count_of(len(images), 'image')} × {count_of(len(flat), 'caption')}",
         caption_ranks=caption_ranks,
         image_ranks=image_ranks,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,7 +24,7 @@ from .metrics import Estimate, Proportion, blocks, check_embeddings, share_withi
 @dataclass(frozen=True)
 class ZeroShotResult:
     """top5 is None where there are no more than five classes. mean_per_class: recall of each class, averaged; its
-    interval is by drawing the images anew.
+    interval is by drawing the images anew, when it is first asked for.
 
     protocol: what the score was taken on, such as "1,000 images, 60 classes, 4 templates". Image by image, int64 [N]:
     labels; predictions, the nearest class; ranks of the right class, 0 = first.
@@ -32,12 +33,19 @@ class ZeroShotResult:
     top1: Proportion
     top5: Proportion | None
     mean_per_class: float
-    mean_per_class_interval: tuple[float, float]
     num_templates: int
     protocol: str
     labels: npt.NDArray[np.int64] = field(compare=False, repr=False)
     predictions: npt.NDArray[np.int64] = field(compare=False, repr=False)
     ranks: npt.NDArray[np.int64] = field(compare=False, repr=False)
+
+    @functools.cached_property
+    def mean_per_class_interval(self) -> tuple[float, float]:
+        def mean(drawn: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+            return np.array([mean_of_classes(self.labels, self.ranks == 0, drawn)])
+
+        ((low, high),) = bootstrap_interval(len(self.labels), mean).tolist()
+        return low, high
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -91,12 +99,10 @@ def score_zero_shot(
         scores = images[rows] @ weights.T  # [b, C]
         ranks[rows] = target_ranks(scores, labels[rows])
         predictions[rows] = scores.argmax(axis=1)  # of equal ones the first, as in ranks
-    mean_per_class, interval = _mean_per_class(labels, ranks == 0)
     return ZeroShotResult(
         top1=share_within(ranks, 1),
         top5=share_within(ranks, 5) if num_classes > 5 else None,
-        mean_per_class=mean_per_class,
-        mean_per_class_interval=interval,
+        mean_per_class=mean_of_classes(labels, ranks == 0, np.ones_like(labels)),
         num_templates=num_templates,
         protocol=", ".join(
             (
@@ -109,18 +115,6 @@ def score_zero_shot(
         predictions=predictions,
         ranks=ranks,
     )
-
-
-def _mean_per_class(
-    labels: npt.NDArray[np.int64], hits: npt.NDArray[np.bool_]
-) -> tuple[float, tuple[float, float]]:
-    """The recall of each class that has an image, averaged; and the interval of that."""
-
-    def mean(drawn: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-        return np.array([mean_of_classes(labels, hits, drawn)])
-
-    ((low, high),) = bootstrap_interval(len(labels), mean).tolist()
-    return float(mean(np.ones_like(labels))[0]), (low, high)
 
 
 def mean_of_classes(
