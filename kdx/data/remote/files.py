@@ -183,6 +183,7 @@ def matching(pattern: str) -> list[str]:
 
 def _listed(folder: str) -> list[str]:
     system, path = _file_system(folder)
+    system.invalidate_cache()  # of what a list said before
     try:
         names = _asked(folder, lambda: _call(system, "ls", path, detail=False))
     except DataError:

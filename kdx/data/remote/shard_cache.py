@@ -77,22 +77,19 @@ class ShardCache:
     def fetched(self, file: RemoteFile) -> Generator[Path]:
         """The shard for the block alone, whatever room there is."""
         self._make_folder()
-        with full_disk_said(self.folder):
-            number, name = tempfile.mkstemp(suffix=".part", dir=self.folder)
-            path = Path(name)
-            with os.fdopen(number, "wb"):
-                try:
-                    _lock(number, fcntl.LOCK_EX)
-                    _write(file, number)
-                    yield path
-                finally:
-                    path.unlink(missing_ok=True)
+        with full_disk_said(self.folder), contextlib.ExitStack() as held:
+            with alone(self.folder / "lock"):  # nobody takes it for a dead one meanwhile
+                number, name = tempfile.mkstemp(suffix=".part", dir=self.folder)
+                held.callback(os.close, number)
+                held.callback(Path(name).unlink, missing_ok=True)
+                _lock(number, fcntl.LOCK_EX)
+            _write(file, number)
+            yield Path(name)
 
     def take(self, path: Path, file: RemoteFile) -> None:
         """Moves a file of this machine that has the bytes of `file` into the cache, where there is room for it."""
         self._make_folder()
-        with contextlib.suppress(NoRoom, OSError):  # another disk
-            self._make_room(file.size, path)
+        with contextlib.suppress(NoRoom, OSError), self._room(file.size, path):  # another disk
             path.rename(self.path(file))
 
     def _fetch(self, file: RemoteFile, path: Path) -> None:
@@ -109,16 +106,17 @@ class ShardCache:
             try:
                 if path.exists():
                     return
-                self._make_room(file.size, part)
-                os.truncate(number, file.size)
+                with self._room(file.size, part):
+                    os.truncate(number, file.size)  # counts from here on
                 _write(file, number)
                 part.rename(path)
             finally:
                 if _is_at(number, part):
                     part.unlink(missing_ok=True)
 
-    def _make_room(self, size: int, own: Path) -> None:
-        """Raises NoRoom."""
+    @contextlib.contextmanager
+    def _room(self, size: int, own: Path) -> Generator[None]:
+        """For the block there is room for `size` bytes, besides what lies at `own`. Raises NoRoom."""
         with alone(self.folder / "lock"):
             there = [
                 (state.st_atime, state.st_size, path) for path, state in _entries(self.folder) if path != own
@@ -131,6 +129,7 @@ class ShardCache:
                     lacking -= entry
             if lacking > 0:
                 raise NoRoom
+            yield
 
     def _make_folder(self) -> None:
         try:

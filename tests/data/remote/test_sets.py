@@ -74,6 +74,18 @@ def test_a_set_at_a_url_gives_the_batches_of_the_same_set_here(
     assert len(kept) == (4 if fits else 0) and not list(places_of_its_own.glob("*.part"))
 
 
+def test_a_fault_in_a_loading_process_is_said_as_it_is(
+    web: Web, local: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _fits(monkeypatch, False)
+    samples = open_split(_pattern(web), "train")
+    monkeypatch.setattr(view_reader, "KEEP_DECODED", 0)
+    web.always["train-00002.tar"] = "403"
+    with pytest.raises(SetupError, match="access is refused \\(403\\)") as error:
+        _batches(samples, 1)
+    assert error.value.where == f"{web.url}/set/train-00002.tar" and error.value.remedy
+
+
 def test_a_second_start_asks_for_no_shard(web: Web, local: Path) -> None:
     first = open_split(_pattern(web), "train").digest
     web.asked.clear()

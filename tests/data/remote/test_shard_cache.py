@@ -33,7 +33,7 @@ def shards(web: Web) -> list[RemoteFile]:
 @pytest.fixture
 def cache(places_of_its_own: Path, monkeypatch: pytest.MonkeyPatch) -> ShardCache:
     """With room for three."""
-    monkeypatch.setattr(shard_cache, "RECENT", 0.0)
+    monkeypatch.setattr(shard_cache, "RECENT", -1.0)
     return ShardCache(places_of_its_own, 3 * SIZE)
 
 
@@ -51,7 +51,7 @@ def _read(cache: ShardCache, file: RemoteFile) -> bytes:
 
 def _read_all(folder: Path, files: list[RemoteFile], rounds: int) -> tuple[list[bytes], int]:
     """In another process: what it read at last, and the most bytes that it saw in the cache."""
-    shard_cache.RECENT = 0.0
+    shard_cache.RECENT = -1.0
     cache, read, most = ShardCache(folder, 3 * SIZE), [b""], 0
     for _ in range(rounds):
         read = []
