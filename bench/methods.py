@@ -99,7 +99,7 @@ def method_settings(teacher_dim: int) -> dict[str, tuple[str, ...]]:
         "afd": ("objective.afd=1",),
         "cross-kd": ("objective.cross_kd=1",),
         "open-clip": ("objective.affinity=1",),
-        "tinyclip": ("objective.affinity=1", "objective.affinity_scale=50"),
+        "tinyclip": ("objective.affinity=1", "objective.teacher_scale=50"),
         "clip-kd": ("objective.crd=0.5", "objective.icl=1", f"objective.fd={fd}"),
     }
 

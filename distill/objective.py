@@ -59,6 +59,7 @@ class Objective(nn.Module):
             raise ValueError(
                 f"{', '.join(config.methods)} need the teacher's embedding width: give teacher_dim"
             )
+        config.check_teachers(len(widths))
         self.config = config
         self.ranks = ranks
         self.bridges = nn.ModuleList(
@@ -73,7 +74,8 @@ class Objective(nn.Module):
         Raises ValueError where an embedding that a term needs is not given.
         """
         own = self._rows(_prepared(student, unit=True))
-        teachers = [self._rows(each) for each in _teachers(teacher)] if self.bridges else []
+        given = _teachers(teacher) if self.bridges else []
+        teachers = [self._rows(each, self.config.scale_of(number)) for number, each in enumerate(given)]
         if len(teachers) != len(self.bridges):
             raise ValueError(f"the objective was made for {len(self.bridges)} teachers, {len(teachers)} came")
         terms: dict[str, Tensor] = {}
@@ -103,10 +105,10 @@ class Objective(nn.Module):
         ]
         return torch.stack(cosines).mean() if cosines else None
 
-    def _rows(self, embeddings: Embeddings) -> LocalRows:
-        return LocalRows(
-            embeddings.image, embeddings.text, embeddings.scale, embeddings.bias, ranks=self.ranks
-        )
+    def _rows(self, embeddings: Embeddings, scale: float | None = None) -> LocalRows:
+        """scale: None for the model's own."""
+        own = embeddings.scale if scale is None else torch.full_like(embeddings.scale, scale)
+        return LocalRows(embeddings.image, embeddings.text, own, embeddings.bias, ranks=self.ranks)
 
     def _task(self, student: LocalRows) -> Tensor:
         if self.config.contrast == "sigmoid":
@@ -128,9 +130,7 @@ class Objective(nn.Module):
             )
             terms["crd"] = divergence / 2 if config.compat == "clip-kd" else divergence
         if config.affinity:
-            terms["affinity"] = losses.affinity(
-                student.logits(), *(each.logits(config.affinity_scale) for each in teachers)
-            )
+            terms["affinity"] = losses.affinity(student.logits(), *(each.logits() for each in teachers))
         return terms
 
 

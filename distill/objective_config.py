@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -10,6 +10,9 @@ from kdx.core.config import Config
 from kdx.core.errors import UsageError
 
 DISTILLING = ("crd", "fd", "mfd", "gd", "icl", "afd", "cross_kd", "affinity")
+SCALED = ("crd", "gd", "cross_kd", "affinity")  # those with the teacher's own similarities
+
+Scale = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class ObjectiveConfig(Config):
@@ -61,8 +64,10 @@ class ObjectiveConfig(Config):
         ge=0,
         description="as crd, by cross-entropy: open_clip's distiller, TinyCLIP's affinity mimicking",
     )
-    affinity_scale: float | None = Field(
-        default=None, gt=0, description="the teacher's multiplier in affinity; TinyCLIP: 50. Unset: its own"
+    teacher_scale: Scale | tuple[Scale, ...] | None = Field(
+        default=None,
+        description="multiplier of the teacher's cosines, the inverse of a temperature, of all teachers or a list with "
+        "one for each; TinyCLIP: 50, MobileCLIP 2: tuned for each. Unset: its own",
     )
     mask_ratio: float = Field(
         default=0.75, gt=0, lt=1, description="share of patches that MFD hides from the student"
@@ -112,9 +117,21 @@ class ObjectiveConfig(Config):
                 f'objective.gd = {self.gd:g} is of the softmax loss, objective.contrast = "sigmoid"',
                 remedy='set objective.gd = 0, or objective.contrast = "softmax"',
             )
-        if self.affinity_scale is not None and not self.affinity:
+        if self.teacher_scale is not None and not any(getattr(self, name) for name in SCALED):
             raise UsageError(
-                f"objective.affinity_scale = {self.affinity_scale:g} has no use while objective.affinity = 0",
-                remedy="set objective.affinity, or leave affinity_scale out",
+                "objective.teacher_scale has no use: no term sees the teacher's cosines",
+                remedy=f"set one of {', '.join(SCALED)}, or leave teacher_scale out",
             )
         return self
+
+    def scale_of(self, number: int) -> float | None:
+        """Of teacher `number`, from 0; None for its own."""
+        return self.teacher_scale[number] if isinstance(self.teacher_scale, tuple) else self.teacher_scale
+
+    def check_teachers(self, count: int) -> None:
+        """Raises UsageError unless there is a scale for each of so many teachers."""
+        if isinstance(self.teacher_scale, tuple) and len(self.teacher_scale) != count:
+            raise UsageError(
+                f"objective.teacher_scale has {len(self.teacher_scale)} numbers for {count} teachers",
+                remedy="give one for each, in the order of --teacher, or a single number",
+            )

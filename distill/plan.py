@@ -159,10 +159,12 @@ def _passes(recipe: Recipe, tower: Tower) -> int:
 
 
 def _teachers(recipe: Recipe, teachers: Sequence[Path]) -> list[Architecture]:
+    """Those given, or the named one, as often as the recipe has scales for teachers."""
     if teachers:
         return [read_checkpoint_architecture(path) for path in teachers]
     if recipe.teacher is not None and recipe.needs_teacher:
-        return [read_architecture(recipe.teacher)]
+        scales = recipe.objective.teacher_scale
+        return [read_architecture(recipe.teacher)] * (len(scales) if isinstance(scales, tuple) else 1)
     return []
 
 

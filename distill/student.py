@@ -59,6 +59,7 @@ def check_student(recipe: Recipe, teachers: Sequence[Path]) -> None:
             f"the recipe distils ({', '.join(recipe.objective.methods)}) and needs a teacher",
             remedy="pass --teacher CHECKPOINT",
         )
+    recipe.objective.check_teachers(len(teachers))
     with torch.device("meta"):
         model = build_model(recipe.architecture)
         if recipe.inherit is not None:

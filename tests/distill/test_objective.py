@@ -198,12 +198,35 @@ def test_teachers_of_two_widths_have_a_projection_each() -> None:
 
 def test_tinyclips_fixed_scale_replaces_the_teachers_own() -> None:
     student, teacher = _embeddings(8, 0), _embeddings(8, 1, unit=True)
-    fixed = ObjectiveConfig(affinity=1.0, affinity_scale=50.0)
+    fixed = ObjectiveConfig(affinity=1.0, teacher_scale=50.0)
     _, terms = Objective(fixed, 8, 8)(student, teacher)
     _, expected = Objective(ObjectiveConfig(affinity=1.0), 8, 8)(
         student, replace(teacher, scale=torch.tensor(50.0))
     )
     assert terms["affinity"].item() == expected["affinity"].item()
+
+
+@pytest.mark.parametrize("term", ["crd", "gd", "cross_kd", "affinity"])
+def test_each_of_several_teachers_has_a_scale_of_its_own(term: str) -> None:
+    student = _embeddings(8, 0)
+    first, second = _embeddings(8, 1, unit=True), _embeddings(8, 2, unit=True)
+    set_ = ObjectiveConfig.model_validate({term: 1.0, "teacher_scale": (20.0, 70.0)})
+    own = ObjectiveConfig.model_validate({term: 1.0})
+    scaled = [replace(first, scale=torch.tensor(20.0)), replace(second, scale=torch.tensor(70.0))]
+    got, expected = (
+        Objective(config, 8, (8, 8))(student, teachers)[1][term].item()
+        for config, teachers in ((set_, [first, second]), (own, scaled))
+    )
+    assert got == expected != Objective(own, 8, (8, 8))(student, [first, second])[1][term].item()
+
+
+def test_a_scale_for_each_teacher_needs_as_many_teachers() -> None:
+    two = ObjectiveConfig(crd=1.0, teacher_scale=(20.0, 70.0))
+    two.check_teachers(2)
+    ObjectiveConfig(crd=1.0, teacher_scale=20.0).check_teachers(3)
+    with pytest.raises(UsageError) as caught:
+        two.check_teachers(1)
+    assert "2 numbers for 1 teacher" in caught.value.what
 
 
 def test_sigmoid_models_bring_their_bias() -> None:
@@ -224,7 +247,10 @@ def test_sigmoid_models_bring_their_bias() -> None:
     ("table", "named"),
     [
         ({"gd": 1.0, "contrast": "sigmoid"}, "gd = 1"),
-        ({"affinity_scale": 50.0}, "affinity_scale = 50"),
+        ({"teacher_scale": 50.0}, "teacher_scale"),
+        ({"fd": 1.0, "teacher_scale": 50.0}, "teacher_scale"),
+        ({"crd": 1.0, "teacher_scale": [50.0, 0.0]}, "teacher_scale"),
+        ({"crd": 1.0, "teacher_scale": "hot"}, "teacher_scale"),
         ({"contrast": "sigmoid", "compat": "clip-kd"}, "contrast"),
         ({"mask_ratio": 1.0}, "mask_ratio"),
         ({"compat": "tinyclip"}, "compat"),

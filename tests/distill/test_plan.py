@@ -118,6 +118,14 @@ def test_given_teachers_stand_for_the_named_one(mini_checkpoint: Path) -> None:
     assert "--teacher" in str(caught.value.remedy)
 
 
+def test_an_ensembles_recipe_is_planned_with_as_many_teachers_as_it_has_scales(mini_checkpoint: Path) -> None:
+    recipe = read_recipe("demo-clip-kd", ["objective.teacher_scale=[50,70]"])
+    assert len(plan_run(recipe).teachers) == 2
+    assert len(plan_run(recipe, teachers=[mini_checkpoint] * 2).teachers) == 2
+    with pytest.raises(UsageError, match="2 numbers for 1 teacher"):
+        plan_run(recipe, teachers=[mini_checkpoint])
+
+
 def test_what_depends_on_an_unknown_teacher_is_left_open(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text('extends = "demo-baseline"\n[objective]\nfd = 3.0\n')
