@@ -8,7 +8,7 @@ import importlib.util
 from pathlib import Path
 
 from kdx.core.errors import SetupError
-from kdx.core.tokenizers.clip import END, END_OF_WORD, START, ClipTokenizer, byte_alphabet
+from kdx.core.tokenizers.clip import CLEAN, END, END_OF_WORD, START, ClipTokenizer, byte_alphabet
 
 VOCAB_SIZE = 49_408
 VOCABULARY_FILE = "bpe_simple_vocab_16e6.txt.gz"
@@ -16,15 +16,17 @@ NUM_MERGES = 49152 - 256 - 2  # CLIP uses this many of the file's 262,144
 
 
 @functools.cache
-def clip_tokenizer() -> ClipTokenizer:
+def clip_tokenizer(clean: str = CLEAN) -> ClipTokenizer:
     """The tokenizer of CLIP (49,408 ids), built without importing open_clip or torch.
+
+    clean: open_clip's name for what is done to a text first.
 
     Raises SetupError when open_clip is not installed or lacks the file.
     """
     merges = _read_merges(_vocabulary_path())
     letters = list(byte_alphabet().values())
     symbols = [*letters, *(letter + END_OF_WORD for letter in letters), *map("".join, merges), START, END]
-    return ClipTokenizer({symbol: i for i, symbol in enumerate(symbols)}, merges)
+    return ClipTokenizer({symbol: i for i, symbol in enumerate(symbols)}, merges, clean)
 
 
 def _vocabulary_path() -> Path:

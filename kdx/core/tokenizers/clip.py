@@ -6,31 +6,32 @@ model, called once for each new piece of text. HF's own pipeline is not used: it
 
 from __future__ import annotations
 
-import html
 import json
 import re
 from pathlib import Path
 from typing import Any
 
-import ftfy
 import regex
 import tokenizers
 from tokenizers.models import BPE
 
 from ..errors import DataError, UsageError
 from .base import Tokenizer, check_text
+from .cleaning import cleaner
+from .rules import write_rules
 
 START = "<start_of_text>"
 END = "<end_of_text>"
 END_OF_WORD = "</w>"
-RULES = "open_clip 3.3 SimpleTokenizer, clean=lower"
+RULES = "open_clip 3.3 SimpleTokenizer, clean={}"
+CLEAN = "lower"  # of all models but a few, of which the folder says it
 
 VOCABULARY = "clip_vocabulary.json"
 
 MAX_CACHED_PIECES = 2**16
 MAX_CACHED_LENGTH = 32  # characters; longer pieces hardly come twice, and would let a client fill the memory
 
-# The two patterns are the same on ASCII, where `re` is the faster engine.
+# The two patterns are the same on ASCII in lower case, where `re` is the faster engine.
 _PIECES = regex.compile(
     rf"{START}|{END}|'s|'t|'re|'ve|'m|'ll|'d|[\p{{L}}]+|[\p{{N}}]|[^\s\p{{L}}\p{{N}}]+", regex.IGNORECASE
 )
@@ -42,13 +43,14 @@ class ClipTokenizer(Tokenizer):
 
     vocab: symbol → id, ids 0 … V-1, with START and END among them. merges: pairs of symbols, the earlier one
     merges first. Symbols are spelled in byte_alphabet(); the last one of a word ends in `</w>`.
+    clean: open_clip's name for what is done to a text first, in kdx/core/tokenizers/cleaning.py.
     Raises DataError when they do not fit together.
     """
 
     kind = "clip"
     pad_id = 0
 
-    def __init__(self, vocab: dict[str, int], merges: list[tuple[str, str]]) -> None:
+    def __init__(self, vocab: dict[str, int], merges: list[tuple[str, str]], clean: str = CLEAN) -> None:
         if missing := [symbol for symbol in (START, END) if symbol not in vocab]:
             raise DataError(f"the vocabulary lacks {' and '.join(missing)}", remedy="use a CLIP vocabulary")
         if sorted(vocab.values()) != list(range(len(vocab))):
@@ -57,6 +59,9 @@ class ClipTokenizer(Tokenizer):
             )
         self._vocab = vocab
         self._merges = merges
+        self._clean_name = clean
+        self._clean = cleaner(clean)
+        self._ascii_pieces = _ASCII_PIECES if clean in ("lower", "canonicalize") else _PIECES
         self._bpe = _build_bpe(vocab, merges)
         self._ids = _PieceIds(self._bpe, {START: (vocab[START],), END: (vocab[END],)})
         self._start = vocab[START]
@@ -64,7 +69,7 @@ class ClipTokenizer(Tokenizer):
         self.vocab_size = len(vocab)
 
     @classmethod
-    def from_file(cls, path: Path) -> ClipTokenizer:
+    def from_file(cls, path: Path, clean: str = CLEAN) -> ClipTokenizer:
         """Opens a vocabulary file in HF tokenizers' format. Raises DataError if it is damaged or not CLIP's kind."""
         remedy = "take the file that was written with the model"
         if not path.is_file():
@@ -77,7 +82,7 @@ class ClipTokenizer(Tokenizer):
         if model["type"] != "BPE" or model["end_of_word_suffix"] != END_OF_WORD:
             raise DataError(f"is not a byte-pair tokenizer with {END_OF_WORD}", where=path, remedy=remedy)
         try:
-            return cls(model["vocab"], [(first, second) for first, second in model["merges"]])
+            return cls(model["vocab"], [(first, second) for first, second in model["merges"]], clean)
         except DataError as error:
             raise DataError(error.what, where=path, remedy=remedy) from None
 
@@ -87,9 +92,11 @@ class ClipTokenizer(Tokenizer):
         It holds the vocabulary and the merges; cleaning and splitting are this class's and not in the file.
         """
         tokenizers.Tokenizer(self._bpe).save(str(folder / VOCABULARY), pretty=False)
+        if self._clean_name != CLEAN:
+            write_rules(folder, self.kind, {"clean": self._clean_name})
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self._vocab, self._merges)
+        return type(self), (self._vocab, self._merges, self._clean_name)
 
     def encode(self, text: str, context_length: int) -> list[int]:
         """start, pieces, end; cut to context_length with the last id = end; never padded.
@@ -103,7 +110,8 @@ class ClipTokenizer(Tokenizer):
                 f"context_length = {context_length} has no room for start and end", remedy="77 is usual"
             )
         ids = [self._start]
-        for piece in _split(_clean(check_text(text))):
+        text = self._clean(check_text(text))
+        for piece in (self._ascii_pieces if text.isascii() else _PIECES).findall(text):
             ids += self._ids[piece]
             if len(ids) >= context_length:
                 del ids[context_length - 1 :]
@@ -112,7 +120,7 @@ class ClipTokenizer(Tokenizer):
         return ids
 
     def _identity(self) -> object:
-        return {"rules": RULES, "vocab": self._vocab, "merges": self._merges}
+        return {"rules": RULES.format(self._clean_name), "vocab": self._vocab, "merges": self._merges}
 
     @property
     def vocabulary(self) -> dict[str, int]:
@@ -175,14 +183,3 @@ def _build_bpe(vocab: dict[str, int], merges: list[tuple[str, str]]) -> BPE:
         raise DataError(
             f"merges do not fit the vocabulary: {error}", remedy="use a CLIP vocabulary"
         ) from None
-
-
-def _clean(text: str) -> str:
-    """SimpleTokenizer's cleaning. On printable ASCII without entities all but the last line changes nothing."""
-    if not (text.isascii() and text.isprintable() and "&" not in text):
-        text = html.unescape(html.unescape(ftfy.fix_text(text)))
-    return " ".join(text.split()).lower()
-
-
-def _split(text: str) -> list[str]:
-    return (_ASCII_PIECES if text.isascii() else _PIECES).findall(text)

@@ -5,20 +5,23 @@ from __future__ import annotations
 import socket
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
 from huggingface_hub import constants, hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from open_clip import pretrained as hub
 
-from kdx.core.errors import SetupError, UsageError, beginning
+from kdx.core.errors import DataError, SetupError, UsageError, beginning
 from kdx.core.folders import read_json
 from kdx.core.spelling import nearest
+from kdx.core.tokenizers.hugging_face import TOKENIZER_FILE
 
 from ..architectures import Architecture, read_architecture
 from ..clip_configuration import check_supported
 from ..open_clip_architectures import from_open_clip, with_preprocess
+from .hugging_face_tokenizer import CONFIG_FILE, SPECIALS_FILE
 from .known import named
 from .preprocessing import read_open_clip_preprocess
 
@@ -63,6 +66,36 @@ def open_clip_config(path: Path, name: str) -> Architecture:
         config.get("preprocess_cfg", {}), architecture.vision_cfg.image_size, path
     )
     return with_preprocess(named(architecture), stated)
+
+
+def fetch_tokenizer(repository: str) -> Path:
+    """The folder in the cache with the tokenizer of a Hugging Face repository.
+
+    Raises DataError for a repository that has none for the `tokenizers` library, SetupError when the download fails.
+    """
+    unreachable = _unreachable_hub()
+    folder: Path | None = None
+    for file in (TOKENIZER_FILE, CONFIG_FILE, SPECIALS_FILE):
+        try:
+            folder = Path(hf_hub_download(repository, file, local_files_only=bool(unreachable))).parent
+        except Exception as error:  # each kind of network failure has a class of its own in another library
+            absent = isinstance(error, EntryNotFoundError)
+            if absent and folder and (unreachable or not isinstance(error, LocalEntryNotFoundError)):
+                continue  # the settings beside a tokenizer.json are as its class has them
+            if absent and not isinstance(error, LocalEntryNotFoundError):
+                raise DataError(
+                    "has a tokenizer that runs in Python alone, and no tokenizer.json",
+                    where=repository,
+                    remedy="write the file with transformers, AutoTokenizer.from_pretrained(NAME).save_pretrained(DIR),"
+                    " and give DIR",
+                ) from None
+            raise SetupError(
+                f"its tokenizer cannot be downloaded: {unreachable or _first_line(error)}",
+                where=repository,
+                remedy=f"on a machine with a network run `hf download {repository} --include 'tokenizer*' "
+                f"{SPECIALS_FILE} --local-dir DIR`, and bring DIR here",
+            ) from None
+    return cast(Path, folder)
 
 
 def _fetch_tag(name: str, tag: str) -> Published:

@@ -1,0 +1,83 @@
+"""Which tokenizer an architecture reads its texts with, and whether a given one belongs to it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from kdx.core.errors import DataError
+from kdx.core.tokenizers import HuggingFaceTokenizer, Tokenizer
+
+from .architecture import Architecture
+from .clip_vocabulary import clip_tokenizer
+from .foreign.hugging_face_tokenizer import Wishes, read_hugging_face_tokenizer
+
+# open_clip's third, `language`, changes nothing there: transformers puts its own back before each call
+WISHES: dict[str, type] = {"clean": str, "strip_sep_token": bool}
+# T5's sentinels, which no plain text spells: SigLIP's text towers have no rows for them
+SENTINEL = re.compile(r"<extra_id_\d+>|▁<extra_id_\d+>")
+SMALLEST = (
+    0.9  # of a text tower's vocabulary; some are rounded up: CLIPA has 32,000 rows for BERT's 30,522 ids
+)
+
+
+def tokenizer_of(architecture: Architecture, folder: Path | None = None) -> Tokenizer:
+    """CLIP's, or the one that the architecture names: from a folder with its files, else from the hub.
+
+    Raises DataError for a tokenizer that is not the architecture's or that kdx cannot run, SetupError where the hub
+    cannot be reached.
+    """
+    text, where = architecture.text_cfg, architecture.name
+    wishes = _wishes(text.tokenizer_kwargs or {}, where)
+    if not text.hf_tokenizer_name:
+        if text.tokenizer_mode or wishes.keys() - {"clean"}:
+            raise DataError(
+                "asks of CLIP's tokenizer what it does not do",
+                where=where,
+                remedy="take another architecture",
+            )
+        return clip_tokenizer(**wishes)
+    if folder is None:
+        from .foreign.hub import fetch_tokenizer
+
+        folder = fetch_tokenizer(text.hf_tokenizer_name)
+    tokenizer = read_hugging_face_tokenizer(folder, Wishes(mode=text.tokenizer_mode, **wishes))
+    check_belongs(tokenizer, architecture, folder)
+    return tokenizer
+
+
+def check_belongs(tokenizer: HuggingFaceTokenizer, architecture: Architecture, where: Path) -> None:
+    """Raises DataError for the tokenizer of another model: its ids are not those that the text tower has rows for."""
+    text, remedy = architecture.text_cfg, f"take the files of {architecture.text_cfg.hf_tokenizer_name}"
+    if text.hf_model_name:  # the tower's own configuration says what it has
+        return
+    rows, ids = text.vocab_size, tokenizer.vocab_size
+    beyond = tokenizer.vocabulary().items() if ids > rows else ()
+    if any(number >= rows and not SENTINEL.fullmatch(symbol) for symbol, number in beyond) or (
+        ids < SMALLEST * rows
+    ):
+        raise DataError(
+            f"is the tokenizer of another model: it has {ids} ids, the text tower {rows}",
+            where=where,
+            remedy=remedy,
+        )
+    ends_text: Any = (text.model_extra or {}).get("eos_id", 2)
+    if text.pool_type == "eos" and ends_text not in tokenizer.end:
+        raise DataError(
+            f"is the tokenizer of another model: it ends a text with {list(tokenizer.end)}, the text tower"
+            f" looks for {ends_text}",
+            where=where,
+            remedy=remedy,
+        )
+
+
+def _wishes(given: dict[str, Any], where: str) -> dict[str, Any]:
+    for name, value in given.items():
+        if not isinstance(value, WISHES.get(name, ())):
+            raise DataError(
+                f"its tokenizer is to have {name} = {value!r}",
+                where=where,
+                remedy=f"kdx knows {', '.join(WISHES)}",
+            )
+    return given

@@ -1,0 +1,102 @@
+"""tokenizer_of: CLIP's tokenizer or a named one, and those of other models."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kdx.core.errors import DataError
+from kdx.core.tokenizers import ClipTokenizer, HuggingFaceTokenizer, open_tokenizer
+from kdx.models.architecture import Architecture, read_architecture
+from kdx.models.clip_vocabulary import clip_tokenizer
+from kdx.models.foreign import hub
+from kdx.models.text_tokenizer import tokenizer_of
+
+from .foreign.small_tokenizers import bert, t5
+
+
+def architecture(**text: Any) -> Architecture:
+    clip = read_architecture("ViT-B-32")
+    return clip.changed(text_cfg=clip.text_cfg.model_validate(clip.text_cfg.to_dict() | text))
+
+
+def test_a_plain_clip_reads_texts_as_clip_does() -> None:
+    assert tokenizer_of(architecture()) is clip_tokenizer()
+
+
+def test_a_clip_with_other_cleaning_keeps_it_in_its_folder(tmp_path: Path) -> None:
+    tokenizer = tokenizer_of(architecture(tokenizer_kwargs={"clean": "canonicalize"}))
+    assert tokenizer.encode("A_dog!", 9) == clip_tokenizer().encode("a dog", 9)
+    tokenizer.save(tmp_path)
+    opened = open_tokenizer(tmp_path)
+    assert isinstance(opened, ClipTokenizer)
+    assert opened.digest == tokenizer.digest != clip_tokenizer().digest
+    assert opened.encode("A_dog!", 9) == tokenizer.encode("A_dog!", 9)
+
+
+def named(**text: Any) -> Architecture:
+    return architecture(**{"hf_tokenizer_name": "someone/tokenizer", "vocab_size": 48, **text})
+
+
+def test_a_named_tokenizer_is_read_from_a_folder_with_the_architectures_settings(tmp_path: Path) -> None:
+    t5(tmp_path)
+    tokenizer = tokenizer_of(named(tokenizer_kwargs={"clean": "canonicalize"}), tmp_path)
+    assert isinstance(tokenizer, HuggingFaceTokenizer) and tokenizer.pad_id == 1
+    assert tokenizer.encode("A_dog!", 9) == tokenizer.encode("a dog", 9)
+
+
+def test_without_a_folder_the_hub_is_asked_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bert(tmp_path)
+    asked: list[str] = []
+    monkeypatch.setattr(hub, "fetch_tokenizer", lambda name: asked.append(name) or tmp_path)
+    size = len(json.loads((tmp_path / "tokenizer.json").read_text())["model"]["vocab"])
+    tokenizer = tokenizer_of(named(vocab_size=size + 9, tokenizer_kwargs={"strip_sep_token": True}))
+    assert asked == ["someone/tokenizer"]
+    assert tokenizer.encode("a dog", 9)[-1] == 0  # [SEP]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ({"vocab_size": 47}, "48 ids, the text tower 47"),
+        ({"vocab_size": 256_000}, "48 ids, the text tower 256000"),
+        ({"pool_type": "eos", "eos_id": 7}, "looks for 7"),
+    ],
+)
+def test_the_tokenizer_of_another_model_is_refused(text: dict[str, Any], said: str, tmp_path: Path) -> None:
+    t5(tmp_path)
+    with pytest.raises(DataError, match=said) as caught:
+        tokenizer_of(named(**text), tmp_path)
+    assert caught.value.where == str(tmp_path) and "someone/tokenizer" in str(caught.value.remedy)
+
+
+def test_the_end_of_text_that_a_text_tower_looks_for_is_accepted(tmp_path: Path) -> None:
+    t5(tmp_path)
+    tokenizer = tokenizer_of(named(pool_type="eos", eos_id=1), tmp_path)
+    assert isinstance(tokenizer, HuggingFaceTokenizer) and tokenizer.end == (1,)
+
+
+def test_sentinels_beyond_the_text_towers_vocabulary_do_no_harm(tmp_path: Path) -> None:
+    t5(tmp_path)
+    settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    settings["additional_special_tokens"] = ["<extra_id_0>", "<extra_id_1>"]
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    assert tokenizer_of(named(), tmp_path).vocab_size == 50
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ({"tokenizer_kwargs": {"clean": "shiny"}}, "shiny"),
+        ({"tokenizer_kwargs": {"clean": 3}}, "clean = 3"),
+        ({"tokenizer_kwargs": {"reduction_mask": "random"}}, "reduction_mask"),
+        ({"tokenizer_kwargs": {"strip_sep_token": True}}, "does not do"),
+        ({"tokenizer_mode": "clips"}, "does not do"),
+    ],
+)
+def test_what_kdx_does_not_do_with_texts_is_refused(text: dict[str, Any], said: str) -> None:
+    with pytest.raises(DataError, match=said):
+        tokenizer_of(architecture(**text))
