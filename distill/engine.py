@@ -173,6 +173,7 @@ def train(
             validation = Validation(
                 val,
                 architecture,
+                tokenizer,
                 state,
                 ranks,
                 best,

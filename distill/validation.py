@@ -18,6 +18,7 @@ import torch
 
 from kdx.core.errors import KdxError
 from kdx.core.progress import Progress
+from kdx.core.tokenizers import Tokenizer
 from kdx.core.urls import shown
 from kdx.data.shards import ShardSet
 from kdx.evaluate import Evaluation, evaluate_set
@@ -25,7 +26,6 @@ from kdx.models.architecture import Architecture
 from kdx.models.architectures import build_model
 from kdx.models.checkpoint import Checkpoint, describe, save_checkpoint
 from kdx.models.clip import ClipModel
-from kdx.models.clip_vocabulary import clip_tokenizer
 from kdx.runtime.torch import TorchEncoder
 
 from .best_student import BestStudent, ScoredStep
@@ -48,6 +48,7 @@ class Validation:
         self,
         samples: ShardSet,
         architecture: Architecture,
+        tokenizer: Tokenizer,
         state: RunState,
         ranks: Ranks,
         best: BestStudent | None,
@@ -57,7 +58,7 @@ class Validation:
         steps: int,
         origin: Mapping[str, Any],
     ) -> None:
-        self.samples, self.architecture = samples, architecture
+        self.samples, self.architecture, self.tokenizer = samples, architecture, tokenizer
         self._state, self._ranks = state, ranks
         self._every, self._steps = every, steps
         self._best, self._doubts, self._origin = best, doubts, origin
@@ -108,7 +109,7 @@ class Validation:
             path,
             self._student,
             self.architecture,
-            clip_tokenizer(),
+            self.tokenizer,
             overwrite=True,
             fields=fields,
             **self._origin,
@@ -116,10 +117,9 @@ class Validation:
 
     def _evaluate(self, progress: Progress) -> Evaluation:
         self._student.load_state_dict(self._state.student_weights())
-        tokenizer = clip_tokenizer()
-        spec = describe(self._student, self.architecture, tokenizer, weights_digest="")
+        spec = describe(self._student, self.architecture, self.tokenizer, weights_digest="")
         encoder = TorchEncoder(
-            Checkpoint(self.samples.place, self._student, spec, tokenizer, self.architecture)
+            Checkpoint(self.samples.place, self._student, spec, self.tokenizer, self.architecture)
         )
         encoder.identity = None  # weights of a moment: nothing of them belongs into kdx's cache folder
         return evaluate_set(encoder, self.samples, progress=progress)
