@@ -105,6 +105,7 @@ def _clear(out: Path, given: dict[str, Path | None], overwrite: bool, screen: Sc
     """An empty folder with the marker at `out`. Nothing of an earlier demo is ever reused. given: by option."""
     from kdx.core.errors import UsageError
     from kdx.core.folders import check_place, write_atomic
+    from kdx.core.urls import shown
 
     check_place(out)
     for option, place in given.items():
@@ -122,7 +123,7 @@ def _clear(out: Path, given: dict[str, Path | None], overwrite: bool, screen: Sc
         screen.say(f"starting afresh: the earlier demo in {out} is removed, nothing of it is reused")
         shutil.rmtree(out)
     created = datetime.now(UTC).isoformat(timespec="seconds")
-    inputs = {option.removeprefix("--"): place and str(place) for option, place in given.items()}
+    inputs = {option.removeprefix("--"): place and shown(place) for option, place in given.items()}
     write_atomic(out / MARKER, json.dumps({"created": created, **inputs}) + "\n")
 
 

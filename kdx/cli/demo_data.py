@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from kdx.cli.demo_screen import Screen
 from kdx.cli.progress import show_progress
+from kdx.core.urls import shown
 
 if TYPE_CHECKING:
     from kdx.data.shards import ShardSet
@@ -58,7 +59,7 @@ def choose_pairs(data: Path, out: Path, *, own_data: bool, own_teacher: bool, sc
         else _take(samples, of_teacher, out / "teacher-pairs", wrong, screen),
         student=_take(samples, of_student, out / "student-pairs", wrong, screen),
         setting={
-            "data": str(data) if own_data else "synthetic shapes, 64 × 64 pixels",
+            "data": shown(data) if own_data else "synthetic shapes, 64 × 64 pixels",
             "captions": "as they are" if own_data else f"{100 * wrong:.0f} % are those of another picture",
         }
         | ({"pairs of the teacher": of_teacher} if of_teacher else {})

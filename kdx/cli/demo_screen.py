@@ -14,6 +14,8 @@ from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
 
+from kdx.core.urls import shown
+
 PRIOR = (
     10.0  # seconds at the usual pace that are counted in, so that a first stage of no time decides nothing
 )
@@ -62,6 +64,7 @@ class Screen:
 
     def command(self, title: str, command: str) -> None:
         """The shell command that does the same as what follows."""
+        command = shown(command)  # what it says may be a URL with a password
         self.commands.append((title, command))
         self._console.print(f"  [green]$[/] [dim]{escape(command)}[/]", soft_wrap=True)
 

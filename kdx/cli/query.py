@@ -208,15 +208,16 @@ def _read_labels(path: Path) -> list[str]:
 def _images_at(place: Path) -> dict[str, ImageSource]:
     from kdx.core.errors import DataError
     from kdx.core.image_suffixes import SUFFIXES, UNREAD_SUFFIXES
+    from kdx.core.urls import shown, url_of
     from kdx.data.shards import open_split, shard_paths
 
-    if not place.is_dir():
+    if url_of(place) is None and not place.is_dir():
         if not place.is_file():
             raise DataError("there is no such file or folder", where=place, remedy="check the path")
         return {str(place): place}
     if shard_paths(place, "val"):
         samples = open_split(place, "val", need_captions=False)
-        return {f"{place}:{sample.key}": sample.image for sample in samples}
+        return {f"{shown(place)}:{sample.key}": sample.image for sample in samples}
     files = sorted(file for file in place.rglob("*") if file.is_file())
     images = [file for file in files if file.suffix.lower() in SUFFIXES]
     unread = [file for file in files if file.suffix.lower() in UNREAD_SUFFIXES]

@@ -46,6 +46,24 @@ def test_a_drawn_set_is_described_as_text_and_as_json(
     assert {name: split["samples"] for name, split in described["splits"].items()} == {"train": 6, "val": 3}
 
 
+def test_a_set_at_a_url_is_indexed_described_verified_and_cut(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KDX_CACHE", str(tmp_path / "kdx"))
+    assert _synthetic(tmp_path / "shapes") == 0
+    url = f"file://{tmp_path}/shapes"
+    capsys.readouterr()
+    assert _run("index", url) == 0
+    assert capsys.readouterr().out.startswith(f"{tmp_path}/kdx/indices/shapes-")
+    assert _run("info", url, "--json") == 0
+    described = json.loads(capsys.readouterr().out)
+    assert described["folder"] == url and described["classes"] == list(CLASSES)
+    assert _run("verify", url) == 0 and url in capsys.readouterr().out
+    assert _run("subset", url, tmp_path / "few", "--pairs", 4) == 0
+    assert _run("subset", tmp_path / "few", url, "--pairs", 2) == 2
+    assert "is a URL" in capsys.readouterr().err
+
+
 def test_a_set_is_replaced_only_with_overwrite(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert _synthetic(tmp_path / "a") == 0
     before = (tmp_path / "a" / "train-00000.tar").read_bytes()

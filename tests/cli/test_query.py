@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from kdx.cli import main
+from kdx.data.shards import Sample, write_shards
 
 
 def _run(*args: str) -> int:
@@ -75,3 +76,18 @@ def test_search_takes_what_decodes_and_names_the_kinds_that_it_passes_over(
     found = {Path(hit["image"]).name for hit in json.loads(shown.out)}
     assert found == {"a.jfif", "b.JPE", "d.avif", "caf\\udce9.jpg"}
     assert ".heic" in shown.err and ".txt" not in shown.err
+
+
+def test_search_takes_a_set_at_a_url(
+    exported_model: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    make_samples: Callable[..., list[Sample]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("KDX_CACHE", str(tmp_path / "kdx"))
+    write_shards(tmp_path / "set", "val", make_samples(3))
+    url = f"file://{tmp_path}/set"
+    assert _run("search", str(exported_model), "a star", url, "--json") == 0
+    found = {hit["image"] for hit in json.loads(capsys.readouterr().out)}
+    assert found == {f"{url}:s{number:04d}" for number in range(3)}
