@@ -23,6 +23,7 @@ from kdx.models.checkpoint import Checkpoint
 from kdx.models.clip import ClipModel
 
 from .batch_norm_folding import BATCH_NORMS, fold_batch_norms
+from .branch_merging import merge_branches
 
 DTYPES: Mapping[str, torch.dtype] = MappingProxyType(
     {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -37,15 +38,17 @@ NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, *BATCH_NORMS)
 
 
 def cast_towers(checkpoint: Checkpoint, dtype: torch.dtype) -> ClipModel:
-    """A copy of the checkpoint's model whose towers compute in `dtype`; for float32 the model itself.
+    """A copy of the checkpoint's model whose towers compute in `dtype`, with merged branches; for float32 the model
+    itself, if it has none.
 
     It takes float32 pixels and int tokens as the original does; what it returns is `dtype`.
     Raises UsageError for weights that `dtype` cannot hold.
     """
+    merged = merge_branches(checkpoint.model)
     if dtype is torch.float32:
-        return checkpoint.model
+        return merged
     name, size = checkpoint.spec.name, checkpoint.spec.image_size
-    model = copy.deepcopy(checkpoint.model).requires_grad_(False)
+    model = (copy.deepcopy(merged) if merged is checkpoint.model else merged).requires_grad_(False)
     fold_batch_norms(model.visual, torch.zeros(2, 3, size, size), name)
     _check_range(model, dtype, name)
     for module in model.modules():

@@ -16,8 +16,8 @@ def command(ctx: click.Context, as_json: bool) -> None:
     """List the shipped architectures with their parameter counts.
 
     Others work by name as well, in `kdx models init` and as a recipe's student: open_clip's (ViT-B-32,
-    MobileCLIP2-S2, EVA02-B-16 …), and timm:NAME+TEXT, a timm trunk beside the text tower T, B or L
-    (timm:efficientnet_b1+T).
+    MobileCLIP2-S2, EVA02-B-16 …), and timm:NAME+TEXT, a timm trunk beside a text tower from
+    the smallest, XS, over S, T and B to L (timm:efficientnet_b1+S).
 
     Example: kdx models --json
     """

@@ -1,4 +1,4 @@
-"""Architectures by timm's names: `timm:NAME+TEXT`, any of its trunks beside one of CLIP-KD's text towers.
+"""Architectures by timm's names: `timm:NAME+TEXT`, any of its trunks beside a causal text tower.
 
 What they describe is built with random weights; nothing is fetched.
 """
@@ -14,19 +14,23 @@ from .architecture import Architecture
 from .clip_vocabulary import VOCAB_SIZE
 
 TIMM_PREFIX = "timm:"
-TEXT_TOWERS = {  # CLIP-KD's text towers: width and heads; all have 12 layers
-    "T": (384, 6),
-    "B": (512, 8),
-    "L": (768, 12),
+TEXT_TOWERS = {  # width, heads and layers; CLIP-KD's are T, B and L
+    "XS": (192, 3, 4),
+    "S": (256, 4, 6),
+    "T": (384, 6, 12),
+    "B": (512, 8, 12),
+    "L": (768, 12, 12),
 }
 EMBED_DIM = 512  # that of all of CLIP-KD's timm students
 
 
 def timm_architecture(name: str) -> Architecture:
-    """`timm:NAME+TEXT`: a timm trunk with its own pooling and a linear projection, beside one of CLIP-KD's text towers.
+    """`timm:NAME+TEXT`: a timm trunk with its own pooling and a linear projection, beside a causal text tower.
 
-    TEXT: T (width 384), B (512) or L (768); T without it. embed_dim 512, the image size is the trunk's default,
-    the preprocessing CLIP's, like CLIP-KD's timm students. Raises UsageError for what timm or kdx does not know.
+    TEXT: XS (width 192, 4 layers), S (256, 6), or with 12 layers T (384), B (512) or L (768); T without it. Of XS and S
+    most are the embeddings of CLIP's 49,408 tokens: 11.4 and 17.5 M parameters in all. embed_dim 512, the image size is
+    the trunk's default, the preprocessing CLIP's, like CLIP-KD's timm students. Raises UsageError for what timm or kdx
+    does not know.
     """
     trunk, plus, text = name.removeprefix(TIMM_PREFIX).partition("+")
     text = text if plus else "T"
@@ -35,7 +39,7 @@ def timm_architecture(name: str) -> Architecture:
             f"{name}: there is no text tower {text!r}", remedy=f"choose {', '.join(TEXT_TOWERS)}"
         )
     _check_trunk(name, trunk, text)
-    width, heads = TEXT_TOWERS[text]
+    width, heads, layers = TEXT_TOWERS[text]
     return Architecture.model_validate(
         {
             "name": f"{TIMM_PREFIX}{trunk}+{text}",
@@ -52,7 +56,7 @@ def timm_architecture(name: str) -> Architecture:
                 "vocab_size": VOCAB_SIZE,
                 "width": width,
                 "heads": heads,
-                "layers": 12,
+                "layers": layers,
             },
         }
     )

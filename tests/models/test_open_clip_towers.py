@@ -138,7 +138,7 @@ def test_a_model_of_each_family_has_open_clips_embeddings(
     compare(name, cut(open_clip.get_model_config(name) or {}), tmp_path)
 
 
-@pytest.mark.slow  # two minutes
+@pytest.mark.slow  # nine minutes on two busy cores
 @pytest.mark.parametrize("name", open_clip.list_models())
 def test_every_model_has_open_clips_embeddings(name: str, shallow_trunks: None, tmp_path: Path) -> None:
     compare(name, cut(open_clip.get_model_config(name) or {}), tmp_path)

@@ -5,7 +5,7 @@ import torch
 
 from kdx.core.errors import UsageError
 from kdx.models.architecture import OPENAI_STD
-from kdx.models.architectures import build_model, read_architecture
+from kdx.models.architectures import build_model, count_parameters, read_architecture
 
 
 @pytest.mark.parametrize(
@@ -21,6 +21,17 @@ def test_a_timm_name_puts_a_trunk_beside_a_text_tower(name: str, trunk: str, siz
     assert architecture.vision_cfg.timm_model_name == trunk
     assert (architecture.vision_cfg.image_size, architecture.text_cfg.width) == (size, width)
     assert architecture.preprocess.std == OPENAI_STD
+
+
+@pytest.mark.parametrize(
+    ("text", "millions"),  # 49,408 + 77 rows, 12 w² + 13 w a layer, the last norm and the projection to 512
+    [
+        ("XS", (49_485 * 192 + 4 * (12 * 192**2 + 13 * 192) + 2 * 192 + 192 * 512 + 1) / 1e6),
+        ("S", (49_485 * 256 + 6 * (12 * 256**2 + 13 * 256) + 2 * 256 + 256 * 512 + 1) / 1e6),
+    ],
+)
+def test_small_text_towers_have_fewer_layers_too(text: str, millions: float) -> None:
+    assert count_parameters(read_architecture(f"timm:test_vit+{text}")).text_params / 1e6 == millions
 
 
 def test_the_shipped_timm_students_are_what_their_timm_names_give() -> None:
@@ -41,7 +52,7 @@ def test_a_timm_student_embeds(trunk: str) -> None:
     ("name", "what", "remedy"),
     [
         ("timm:resnet5+B", "timm has no model", "did you mean timm:resnet50+B?"),
-        ("timm:resnet50+Q", "no text tower 'Q'", "choose T, B, L"),
+        ("timm:resnet50+Q", "no text tower 'Q'", "choose XS, S, T, B, L"),
         ("timm:resnet50.a1_in1k", "published weights", "write timm:resnet50+T"),
     ],
 )
