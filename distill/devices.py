@@ -46,13 +46,14 @@ class Device:
         A layer computes 72 · width² FLOPs a token, forward and backward. What it costs in any case is starting its
         kernels, and adding up the gradients of its 12 · width² weights, 144 · width² bytes: more threads compute
         faster, but start no kernel sooner. On a CPU this gives 54 tokens at width 384 with one thread and 108 with
-        two, where 53 and some 90 were measured, and at width 64 186 and 371 (180 to 244, and 180 to 800); the numbers
-        of a GPU are estimates.
+        two, where 53 and some 90 were measured, and at width 64 186 and 371 (180 to 244, and 180 to 800). bf16 halves
+        what a token costs and not what a pass costs (docs/benchmarks/precision.md). The numbers of a GPU are estimates.
         """
         if self.is_gpu:
             seconds, flops, bytes_ = 300e-6, 1e14, 2.5e12  # a layer; a second
         else:
-            seconds, flops, bytes_ = 400e-6, 1e11 * torch.get_num_threads(), 4e9
+            speed = 2e11 if self.precision == "bf16" else 1e11  # of a thread
+            seconds, flops, bytes_ = 400e-6, speed * torch.get_num_threads(), 4e9
         return seconds * flops / (72 * text_width**2) + 2 * flops / bytes_
 
     def copied(self, array: npt.NDArray[Any]) -> Tensor:

@@ -49,5 +49,6 @@ def test_a_pass_through_the_text_tower_costs_more_tokens_on_more_threads_and_in_
     cpu = Device(torch.device("cpu"))
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     assert [round(cpu.block_cost(width)) for width in (384, 64)] == [54, 186]
+    assert Device(cpu.place, "bf16").block_cost(384) == 2 * cpu.block_cost(384)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     assert [round(cpu.block_cost(width)) for width in (384, 64)] == [108, 371]
