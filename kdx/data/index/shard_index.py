@@ -27,7 +27,8 @@ NO_CLASS = -1
 
 @dataclass(frozen=True)
 class ShardFacts:
-    """About a shard as a whole. name, size, modified_ns, digest (sha256): of the tar.
+    """About a shard as a whole. name, size, modified_ns, digest (sha256): of the tar; at a URL modified_ns is a
+    number for its version.
 
     samples, captions: how many. reasons: why samples are bad; a sample's `reason` counts from FIRST_REASON in it.
     bad, uncaptioned: how many samples have such a reason, and how many are without a caption only. classes: the texts
