@@ -15,12 +15,15 @@ from kdx.data.shards import Sample, write_shards
 from kdx.distill import read_recipe, run_recipe, tracking
 from kdx.distill.tracking import check_trackers
 
-RECIPE = read_recipe("demo-baseline", ["steps=20", "batch_size=8", "optimizer.warmup_steps=1"])
+RECIPE = read_recipe(
+    "demo-baseline", ["steps=20", "batch_size=8", "optimizer.warmup_steps=1", "validate_every=20"]
+)
 
 
 @pytest.fixture
 def data(tmp_path: Path, make_samples: Callable[..., list[Sample]]) -> Path:
     write_shards(tmp_path / "data", "train", make_samples(16))
+    write_shards(tmp_path / "data", "val", make_samples(8))
     return tmp_path / "data"
 
 
@@ -65,7 +68,8 @@ def test_trackers_get_the_numbers_of_the_metrics_file(
     assert [row["step"] for row in rows] == [10, 20]
     expected = [{name: pytest.approx(value) for name, value in row.items() if name != "step"} for row in rows]
     assert [call for call in given if isinstance(call[0], int)] == [(10, expected[0]), (20, expected[1])]
-    assert ("loss", pytest.approx(rows[1]["loss"]), 20) in given
+    for name in ("loss", "val_retrieval_recall@1", "pairs_per_second", "peak_mib"):
+        assert (name, pytest.approx(rows[1][name]), 20) in given
     assert given[:2] == [("tensorboard", f"{tmp_path / 'run'}.tensorboard"), ("wandb", "kdx", "run", 20)]
     assert given[-2:] == [("finished", 0), ("closed",)]
 
