@@ -13,11 +13,11 @@ from .output import print_json, print_table
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @click.pass_context
 def command(ctx: click.Context, as_json: bool) -> None:
-    """List the shipped architectures with their parameter counts.
+    """List the architectures that have a name: kdx's own and open_clip's.
 
-    Others work by name as well, in `kdx models init` and as a recipe's student: open_clip's (ViT-B-32,
-    MobileCLIP2-S2, EVA02-B-16 …), and timm:NAME+TEXT, a timm trunk beside a text tower from
-    the smallest, XS, over S, T and B to L (timm:efficientnet_b1+S).
+    Each can be trained as a student, distilled from as a teacher, and exported; the last column says what it needs for
+    that. A recipe's student and `kdx models init` also take timm:NAME+TEXT, a timm trunk beside a text tower from the
+    smallest, XS, over S, T and B to L (timm:efficientnet_b1+S).
 
     Example: kdx models --json
     """
@@ -25,22 +25,24 @@ def command(ctx: click.Context, as_json: bool) -> None:
         if as_json:
             raise click.UsageError(f"--json is for the list, not for {ctx.invoked_subcommand}")
         return
-    from kdx.models.architectures import count_parameters, read_architecture, shipped_names
+    from kdx.models.listing import census, list_architectures
 
-    shipped = [read_architecture(name) for name in shipped_names()]
-    counts = [count_parameters(architecture) for architecture in shipped]
+    listed = list_architectures()
     if as_json:
-        print_json([count.to_dict() for count in counts])
+        print_json([each.to_dict() for each in listed])
         return
     from rich.table import Table
 
-    table = Table("name", "image", "text", "total", "", header_style="bold", box=None)
-    for column in table.columns[1:4]:
+    columns = ("name", "image", "text", "total", "pixels", "tokens", "needs", "")
+    table = Table(*columns, header_style="bold", box=None)
+    for column in table.columns[1:6]:
         column.justify = "right"
-    for architecture, count in zip(shipped, counts, strict=True):
-        millions = (count.image_params, count.text_params, count.total_params)
-        table.add_row(count.name, *(f"{n / 1e6:.2f} M" for n in millions), architecture.about)
+    for each in listed:
+        millions = (f"{n / 1e6:.2f} M" for n in (each.image_params, each.text_params, each.total_params))
+        sizes = str(each.image_size), str(each.tokens)
+        table.add_row(each.name, *millions, *sizes, ", ".join(each.needs), each.about)
     print_table(table)
+    click.echo(f"{len(listed)} architectures, among them {census()}", err=True)
 
 
 @command.command()

@@ -160,7 +160,7 @@ def describe(
         preprocess_digest=preprocess.digest,
         tokenizer_digest=tokenizer.digest,
         text_padding=padding,
-        pad_id=tokenizer.pad_id if padding == "full" else 0,
+        pad_id=tokenizer.pad_id,
         text_pooling=architecture.text_pooling,
         tokenizer_kind=tokenizer.kind,
     )

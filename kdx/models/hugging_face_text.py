@@ -70,6 +70,8 @@ class HuggingFaceText(HFTextEncoder):
                 proj_type=text.hf_proj_type,
                 pretrained=False,
             )
+        # the views that transformers takes of fused attention's output do not trace with a free length (mT5)
+        self.transformer.set_attn_implementation("eager")
         config: Any = self.config
         self.width: int = getattr(config, "hidden_size", None) or config.d_model
         self.pad_id: int = config.pad_token_id

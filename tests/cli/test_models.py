@@ -18,7 +18,22 @@ def test_json_lists_every_architecture_with_its_counts() -> None:
         "image_params": 5_622_912,
         "text_params": 40_493_185,
         "total_params": 46_116_097,
+        "image_size": 224,
+        "tokens": 77,
+        "tokenizer": "CLIP",
+        "student": True,
+        "teacher": True,
+        "export": True,
+        "needs": [],
+        "about": by_name["ViT-T-16"]["about"],
     }
+    assert by_name["ViT-B-16-SigLIP"]["needs"] == ["the tokenizer timm/ViT-B-16-SigLIP"]
+    assert by_name["nllb-clip-base"]["needs"][-1] == "kdx[hf]"
+
+
+def test_all_models_of_open_clip_are_listed_and_counted() -> None:
+    result = CliRunner().invoke(command, [])
+    assert "154 architectures, among them 144 of the 144 models of open_clip 3.3" in result.stderr
 
 
 @pytest.mark.parametrize("seed", [0, 5])

@@ -1,0 +1,75 @@
+"""All architectures that have a name of their own, as `kdx models` shows them: kdx's, then open_clip's."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from importlib.resources import files
+from typing import Any
+
+import open_clip
+
+from .architecture import Architecture, read_architecture, shipped_names
+from .open_clip_architectures import open_clip_names
+
+# counted once for all, since building 150 models takes a minute, even without weights; the tests count again
+COUNTS = files("kdx.models") / "parameter_counts.json"
+
+
+@dataclass(frozen=True)
+class ListedArchitecture:
+    """image_params: the image tower's; text_params: all else, so with the logit scale. tokens: of a text, at most.
+
+    student, teacher, export: what kdx does with it. needs: what has to be there for that, besides kdx[train].
+    """
+
+    name: str
+    image_params: int
+    text_params: int
+    total_params: int
+    image_size: int
+    tokens: int
+    tokenizer: str
+    student: bool
+    teacher: bool
+    export: bool
+    needs: tuple[str, ...]
+    about: str
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def list_architectures() -> list[ListedArchitecture]:
+    counts = json.loads(COUNTS.read_text(encoding="utf-8"))
+    names = dict.fromkeys([*shipped_names(), *open_clip_names()])
+    return [_listed(read_architecture(name), *counts[name]) for name in names]
+
+
+def census() -> str:
+    """How many of open_clip's models are built, in a line."""
+    known = open_clip.list_models()
+    return f"{len(open_clip_names())} of the {len(known)} models of open_clip {open_clip.__version__}"
+
+
+def _listed(architecture: Architecture, image: int, text: int) -> ListedArchitecture:
+    words = architecture.text_cfg
+    tokenizer = words.hf_tokenizer_name or words.hf_model_name or "CLIP"
+    needs = (
+        *((f"the tokenizer {tokenizer}",) if tokenizer != "CLIP" else ()),
+        *(("kdx[hf]",) if words.hf_model_name else ()),
+    )
+    return ListedArchitecture(
+        name=architecture.name,
+        image_params=image,
+        text_params=text,
+        total_params=image + text,
+        image_size=architecture.vision_cfg.image_size,
+        tokens=words.context_length,
+        tokenizer=tokenizer,
+        student=True,
+        teacher=True,
+        export=True,
+        needs=needs,
+        about=architecture.about,
+    )
