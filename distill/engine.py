@@ -28,6 +28,7 @@ from kdx.core.folders import check_free
 from kdx.core.log import MetricsLog
 from kdx.core.progress import Progress, silent
 from kdx.core.provenance import collect_provenance, cpu_count
+from kdx.core.tokenizers import Tokenizer
 from kdx.core.urls import shown
 from kdx.core.workspace import full_disk_said
 from kdx.data.caption_tokens import CaptionTokens
@@ -35,6 +36,7 @@ from kdx.data.loader import Loader, ViewReader
 from kdx.data.shards import ShardSet
 from kdx.models.architecture import read_architecture
 from kdx.models.checkpoint import RUN_KIND, describe, save_checkpoint
+from kdx.models.clip import ClipModel
 from kdx.models.clip_vocabulary import clip_tokenizer
 
 from .best_student import BestStudent
@@ -54,7 +56,7 @@ from .student import build_student
 from .teacher_source import TeacherSource
 from .teachers import describe_teachers
 from .tracking import tracked
-from .unfinished import RunIdentity, check_unfinished, work_on_run
+from .unfinished import RunIdentity, RunWork, check_unfinished, work_on_run
 from .validation import Validation, beside
 
 log = logging.getLogger(__name__)
@@ -113,38 +115,14 @@ def train(
     device = find_device(recipe.precision)
     compiled = recipe.compile and device.is_gpu
     recipe = recipe.model_copy(update={"precision": device.precision, "compile": compiled})
-    architecture = recipe.architecture
-    model, inputs = build_student(recipe, teachers, sync_batch_norms=ranks.size > 1 and device.is_gpu)
-    model = model.to(device.place, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if compiled:
-        compile_towers(model, masks_patches=recipe.objective.masks_patches)
-    objective = _build_objective(recipe, architecture.embed_dim, caches, ranks).to(device.place)
-    optimizer = build_optimizer((model, objective), recipe.optimizer)
-    average = None if recipe.ema is None else WeightAverage(model, recipe.ema)
-    state = RunState(model, objective, optimizer, device.scaler(), average)
-    preprocess, tokenizer = architecture.preprocess, clip_tokenizer()
-    spec = describe(model, architecture, tokenizer, weights_digest="")
-    # of several ranks each sees a part of the bad images: the loop counts them all
-    reader = ViewReader(
-        samples, preprocess, recipe.views, max_bad_share=recipe.max_bad_share if ranks.size == 1 else 1.0
-    )
-    loader = Loader(
-        reader,
-        captions=CaptionTokens.of(samples, spec, tokenizer),
-        batch_size=schedule.batch_size,
-        seed=recipe.seed,
-        rank=ranks.rank,
-        num_ranks=ranks.size,
-        num_workers=_decoders(device, ranks),
-    )
+    architecture, tokenizer = recipe.architecture, clip_tokenizer()
+    state, inherited = _build_state(recipe, teachers, caches, device, ranks)
+    model, objective = state.model, state.objective
+    reader, loader = _open_loader(recipe, samples, schedule.batch_size, model, tokenizer, device, ranks)
     taught_by = describe_teachers(teachers)
-    inputs |= {
-        "teacher" if number == 1 else f"teacher.{number}": each["digest"]
-        for number, each in enumerate(taught_by, 1)
-    }
-    inputs["data"] = samples.digest
-    seeds = {"recipe": recipe.seed, "views": recipe.views.seed}
     digests = [each["digest"] for each in taught_by]
+    inputs = {**inherited, **_numbered("teacher", digests), "data": samples.digest}
+    seeds = {"recipe": recipe.seed, "views": recipe.views.seed}
     if not recipe.validate_every:
         val = None
     val_digest = None if val is None else val.digest
@@ -163,13 +141,8 @@ def train(
         reader.bad.update({int(row): why for row, why in before.get("bad", {}).items()})
         validation = None
         if val is not None:
-            best = doubts = None
-            if ranks.is_first:
-                best = BestStudent(work.place / "val", work.folder)
-                teaching = teachers if recipe.objective.needs_teacher else ()
-                telling = beside(progress, state.step, schedule.steps, "scoring the teacher")
-                doubts = Doubts(score_teachers(teaching, val, work.place / "val/teachers.json", telling))
-            ranks.wait()
+            telling = beside(progress, state.step, schedule.steps, "scoring the teacher")
+            best, doubts = _judges(recipe, teachers, val, work, ranks, telling)
             validation = Validation(
                 val,
                 architecture,
@@ -207,9 +180,8 @@ def train(
                 work.folder / "metrics.jsonl",
                 before.get("seconds", 0.0),
             )
-            last = loop.run(
-                loader, reader, preprocess.mean, preprocess.std, metrics, progress, keeper.after_step
-            )
+            seen = architecture.preprocess
+            last = loop.run(loader, reader, seen.mean, seen.std, metrics, progress, keeper.after_step)
         bad = ranks.merge(reader.bad)
         scores = None
         if folder is not None:
@@ -245,6 +217,65 @@ def train(
         cache_reused=all(cache.reused for cache in caches) if caches else None,
         validation=scores,
     )
+
+
+def _build_state(
+    recipe: Recipe, teachers: Sequence[Path], caches: Sequence[TeacherSource], device: Device, ranks: Ranks
+) -> tuple[RunState, dict[str, str]]:
+    """The state before the first step, on the device, and the digests of what the student begins with, by name."""
+    model, inputs = build_student(recipe, teachers, sync_batch_norms=ranks.size > 1 and device.is_gpu)
+    model = model.to(device.place, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if recipe.compile:
+        compile_towers(model, masks_patches=recipe.objective.masks_patches)
+    objective = _build_objective(recipe, recipe.architecture.embed_dim, caches, ranks).to(device.place)
+    optimizer = build_optimizer((model, objective), recipe.optimizer)
+    average = None if recipe.ema is None else WeightAverage(model, recipe.ema)
+    return RunState(model, objective, optimizer, device.scaler(), average), inputs
+
+
+def _open_loader(
+    recipe: Recipe,
+    samples: ShardSet,
+    batch_size: int,
+    model: ClipModel,
+    tokenizer: Tokenizer,
+    device: Device,
+    ranks: Ranks,
+) -> tuple[ViewReader, Loader]:
+    """The pixels and tokens of this process's rows. batch_size: of all."""
+    preprocess = recipe.architecture.preprocess
+    # of several ranks each sees a part of the bad images: the loop counts them all
+    max_bad_share = recipe.max_bad_share if ranks.size == 1 else 1.0
+    reader = ViewReader(samples, preprocess, recipe.views, max_bad_share=max_bad_share)
+    spec = describe(model, recipe.architecture, tokenizer, weights_digest="")
+    loader = Loader(
+        reader,
+        captions=CaptionTokens.of(samples, spec, tokenizer),
+        batch_size=batch_size,
+        seed=recipe.seed,
+        rank=ranks.rank,
+        num_ranks=ranks.size,
+        num_workers=_decoders(device, ranks),
+    )
+    return reader, loader
+
+
+def _numbered(name: str, digests: Sequence[str]) -> dict[str, str]:
+    """The first one's name has no number."""
+    return {name if number == 1 else f"{name}.{number}": each for number, each in enumerate(digests, 1)}
+
+
+def _judges(
+    recipe: Recipe, teachers: Sequence[Path], val: ShardSet, work: RunWork, ranks: Ranks, progress: Progress
+) -> tuple[BestStudent | None, Doubts | None]:
+    """What takes the scores, on the first rank; the others wait until the teachers are scored."""
+    best = doubts = None
+    if ranks.is_first:
+        best = BestStudent(work.place / "val", work.folder)
+        teaching = teachers if recipe.objective.needs_teacher else ()
+        doubts = Doubts(score_teachers(teaching, val, work.place / "val/teachers.json", progress))
+    ranks.wait()
+    return best, doubts
 
 
 @contextlib.contextmanager
