@@ -74,6 +74,7 @@ def held_out(tmp_path: Path, make_samples: object) -> ImageSet:
 def test_a_teacher_is_scored_once(
     tmp_path: Path, held_out: ImageSet, mini_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("KDX_CACHE", str(tmp_path / "cache"))  # its classifier is kept
     file = tmp_path / "teachers.json"
     (first,) = score_teachers([mini_checkpoint], held_out, file, silent)
     assert first.name == "kdx-mini" and 0 <= first.score <= first.high and first.at_chance

@@ -180,8 +180,13 @@ def test_the_best_student_lies_beside_the_last_one_and_the_run_says_which_it_is(
 
 
 def test_what_cannot_be_is_said_while_it_trains(
-    tmp_path: Path, data: Path, mini_checkpoint: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path,
+    data: Path,
+    mini_checkpoint: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setenv("KDX_CACHE", str(tmp_path / "cache"))  # the teacher's classifier is kept
     recipe = read_recipe("demo-clip-kd", [*TOY, "optimizer.lr=1e-9"])
     run_recipe(recipe, data, tmp_path / "run", teachers=[mini_checkpoint], tell=lambda note: None)
     assert "THE TEACHER SCORES AT CHANCE" in caplog.text and "THE STUDENT SCORES AT CHANCE" in caplog.text
