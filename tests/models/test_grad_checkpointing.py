@@ -73,3 +73,25 @@ def test_a_tower_that_cannot_is_refused(name: str, tower: str) -> None:
     with pytest.raises(UsageError) as caught:
         checkpoint_gradients(model)
     assert tower in caught.value.what
+
+
+def test_a_hugging_face_text_tower_computes_its_activations_again() -> None:
+    config = {
+        **{"model_type": "roberta", "vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 2},
+        **{
+            "num_attention_heads": 2,
+            "intermediate_size": 64,
+            "max_position_embeddings": 12,
+            "pad_token_id": 1,
+        },
+        **{"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},
+    }
+    text = {"hf_model_name": "mine", "hf_config": config, "width": 32, "context_length": 8}
+    described = {"name": "x", "embed_dim": 32, "vision_cfg": VIT, "text_cfg": text}
+    plain = build_model(Architecture.model_validate(described))
+    checkpointed = copy.deepcopy(plain)
+    checkpoint_gradients(checkpointed)
+    assert checkpointed.text_tower.transformer.is_gradient_checkpointing
+    expected, found = _gradients(plain, 16), _gradients(checkpointed, 16)
+    assert expected.keys() == found.keys() and any(name.startswith("text.") for name in found)
+    assert all(torch.allclose(found[name], expected[name], atol=1e-6) for name in expected)

@@ -61,6 +61,19 @@ def test_a_student_of_the_teachers_shape_becomes_the_teacher(teacher: ClipModel)
     assert all(torch.equal(value, teacher.state_dict()[name]) for name, value in student.state_dict().items())
 
 
+@pytest.mark.parametrize("custom", [(True, False), (False, True), (True, True)])
+def test_where_the_text_tower_is_kept_does_not_matter(custom: tuple[bool, bool]) -> None:
+    student, teacher = (_built(_toy(custom_text=each), seed) for seed, each in enumerate(custom))
+    inherit(student, teacher)
+    assert all(map(torch.equal, _embed(student), _embed(teacher)))
+
+
+def test_a_causal_tower_does_not_come_from_one_that_sees_all_tokens(teacher: ClipModel) -> None:
+    student = _built(_toy(None, {"no_causal_mask": True}), seed=2)
+    with pytest.raises(UsageError, match="attention: to all tokens in the student, causal in the teacher"):
+        inherit(student, teacher)
+
+
 def test_a_shallower_student_has_exactly_the_chosen_blocks(teacher: ClipModel) -> None:
     student = _built(_toy({"layers": 2}, {"layers": 2}), seed=2)
     inherit(student, teacher, image=TowerChoice(layers=(1, 3)))

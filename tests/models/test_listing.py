@@ -1,11 +1,25 @@
 """Facts of kdx/models/listing.py."""
 
+from pathlib import Path
+
 import pytest
 
 from kdx.models.architectures import count_parameters, read_architecture
-from kdx.models.listing import list_architectures
+from kdx.models.listing import ListedArchitecture, list_architectures
 
 LISTED = {each.name: each for each in list_architectures()}
+
+
+def test_the_table_in_the_documents_is_the_list() -> None:
+    text = (Path(__file__).parents[2] / "docs/models.md").read_text(encoding="utf-8")
+    rows = [line for line in text.partition("## All by name")[2].splitlines() if line.startswith("| `")]
+    assert rows == [_row(each) for each in LISTED.values()]
+
+
+def _row(each: ListedArchitecture) -> str:
+    image, text, total = (n / 1e6 for n in (each.image_params, each.text_params, each.total_params))
+    millions = f"{image:.2f} | {text:.2f} | {total:.2f}"
+    return f"| `{each.name}` | {millions} | {each.image_size} | {each.tokens} | {', '.join(each.needs)} |"
 
 
 def _assert_counts(name: str) -> None:

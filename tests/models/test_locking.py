@@ -45,6 +45,15 @@ def test_a_locked_tower_stays_in_evaluation_mode_and_the_other_does_not() -> Non
     assert not any(module.training for module in model.visual.modules())
 
 
+def test_a_text_tower_that_is_its_own_module_is_locked_whole() -> None:
+    model = build_model(read_architecture("kdx-mini").changed(custom_text=True))
+    lock(model, ["text"])
+    model.train()
+    free = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert free == {name for name, _ in model.named_parameters() if not name.startswith("text.")}
+    assert not any(module.training for module in model.text_tower.modules()) and model.visual.training
+
+
 def test_the_state_dict_keeps_its_names() -> None:
     model = build_model(read_architecture("kdx-mini"))
     names = list(model.state_dict())
