@@ -37,7 +37,7 @@ from kdx.data.shards import ShardSet
 from kdx.models.architecture import read_architecture
 from kdx.models.checkpoint import RUN_KIND, describe, save_checkpoint
 from kdx.models.clip import ClipModel
-from kdx.models.clip_vocabulary import clip_tokenizer
+from kdx.models.text_tokenizer import tokenizer_of
 
 from .best_student import BestStudent
 from .compiled_towers import compile_towers
@@ -115,7 +115,7 @@ def train(
     device = find_device(recipe.precision)
     compiled = recipe.compile and device.is_gpu
     recipe = recipe.model_copy(update={"precision": device.precision, "compile": compiled})
-    architecture, tokenizer = recipe.architecture, clip_tokenizer()
+    architecture, tokenizer = recipe.architecture, tokenizer_of(recipe.architecture)
     state, inherited = _build_state(recipe, teachers, caches, device, ranks)
     model, objective = state.model, state.objective
     reader, loader = _open_loader(recipe, samples, schedule.batch_size, model, tokenizer, device, ranks)

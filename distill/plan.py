@@ -15,6 +15,8 @@ import numpy as np
 import torch
 
 from kdx.core.tokenizers.clip import VOCABULARY
+from kdx.core.tokenizers.hugging_face import TOKENIZER_FILE
+from kdx.core.tokenizers.rules import RULES_FILE
 from kdx.core.urls import shown
 from kdx.data.order import count_steps_per_epoch
 from kdx.data.sampling import spread
@@ -114,7 +116,7 @@ def plan_run(
     pairs, pairs_from = _pairs(recipe, samples)
     schedule = recipe.schedule(pairs) if samples is None else recipe.resolve(samples)[1]
     length = context
-    if samples is not None and schedule is not None:
+    if samples is not None and schedule is not None and architecture.text_padding == "longest":
         length = _text_length(samples, schedule.batch_size, context)
     mask = recipe.objective.mask_ratio if recipe.objective.masks_patches else None
     student = _cost(architecture, length, mask)
@@ -185,7 +187,10 @@ def _cost(architecture: Architecture, text_length: int, mask_ratio: float | None
 
 
 def _text_length(samples: ShardSet, batch_size: int, context: int) -> int:
-    """The mean over batches of the longest text, rounded up: that of batch_size draws from the measured lengths."""
+    """The mean over batches of the longest text, rounded up: that of batch_size draws from the measured lengths.
+
+    In CLIP's tokens, which are nearly as many as those of other tokenizers, and those would have to be fetched.
+    """
     tokenizer = clip_tokenizer()
     rows = spread(len(samples), CAPTIONS_READ)
     captions = [caption for row in rows for caption in samples.captions(row)]
@@ -248,7 +253,8 @@ def _run_files(
     if learnt and objective_params is not None:
         learnt = [PlannedFile(str(out / "objective.safetensors"), 4 * objective_params)]
     names = ("recipe.toml", "metrics.jsonl", "skipped.jsonl", "manifest.json")
-    inside = (VOCABULARY, "config.json", "manifest.json")
+    other = recipe.architecture.text_cfg.tokenizer_name
+    inside = (*((TOKENIZER_FILE, RULES_FILE) if other else (VOCABULARY,)), "config.json", "manifest.json")
     students = [out / "student", *([out / "best"] if recipe.validate_every else [])]
     return [
         *(PlannedFile(str(out / name)) for name in names),

@@ -130,9 +130,7 @@ class Recipe(Config):
     def _architectures_are_known(cls, name: str | None, info: ValidationInfo) -> str | None:
         if name is not None:
             try:
-                architecture = read_architecture(name)
-                if info.field_name == "student":
-                    architecture.check_clip_tokenizer()
+                read_architecture(name)
             except UsageError as error:
                 raise UsageError(f"{info.field_name} = {name!r}: {error.what}", remedy=error.remedy) from None
         return name

@@ -22,10 +22,21 @@ from .output import print_json
     is_flag=True,
     help="The towers use QuickGELU, as OpenAI's; weights do not show it. OpenAI's own files are recognised.",
 )
+@click.option(
+    "--tokenizer",
+    type=click.Path(path_type=Path),
+    help="A folder with the tokenizer.json of a model that does not have CLIP's. Left out: SOURCE, or the hub.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace a checkpoint that lies at OUT.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def command(
-    source: str, out: Path, architecture: str | None, quick_gelu: bool, overwrite: bool, as_json: bool
+    source: str,
+    out: Path,
+    architecture: str | None,
+    quick_gelu: bool,
+    tokenizer: Path | None,
+    overwrite: bool,
+    as_json: bool,
 ) -> None:
     """Read the weights of SOURCE and write them as a checkpoint.
 
@@ -38,7 +49,12 @@ def command(
     from kdx.models.foreign.importing import import_checkpoint
 
     report = import_checkpoint(
-        source, out, architecture=architecture, quick_gelu=quick_gelu, overwrite=overwrite
+        source,
+        out,
+        architecture=architecture,
+        quick_gelu=quick_gelu,
+        tokenizer=tokenizer,
+        overwrite=overwrite,
     )
     if as_json:
         print_json(report.to_dict())

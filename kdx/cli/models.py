@@ -57,8 +57,13 @@ def command(ctx: click.Context, as_json: bool) -> None:
 @click.option(
     "--out", type=click.Path(path_type=Path), required=True, help="Where the checkpoint is written."
 )
+@click.option(
+    "--tokenizer",
+    type=click.Path(path_type=Path),
+    help="A folder with the tokenizer.json of an architecture that does not have CLIP's. Left out: the hub.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace a checkpoint that lies there.")
-def init(name: str, seed: int, out: Path, overwrite: bool) -> None:
+def init(name: str, seed: int, out: Path, tokenizer: Path | None, overwrite: bool) -> None:
     """Write a checkpoint of architecture NAME with random weights, for tests and export checks.
 
     Example: kdx models init ViT-T-16 --seed 0 --out vit-t
@@ -66,13 +71,13 @@ def init(name: str, seed: int, out: Path, overwrite: bool) -> None:
     from kdx.core.folders import check_free
     from kdx.models.architectures import build_model, read_architecture
     from kdx.models.checkpoint import KIND, save_checkpoint
-    from kdx.models.clip_vocabulary import clip_tokenizer
+    from kdx.models.text_tokenizer import tokenizer_of
 
     architecture = read_architecture(name)
-    architecture.check_clip_tokenizer()
+    reads_with = tokenizer_of(architecture, tokenizer)
     check_free(out, KIND, overwrite=overwrite)
     model = build_model(architecture, seed)
-    save_checkpoint(out, model, architecture, clip_tokenizer(), overwrite=overwrite, seeds={"init": seed})
+    save_checkpoint(out, model, architecture, reads_with, overwrite=overwrite, seeds={"init": seed})
     click.echo(out)
 
 

@@ -15,7 +15,6 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, field_validator
 
 from kdx.core.config import Config
-from kdx.core.errors import UsageError
 from kdx.core.preprocess import Preprocess
 
 from .clip_vocabulary import VOCAB_SIZE
@@ -124,6 +123,11 @@ class TextConfig(TowerConfig):
     tokenizer_mode: Text | None = None
     tokenizer_kwargs: dict[str, Any] | None = None
 
+    @property
+    def tokenizer_name(self) -> str | None:
+        """The repository with its tokenizer on the Hugging Face hub; None for CLIP's own."""
+        return self.hf_tokenizer_name or self.hf_model_name
+
 
 class PreprocessConfig(_Description):
     """What of the preprocessing is not CLIP's own."""
@@ -181,21 +185,13 @@ class Architecture(_Description):
     def foreign_tokenizer(self) -> str | None:
         """What splits its texts, where that is not CLIP's own tokenizer."""
         text = self.text_cfg
-        if name := text.hf_tokenizer_name or text.hf_model_name:
+        if name := text.tokenizer_name:
             return f"the tokenizer {name}"
         if text.vocab_size != VOCAB_SIZE:
             return f"a vocabulary of {text.vocab_size} entries"
         if text.tokenizer_mode or text.tokenizer_kwargs:
             return "CLIP's vocabulary by other rules (tokenizer_mode, tokenizer_kwargs)"
         return None
-
-    def check_clip_tokenizer(self) -> None:
-        """Raises UsageError for a model whose texts CLIP's own tokenizer does not split."""
-        if self.foreign_tokenizer:
-            raise UsageError(
-                f"{self.name} needs {self.foreign_tokenizer}, which kdx does not have",
-                remedy="choose a model with CLIP's tokenizer, for example ViT-B-32",
-            )
 
     @property
     def preprocess(self) -> Preprocess:

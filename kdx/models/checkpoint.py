@@ -143,7 +143,7 @@ def describe(
 ) -> EncoderSpec:
     """The specification of a model as it stands."""
     preprocess = architecture.preprocess
-    bias, padding = model.logit_bias, architecture.text_padding
+    bias = model.logit_bias
     return EncoderSpec(
         name=architecture.name,
         embed_dim=architecture.embed_dim,
@@ -159,8 +159,8 @@ def describe(
         model_digest=value_digest([weights_digest, architecture.to_dict()]),
         preprocess_digest=preprocess.digest,
         tokenizer_digest=tokenizer.digest,
-        text_padding=padding,
-        pad_id=tokenizer.pad_id,
+        text_padding=architecture.text_padding,
+        pad_id=tokenizer.pad_id,  # also a tower of free length may look for it
         text_pooling=architecture.text_pooling,
         tokenizer_kind=tokenizer.kind,
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from kdx.core.errors import DataError
-from kdx.core.tokenizers import HuggingFaceTokenizer, Tokenizer
+from kdx.core.tokenizers import ClipTokenizer, HuggingFaceTokenizer, Tokenizer
 
 from .architecture import Architecture
 from .clip_vocabulary import clip_tokenizer
@@ -30,42 +30,49 @@ def tokenizer_of(architecture: Architecture, folder: Path | None = None) -> Toke
     """
     text, where = architecture.text_cfg, architecture.name
     wishes = _wishes(text.tokenizer_kwargs or {}, where)
-    if not text.hf_tokenizer_name:
+    if not text.tokenizer_name:
         if text.tokenizer_mode or wishes.keys() - {"clean"}:
             raise DataError(
                 "asks of CLIP's tokenizer what it does not do",
                 where=where,
                 remedy="take another architecture",
             )
-        return clip_tokenizer(**wishes)
+        tokenizer = clip_tokenizer(**wishes)
+        check_belongs(tokenizer, architecture, where, "name the model with --architecture")
+        return tokenizer
     if folder is None:
         from .foreign.hub import fetch_tokenizer
 
-        folder = fetch_tokenizer(text.hf_tokenizer_name)
+        folder = fetch_tokenizer(text.tokenizer_name)
     tokenizer = read_hugging_face_tokenizer(folder, Wishes(mode=text.tokenizer_mode, **wishes))
-    check_belongs(tokenizer, architecture, folder)
+    check_belongs(tokenizer, architecture, folder, f"take the files of {text.tokenizer_name}")
     return tokenizer
 
 
-def check_belongs(tokenizer: HuggingFaceTokenizer, architecture: Architecture, where: Path) -> None:
+def check_belongs(
+    tokenizer: ClipTokenizer | HuggingFaceTokenizer,
+    architecture: Architecture,
+    where: Path | str,
+    remedy: str,
+) -> None:
     """Raises DataError for the tokenizer of another model: its ids are not those that the text tower has rows for."""
-    text, remedy = architecture.text_cfg, f"take the files of {architecture.text_cfg.hf_tokenizer_name}"
+    text = architecture.text_cfg
     if text.hf_model_name:  # the tower's own configuration says what it has
         return
     rows, ids = text.vocab_size, tokenizer.vocab_size
-    beyond = tokenizer.vocabulary().items() if ids > rows else ()
+    beyond = tokenizer.vocabulary.items() if ids > rows else ()
     if any(number >= rows and not SENTINEL.fullmatch(symbol) for symbol, number in beyond) or (
         ids < SMALLEST * rows
     ):
         raise DataError(
-            f"is the tokenizer of another model: it has {ids} ids, the text tower {rows}",
+            f"the tokenizer is that of another model: it has {ids} ids, the text tower {rows}",
             where=where,
             remedy=remedy,
         )
     ends_text: Any = (text.model_extra or {}).get("eos_id", 2)
     if text.pool_type == "eos" and ends_text not in tokenizer.end:
         raise DataError(
-            f"is the tokenizer of another model: it ends a text with {list(tokenizer.end)}, the text tower"
+            f"the tokenizer is that of another model: it ends a text with {list(tokenizer.end)}, the text tower"
             f" looks for {ends_text}",
             where=where,
             remedy=remedy,

@@ -132,7 +132,6 @@ def test_inheriting_from_the_teacher_asks_for_it(tmp_path: Path, samples: ShardS
         (["inherit.towers=[]"], "inherit.towers"),
         (["inherit.towers=['audio']"], "inherit.towers"),
         (["inherit.text.layer=[0]"], "unknown key inherit.text.layer"),
-        (["student=ViT-B-16-SigLIP"], "the tokenizer timm/ViT-B-16-SigLIP"),
         (["student=timm:resnet5"], "did you mean timm:resnet50+T?"),
     ],
 )

@@ -127,6 +127,11 @@ class ClipTokenizer(Tokenizer):
         """symbol → id; a copy."""
         return dict(self._vocab)
 
+    @property
+    def end(self) -> tuple[int, ...]:
+        """The ids that end every text."""
+        return (self._end,)
+
 
 def byte_alphabet() -> dict[int, str]:
     """The printable character that spells each byte in a vocabulary (GPT-2's table), in the order of its ids.

@@ -114,8 +114,9 @@ class HuggingFaceTokenizer(Tokenizer):
     def _reserved(self) -> int:
         return 3 if self._rules.clips else len(self._start) + len(self._end)
 
+    @property
     def vocabulary(self) -> dict[str, int]:
-        """symbol → id, those of added tokens too."""
+        """symbol → id; a copy."""
         return self._model.get_vocab()
 
     def _identity(self) -> object:

@@ -61,7 +61,6 @@ def open_clip_config(path: Path, name: str) -> Architecture:
     config = read_json(path)
     architecture = from_open_clip(name, config.get("model_cfg"), path)
     check_supported(architecture, path)
-    architecture.check_clip_tokenizer()
     stated = read_open_clip_preprocess(
         config.get("preprocess_cfg", {}), architecture.vision_cfg.image_size, path
     )
@@ -93,7 +92,7 @@ def fetch_tokenizer(repository: str) -> Path:
                 f"its tokenizer cannot be downloaded: {unreachable or _first_line(error)}",
                 where=repository,
                 remedy=f"on a machine with a network run `hf download {repository} --include 'tokenizer*' "
-                f"{SPECIALS_FILE} --local-dir DIR`, and bring DIR here",
+                f"{SPECIALS_FILE} --local-dir DIR`, bring DIR here and give --tokenizer DIR",
             ) from None
     return cast(Path, folder)
 
@@ -101,7 +100,6 @@ def fetch_tokenizer(repository: str) -> Path:
 def _fetch_tag(name: str, tag: str) -> Published:
     name = name.replace("/", "-")  # open_clip takes OpenAI's spelling ViT-B/32 too
     architecture = read_architecture(name)
-    architecture.check_clip_tokenizer()
     config = hub.get_pretrained_cfg(name, tag)
     if not config:
         tags = hub.list_pretrained_tags_by_model(name)

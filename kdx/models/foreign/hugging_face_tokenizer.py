@@ -22,7 +22,6 @@ from kdx.core.tokenizers.hugging_face import TOKENIZER_FILE
 
 CONFIG_FILE = "tokenizer_config.json"
 SPECIALS_FILE = "special_tokens_map.json"
-FILES = (TOKENIZER_FILE, CONFIG_FILE, SPECIALS_FILE)
 SLOW = ("spiece.model", "sentencepiece.bpe.model", "tokenizer.model", "vocab.txt", "vocab.json")
 NAMED = tuple(f"{name}_token" for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))
 USUAL = {"pad_token": ("[PAD]", "<pad>"), "sep_token": ("[SEP]", "</s>"), "eos_token": ("</s>",)}
@@ -37,6 +36,11 @@ class Wishes:
     clean: str = "whitespace"
     strip_sep_token: bool = False
     mode: str | None = None
+
+
+def holds_tokenizer(folder: Path) -> bool:
+    """Whether there is one, be it one that runs in Python alone."""
+    return any((folder / name).is_file() for name in (TOKENIZER_FILE, *SLOW))
 
 
 def read_hugging_face_tokenizer(folder: Path, wishes: Wishes) -> HuggingFaceTokenizer:

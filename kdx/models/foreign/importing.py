@@ -8,12 +8,14 @@ from typing import Any
 
 from kdx.core.errors import UsageError
 from kdx.core.folders import check_free
+from kdx.core.tokenizers import Tokenizer
 
 from ..architectures import Architecture, read_architecture
 from ..checkpoint import KIND, save_checkpoint
 from ..clip_configuration import check_supported
-from ..clip_vocabulary import clip_tokenizer
+from ..text_tokenizer import tokenizer_of
 from .fitting import fit
+from .hugging_face_tokenizer import holds_tokenizer
 from .identify import Identified, identify
 from .known import named
 from .layouts import Normalised, normalise, place_text_tower
@@ -41,14 +43,17 @@ def import_checkpoint(
     *,
     architecture: str | None = None,
     quick_gelu: bool = False,
+    tokenizer: Path | None = None,
     overwrite: bool = False,
 ) -> ImportReport:
     """Reads foreign weights and seals a Checkpoint at `out`, float32 whatever they are stored in.
 
     source: a weight file, an open_clip or Hugging Face CLIPModel folder, NAME:TAG or hf-hub:OWNER/MODEL.
     architecture: a name of kdx, open_clip or timm, where the weights alone shall not decide. quick_gelu: what they
-    cannot show. Nothing of the source is executed. Raises UsageError, DataError (not a CLIP model, keys that do not
-    fit, a pickle with code) or SetupError (no network); nothing is left at `out` then.
+    cannot show. tokenizer: the folder with the tokenizer of a model that does not have CLIP's; left out, the source's
+    own, else the one on the hub that the architecture names. Nothing of the source is executed. Raises UsageError,
+    DataError (not a CLIP model, keys that do not fit, a pickle with code, the tokenizer of another model) or SetupError
+    (no network); nothing is left at `out` then.
     """
     check_free(out, KIND, overwrite=overwrite)
     named_one = None if architecture is None else read_architecture(architecture)
@@ -62,7 +67,7 @@ def import_checkpoint(
     normalised = normalise(found.state)
     decided = _decide(found, normalised, named_one, quick_gelu or normalised.from_openai)
     check_supported(decided.architecture, found.where)
-    decided.architecture.check_clip_tokenizer()
+    reads_with = _tokenizer(decided.architecture, source, tokenizer)
     state = place_text_tower(normalised.state, custom_text=decided.architecture.custom_text)
     changes = normalised.changes
     if state.keys() != normalised.state.keys():
@@ -70,9 +75,20 @@ def import_checkpoint(
         changes += (f"moved the text tower {there}",)
     model = fit(state, decided.architecture, found.where)
     spec = save_checkpoint(
-        out, model, decided.architecture, clip_tokenizer(), overwrite=overwrite, inputs=found.inputs
+        out, model, decided.architecture, reads_with, overwrite=overwrite, inputs=found.inputs
     )
     return ImportReport(str(out), source, spec.name, changes, decided.assumptions, spec.to_dict())
+
+
+def _tokenizer(architecture: Architecture, source: str, given: Path | None) -> Tokenizer:
+    if given and not architecture.text_cfg.tokenizer_name:
+        raise UsageError(
+            f"{architecture.name} reads its texts with CLIP's own tokenizer",
+            where=given,
+            remedy="leave --tokenizer out",
+        )
+    own = Path(source)
+    return tokenizer_of(architecture, given or (own if holds_tokenizer(own) else None))
 
 
 def _decide(

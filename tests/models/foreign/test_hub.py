@@ -13,6 +13,7 @@ import pytest
 import safetensors.torch
 import torch
 from huggingface_hub import constants
+from huggingface_hub.errors import EntryNotFoundError
 from open_clip import pretrained
 from open_clip.transform import PreprocessCfg
 from torch import Tensor
@@ -22,9 +23,11 @@ from kdx.models.architectures import Architecture
 from kdx.models.checkpoint import open_checkpoint
 from kdx.models.clip import ClipModel
 from kdx.models.foreign import hub
-from kdx.models.foreign.hub import fetch
+from kdx.models.foreign.hub import fetch, fetch_tokenizer
 from kdx.models.foreign.importing import import_checkpoint
 from kdx.models.foreign.preprocessing import read_open_clip_preprocess
+
+from .small_tokenizers import t5
 
 Embed = Callable[[Any], tuple[Tensor, Tensor]]
 
@@ -59,19 +62,35 @@ def test_unknown_tags_and_names_are_answered_with_the_nearest() -> None:
     assert caught.value.remedy and caught.value.remedy.startswith("did you mean ViT-B-")
 
 
-@pytest.mark.parametrize(
-    ("source", "reason"),
-    [
-        ("ViT-B-16-SigLIP:webli", "needs the tokenizer timm/ViT-B-16-SigLIP"),
-        ("xlm-roberta-base-ViT-B-32:laion5b_s13b_b90k", "needs the tokenizer xlm-roberta-base"),
-    ],
-)
-def test_what_kdx_cannot_build_is_not_downloaded(
-    source: str, reason: str, monkeypatch: pytest.MonkeyPatch
+def test_a_tokenizer_is_fetched_with_the_settings_that_its_repository_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hub, "hf_hub_download", _no_network)
-    with pytest.raises(UsageError, match=reason):
-        fetch(source)
+    folder = tmp_path / "snapshot"
+    t5(folder)
+
+    def hf_hub_download(repository: str, file: str, **_: object) -> str:
+        if not (folder / file).is_file():
+            raise EntryNotFoundError("404")
+        return str(folder / file)
+
+    monkeypatch.setattr(hub, "hf_hub_download", hf_hub_download)
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_: [])
+    assert fetch_tokenizer("someone/siglip") == folder
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(DataError, match="runs in Python alone") as caught:
+        fetch_tokenizer("someone/siglip")
+    assert caught.value.where == "someone/siglip" and "save_pretrained" in str(caught.value.remedy)
+
+
+def test_without_a_network_a_tokenizer_says_how_to_bring_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(socket, "getaddrinfo", _no_network)
+    monkeypatch.setattr(hub, "getproxies", dict)
+    with pytest.raises(SetupError, match="tokenizer cannot be downloaded") as caught:
+        fetch_tokenizer("someone/siglip")
+    assert "hf download someone/siglip" in str(caught.value.remedy)
 
 
 def test_without_a_network_one_line_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
