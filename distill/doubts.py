@@ -76,7 +76,7 @@ class Doubts:
         if self._at_chance == PATIENCE or (last and 0 < self._at_chance < PATIENCE):
             log.warning(
                 "THE STUDENT SCORES AT CHANCE on the val split after %d steps: %s; check that captions belong to "
-                "their images (kdx data sheet) and classes.txt to the labels, or lower optimizer.lr",
+                "their images (kdx data info --sheet) and classes.txt to the labels, or lower optimizer.lr",
                 step,
                 test,
             )

@@ -166,7 +166,7 @@ class Loop:
         return [
             Inputs(
                 some,
-                Texts.of(tokens, self.device, width, blocks, allowed, padding=padding),
+                Texts.of(tokens, self.device, width, blocks, allowed, padding=padding, pad_id=batch.pad_id),
                 dropout_seed=self._seed(DROPOUT, self._part_number(batch.step, part)),
                 mask_seed=self._seed(MASKS, batch.step),
                 places=own,

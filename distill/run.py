@@ -9,7 +9,7 @@ from pathlib import Path
 from kdx.core.errors import DataError, UsageError
 from kdx.core.folders import check_free, check_place, check_space
 from kdx.core.progress import Stages, silent_stages
-from kdx.core.urls import shown, url_of
+from kdx.core.urls import file_name, shown, url_of
 from kdx.data.places import splits_there
 from kdx.data.shards import ShardSet, open_split
 from kdx.evaluate.dataset import check_task
@@ -80,6 +80,10 @@ def run_recipe(
             tell(
                 f"note: nothing is scored every {recipe.validate_every:,} steps: {shown(data)} has no val split; "
                 f"to hold a hundredth of the pairs out: --data '{shown(data)}#val=0.01'"
+            )
+        elif val is not None and val.shards and file_name(val.shards[0].path).startswith("test-"):
+            tell(
+                "note: there are no val-*.tar: the student is scored, and the best one chosen, on test-*.tar"
             )
     samples.fetch(stages, (ranks.rank, ranks.size))
     try:

@@ -40,18 +40,20 @@ class Texts:
         allowed: Sequence[int] = (),
         *,
         padding: TextPadding = "longest",
+        pad_id: int = 0,
     ) -> Texts:
-        """tokens: int [b, L], ended by end-of-text and padded with 0. width: the text tower's.
+        """tokens: int [b, L], padded with pad_id, with which no text ends. width: the text tower's.
 
         count: of blocks; what saves most if not given. allowed: the lengths that a block may have, the longest as long
         as any text; every length if there is none. padding: of the tower; "full" leaves the tokens as they are.
         """
         if padding == "full":
             return cls((device.copied(tokens.astype(np.int64)),))
-        lengths = text_lengths(tokens)
+        lengths = text_lengths(tokens, pad_id)
         if allowed:
             lengths = np.array(allowed)[np.searchsorted(allowed, lengths)]
-            tokens = np.pad(tokens, ((0, 0), (0, max(0, int(lengths.max()) - tokens.shape[1]))))
+            missing = max(0, int(lengths.max()) - tokens.shape[1])
+            tokens = np.pad(tokens, ((0, 0), (0, missing)), constant_values=pad_id)
         rows = split_rows(lengths, device.block_cost(width), [count] if count else range(1, MAX_BLOCKS + 1))
         if len(rows) == 1:
             return cls((device.copied(tokens[:, : lengths.max()].astype(np.int64)),))
@@ -65,9 +67,9 @@ class Texts:
         return embeddings[0] if self.order is None else torch.cat(embeddings)[self.order]
 
 
-def text_lengths(tokens: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
-    """int [b]: up to the last token that is not 0."""
-    return tokens.shape[1] - np.argmax(tokens[:, ::-1] != 0, axis=1)
+def text_lengths(tokens: npt.NDArray[Any], pad_id: int = 0) -> npt.NDArray[np.int64]:
+    """int [b]: up to the last token that is not pad_id."""
+    return tokens.shape[1] - np.argmax(tokens[:, ::-1] != pad_id, axis=1)
 
 
 def split_rows(

@@ -71,6 +71,10 @@ class Chunks:
     def tokens(self) -> Ids:
         return self._tokens.array
 
+    @property
+    def pad_id(self) -> int:
+        return self._captions.pad_id
+
     def fill(self, request: Request) -> Filled:
         """Raises DataError if a shard has changed."""
         pixels, tokens = self.pixels[request.slot], self.tokens[request.slot]
@@ -88,7 +92,7 @@ class Chunks:
             caption = self._caption(row, request.epoch)
             ids = self._ids(row, caption)
             tokens[n, : len(ids)] = ids
-            tokens[n, len(ids) :] = self._captions.pad_id
+            tokens[n, len(ids) :] = self.pad_id
             longest = max(longest, len(ids))
             rows.append(row)
             captions.append(caption)

@@ -32,7 +32,8 @@ BATCHES_AHEAD = 2
 class Batch:
     """rows, views, captions: int64 [B], where each pair came from. pixels: uint8 [B, S, S, 3]. tokens: int32 [B, L].
 
-    pixels and tokens lie in pinned memory where there is a GPU, so that a copy to it need not block.
+    pad_id: what shorter texts are filled with. pixels and tokens lie in pinned memory where there is a GPU, so that a
+    copy to it need not block.
     """
 
     step: int
@@ -41,6 +42,7 @@ class Batch:
     captions: npt.NDArray[np.int64]
     pixels: npt.NDArray[np.uint8]
     tokens: npt.NDArray[np.int32]
+    pad_id: int = 0
 
 
 class Loader:
@@ -181,6 +183,7 @@ class _Assembly:
             captions=np.concatenate(self._captions),
             pixels=self._pixels[: self._count],
             tokens=tokens,
+            pad_id=self._chunks.pad_id,
         )
 
 

@@ -182,18 +182,6 @@ class Architecture(_Description):
         return "full" if reads_padding and not self.text_cfg.hf_model_name else "longest"
 
     @property
-    def foreign_tokenizer(self) -> str | None:
-        """What splits its texts, where that is not CLIP's own tokenizer."""
-        text = self.text_cfg
-        if name := text.tokenizer_name:
-            return f"the tokenizer {name}"
-        if text.vocab_size != VOCAB_SIZE:
-            return f"a vocabulary of {text.vocab_size} entries"
-        if text.tokenizer_mode or text.tokenizer_kwargs:
-            return "CLIP's vocabulary by other rules (tokenizer_mode, tokenizer_kwargs)"
-        return None
-
-    @property
     def preprocess(self) -> Preprocess:
         """The preprocessing that the model is trained, evaluated and served with."""
         return Preprocess(image_size=self.vision_cfg.image_size, **dict(self.preprocess_cfg))

@@ -20,7 +20,7 @@ COUNTS = files("kdx.models") / "parameter_counts.json"
 class ListedArchitecture:
     """image_params: the image tower's; text_params: all else, so with the logit scale. tokens: of a text, at most.
 
-    student, teacher, export: what kdx does with it. needs: what has to be there for that, besides kdx[train].
+    needs: what has to be there for its use, besides kdx[train].
     """
 
     name: str
@@ -30,9 +30,6 @@ class ListedArchitecture:
     image_size: int
     tokens: int
     tokenizer: str
-    student: bool
-    teacher: bool
-    export: bool
     needs: tuple[str, ...]
     about: str
 
@@ -67,9 +64,6 @@ def _listed(architecture: Architecture, image: int, text: int) -> ListedArchitec
         image_size=architecture.vision_cfg.image_size,
         tokens=words.context_length,
         tokenizer=tokenizer,
-        student=True,
-        teacher=True,
-        export=True,
         needs=needs,
         about=architecture.about,
     )

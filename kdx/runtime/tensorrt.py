@@ -178,8 +178,8 @@ class TensorRTEncoder(ExportedEncoder):
         with self._lock:
             tower = self._towers.get(graph)
             if tower is None:
-                tensors = IMAGE if graph == self._image else TEXT
-                tower = Tower(self._trt, self._cudart, graph.path, tensors, self.spec.embed_dim)
+                tensors, filling = (IMAGE, 0) if graph == self._image else (TEXT, self.spec.pad_id)
+                tower = Tower(self._trt, self._cudart, graph.path, tensors, self.spec.embed_dim, filling)
                 self._towers[graph] = tower
         return tower.run(batch)
 
@@ -223,9 +223,12 @@ class Bucket:
 class Tower:
     """One engine: its profiles, buckets and buffers."""
 
-    def __init__(self, trt: Any, cudart: Any, path: Path, tensors: Tensors, embed_dim: int) -> None:
+    def __init__(
+        self, trt: Any, cudart: Any, path: Path, tensors: Tensors, embed_dim: int, filling: int
+    ) -> None:
+        """filling: what a request is padded with to its bucket."""
         self._trt, self._cudart, self._path = trt, cudart, path
-        self._tensors, self._embed_dim = tensors, embed_dim
+        self._tensors, self._embed_dim, self._filling = tensors, embed_dim, filling
         self._messages = Messages()
         self._logger = make_logger(trt, self._messages)
         self._engine = self._load()
@@ -307,7 +310,7 @@ class Tower:
 
     def _choose_profile(self, row: tuple[int, ...]) -> tuple[int, tuple[int, ...]]:
         """The first profile that admits a row of this shape, and the row's shape in it: a text's length grows to
-        its bucket, which is free, since the text tower is causal."""
+        its bucket, which is free, since no padding reaches what a tower of free length reads."""
         for index, (least, largest) in enumerate(self._profiles):
             if len(row) != 1:
                 return index, row
@@ -323,7 +326,7 @@ class Tower:
         rows = min(largest[0], max(least[0], _power_of_two(len(batch))))
         shape = (rows, *width)
         padded = self._host_input.array(shape, self._tensors.dtype)
-        padded[...] = 0
+        padded[...] = self._filling
         padded[tuple(slice(size) for size in batch.shape)] = batch
         bucket = self._buckets.get((profile, shape)) or self._make_bucket(profile, shape)
         if bucket.graph is not None:

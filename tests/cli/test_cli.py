@@ -1,12 +1,14 @@
 """Facts of kdx/cli/__init__.py: the commands, their errors and exit codes."""
 
 import errno
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+import kdx
 from kdx.cli import VERBS, cli, main
 from kdx.core.errors import DataError, GateError, SetupError, UsageError
 
@@ -26,6 +28,18 @@ def _commands() -> list[str]:
         *groups,
         *(f"{verb} {name}" for verb, group in groups.items() for name in getattr(group, "commands", {})),
     ]
+
+
+def test_messages_and_documents_name_commands_that_exist() -> None:
+    root = Path(kdx.__file__).parents[1]
+    groups = [verb for verb in VERBS if any(each.startswith(f"{verb} ") for each in _commands())]
+    named = re.compile(rf"(?:`|\(|\"|run |with )kdx ({'|'.join(groups)}) ([a-z-]+)\b")
+    files = [*root.glob("*.md"), *root.glob("docs/*.md"), *(root / "kdx").resolve().rglob("*.py")]
+    for room in ("distill", "export", "serve", "bench"):
+        files += (root / room).rglob("*.py")
+    found = [(file, *names) for file in files for names in named.findall(file.read_text(encoding="utf-8"))]
+    assert len(found) > 20
+    assert [each for each in found if f"{each[1]} {each[2]}" not in _commands()] == []
 
 
 @pytest.mark.parametrize("command", _commands())

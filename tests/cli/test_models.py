@@ -21,9 +21,6 @@ def test_json_lists_every_architecture_with_its_counts() -> None:
         "image_size": 224,
         "tokens": 77,
         "tokenizer": "CLIP",
-        "student": True,
-        "teacher": True,
-        "export": True,
         "needs": [],
         "about": by_name["ViT-T-16"]["about"],
     }

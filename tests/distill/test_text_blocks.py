@@ -51,6 +51,7 @@ def test_one_block_is_the_batch_as_it_came() -> None:
 
 def test_a_length_goes_to_the_last_token() -> None:
     assert text_lengths(np.array([[7, 0, 9, 0], [7, 9, 0, 0], [7, 8, 1, 9]])).tolist() == [3, 2, 4]
+    assert text_lengths(np.array([[7, 0, 9, 0], [7, 9, 1, 1]]), pad_id=1).tolist() == [4, 2]
 
 
 def test_the_number_of_blocks_weighs_padding_against_their_cost() -> None:
@@ -74,3 +75,8 @@ def test_compiled_towers_see_few_lengths_and_give_the_same_embeddings() -> None:
     texts = Texts.of(tokens, CPU, 64, 3, allowed)
     assert {block.shape[1] for block in texts.blocks} == {16, 32} and len(allowed_lengths(77)) == 6
     assert (texts.encode(model) - expected).abs().max() < 5e-6
+
+
+def test_texts_are_lengthened_with_what_the_tower_takes_for_padding() -> None:
+    texts = Texts.of(np.array([[5, 6, 2], [5, 2, 1]]), CPU, 64, 1, (4,), pad_id=1)
+    assert texts.blocks[0].tolist() == [[5, 6, 2, 1], [5, 2, 1, 1]]

@@ -96,6 +96,16 @@ def test_labels_alone_and_captions_alone_are_scored(
     assert {name for name in line if name.startswith("val_")} == expected
 
 
+def test_that_test_shards_stand_for_the_val_split_is_said_before_training(
+    tmp_path: Path, make_samples: Callable[..., list[Sample]]
+) -> None:
+    write_shards(tmp_path / "data", "train", make_samples(20))
+    write_shards(tmp_path / "data", "test", make_samples(6))
+    told: list[str] = []
+    run_recipe(_recipe(), tmp_path / "data", tmp_path / "run", tell=told.append)
+    assert len(told) == 1 and "on test-*.tar" in told[0]
+
+
 def test_without_a_val_split_that_is_said_before_training(
     tmp_path: Path, make_samples: Callable[..., list[Sample]]
 ) -> None:

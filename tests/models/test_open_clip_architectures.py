@@ -71,11 +71,6 @@ def test_moving_the_text_tower_to_the_top_changes_no_embedding() -> None:
         assert torch.equal(ours.encode_image(pixels), theirs.encode_image(pixels))
 
 
-def test_what_needs_another_tokenizer_says_which() -> None:
-    assert read_architecture("ViT-B-32").foreign_tokenizer is None
-    assert read_architecture("roberta-ViT-B-32").foreign_tokenizer == "the tokenizer roberta-base"
-
-
 def test_a_square_image_size_may_be_a_pair() -> None:
     configuration = {"embed_dim": 8, "vision_cfg": {"image_size": [32, 32]}, "text_cfg": {}}
     assert from_open_clip("x", configuration, "x").vision_cfg.image_size == 32

@@ -13,6 +13,7 @@ from kdx.core.tokenizers import ClipTokenizer, HuggingFaceTokenizer, open_tokeni
 from kdx.models.architecture import Architecture, read_architecture
 from kdx.models.clip_vocabulary import clip_tokenizer
 from kdx.models.foreign import hub
+from kdx.models.open_clip_architectures import open_clip_names
 from kdx.models.text_tokenizer import tokenizer_of
 
 from .foreign.small_tokenizers import bert, t5
@@ -71,6 +72,15 @@ def test_the_tokenizer_of_another_model_is_refused(text: dict[str, Any], said: s
     with pytest.raises(DataError, match=said) as caught:
         tokenizer_of(named(**text), tmp_path)
     assert caught.value.where == str(tmp_path) and "someone/tokenizer" in str(caught.value.remedy)
+
+
+def test_every_listed_model_that_reads_texts_as_clip_does_takes_clips_tokenizer() -> None:
+    with_clips = [
+        each for each in map(read_architecture, open_clip_names()) if not each.text_cfg.tokenizer_name
+    ]
+    assert len(with_clips) > 90
+    for each in with_clips:
+        assert tokenizer_of(each).kind == "clip", each.name
 
 
 def test_the_end_of_text_that_a_text_tower_looks_for_is_accepted(tmp_path: Path) -> None:

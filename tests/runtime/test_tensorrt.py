@@ -90,6 +90,15 @@ def test_any_length_gives_the_rows_of_the_graph(engines: ExportedModel, referenc
             assert np.array_equal(encoder.encode_text(tokens.astype(np.int64)), features)
 
 
+def test_texts_are_padded_to_their_bucket_with_the_models_own_token(engines: ExportedModel) -> None:
+    with TensorRTEncoder(replace(engines, spec=replace(engines.spec, pad_id=7))) as encoder:
+        encoder.encode_text(_tokens(3, 5))
+        (tower,) = encoder._towers.values()  # pyright: ignore[reportPrivateUsage]
+        asked = tower._host_input.array((4, 8), np.int32)  # pyright: ignore[reportPrivateUsage]
+        assert np.array_equal(asked[:3, :5], _tokens(3, 5))
+        assert (asked[3:] == 7).all() and (asked[:, 5:] == 7).all()
+
+
 def test_requests_are_padded_to_few_buckets_each_with_its_graph_and_profile(
     engines: ExportedModel, cuda: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
