@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import math
+from typing import Annotated, Any, Literal, cast
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from kdx.core.config import Config
 from kdx.core.errors import UsageError
@@ -12,7 +13,17 @@ from kdx.core.errors import UsageError
 DISTILLING = ("crd", "fd", "mfd", "gd", "icl", "afd", "cross_kd", "affinity")
 SCALED = ("crd", "gd", "cross_kd", "affinity")  # those with the teacher's own similarities
 
-Scale = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+def _scales(value: Any) -> Any:
+    several = isinstance(value, list | tuple)
+    numbers = cast(list[Any], list(value) if several else [value])
+    for number in numbers or [None]:
+        if not isinstance(number, int | float) or isinstance(number, bool) or not 0 < number < math.inf:
+            raise ValueError("is neither a number above 0 nor a list of such")
+    return tuple(map(float, numbers)) if several else float(numbers[0])
+
+
+Scales = Annotated[float | tuple[float, ...], BeforeValidator(_scales)]
 
 
 class ObjectiveConfig(Config):
@@ -64,7 +75,7 @@ class ObjectiveConfig(Config):
         ge=0,
         description="as crd, by cross-entropy: open_clip's distiller, TinyCLIP's affinity mimicking",
     )
-    teacher_scale: Scale | tuple[Scale, ...] | None = Field(
+    teacher_scale: Scales | None = Field(
         default=None,
         description="multiplier of the teacher's cosines, the inverse of a temperature, of all teachers or a list with "
         "one for each; TinyCLIP: 50, MobileCLIP 2: tuned for each. Unset: its own",

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from kdx.core.errors import DataError
+from kdx.core.errors import DataError, UsageError
 from kdx.core.tokenizers import ClipTokenizer, HuggingFaceTokenizer, Tokenizer
 
 from .architecture import Architecture
@@ -24,12 +24,18 @@ SMALLEST = 0.75
 def tokenizer_of(architecture: Architecture, folder: Path | None = None) -> Tokenizer:
     """CLIP's, or the one that the architecture names: from a folder with its files, else from the hub.
 
-    Raises DataError for a tokenizer that is not the architecture's or that kdx cannot run, SetupError where the hub
-    cannot be reached.
+    Raises UsageError for a folder beside an architecture that reads as CLIP does, DataError for a tokenizer that is not
+    the architecture's or that kdx cannot run, SetupError where the hub cannot be reached.
     """
     text, where = architecture.text_cfg, architecture.name
     wishes = _wishes(text.tokenizer_kwargs or {}, where)
     if not text.tokenizer_name:
+        if folder is not None:
+            raise UsageError(
+                f"{where} reads its texts with CLIP's own tokenizer",
+                where=folder,
+                remedy="leave --tokenizer out",
+            )
         if text.tokenizer_mode or wishes.keys() - {"clean"}:
             raise DataError(
                 "asks of CLIP's tokenizer what it does not do",

@@ -251,6 +251,8 @@ def test_sigmoid_models_bring_their_bias() -> None:
         ({"fd": 1.0, "teacher_scale": 50.0}, "teacher_scale"),
         ({"crd": 1.0, "teacher_scale": [50.0, 0.0]}, "teacher_scale"),
         ({"crd": 1.0, "teacher_scale": "hot"}, "teacher_scale"),
+        ({"crd": 1.0, "teacher_scale": float("nan")}, "teacher_scale = nan"),
+        ({"crd": 1.0, "teacher_scale": []}, "teacher_scale"),
         ({"contrast": "sigmoid", "compat": "clip-kd"}, "contrast"),
         ({"mask_ratio": 1.0}, "mask_ratio"),
         ({"compat": "tinyclip"}, "compat"),

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from kdx.core.errors import DataError
+from kdx.core.errors import DataError, UsageError
 from kdx.core.tokenizers import ClipTokenizer, HuggingFaceTokenizer, open_tokenizer
 from kdx.models.architecture import Architecture, read_architecture
 from kdx.models.clip_vocabulary import clip_tokenizer
@@ -81,6 +81,12 @@ def test_every_listed_model_that_reads_texts_as_clip_does_takes_clips_tokenizer(
     assert len(with_clips) > 90
     for each in with_clips:
         assert tokenizer_of(each).kind == "clip", each.name
+
+
+def test_a_folder_beside_a_model_that_reads_as_clip_does_is_refused(tmp_path: Path) -> None:
+    t5(tmp_path)
+    with pytest.raises(UsageError, match="CLIP's own tokenizer"):
+        tokenizer_of(architecture(), tmp_path)
 
 
 def test_the_end_of_text_that_a_text_tower_looks_for_is_accepted(tmp_path: Path) -> None:

@@ -81,14 +81,9 @@ def import_checkpoint(
 
 
 def _tokenizer(architecture: Architecture, source: str, given: Path | None) -> Tokenizer:
-    if given and not architecture.text_cfg.tokenizer_name:
-        raise UsageError(
-            f"{architecture.name} reads its texts with CLIP's own tokenizer",
-            where=given,
-            remedy="leave --tokenizer out",
-        )
     own = Path(source)
-    return tokenizer_of(architecture, given or (own if holds_tokenizer(own) else None))
+    has_own = architecture.text_cfg.tokenizer_name and holds_tokenizer(own)
+    return tokenizer_of(architecture, given or (own if has_own else None))
 
 
 def _decide(
