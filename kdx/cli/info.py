@@ -153,6 +153,9 @@ def _model(folder: Path, fields: Mapping[str, Any]) -> Facts:
     }
     if count := _read_if_there(folder / "model.safetensors", _count_weights):
         facts["weights"] = count
+    for name, title in (("changes", "imported"), ("assumptions", "assumed")):
+        if fields.get(name):
+            facts[title] = fields[name]
     if "score" in fields:  # of a run's best student
         facts["score"] = (
             f"{fields.get('metric')} {100 * fields['score']:.1f} % after step {fields.get('step'):,}"

@@ -87,6 +87,7 @@ class VisionConfig(TowerConfig):
     timm_model_name: Text | None = None
     timm_pool: Text = "avg"
     timm_proj: Text | None = "linear"
+    timm_act: Literal["gelu", "gelu_tanh"] | None = None  # kdx's: in place of the trunk's own form of GELU
     attentional_pool: Flag = False
     output_tokens: Flag = False
 

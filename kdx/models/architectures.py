@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from open_clip.model import _build_text_tower, _build_vision_tower
+from timm.layers import GELUTanh
 
 from kdx.core.errors import UsageError
 from kdx.core.spelling import nearest
@@ -62,6 +63,7 @@ def build_model(architecture: Architecture, seed: int = 0) -> ClipModel:
         torch.manual_seed(seed)
         model = _built(architecture)
         _fit_projection(model)
+        _fit_activation(model, architecture.vision_cfg.timm_act)
     return model
 
 
@@ -82,6 +84,7 @@ def _built(architecture: Architecture) -> ClipModel:
         vision = vision.changed(timm_model_pretrained=False)
     embed_dim, quick_gelu = architecture.embed_dim, architecture.quick_gelu
     image_settings: Any = vision.to_dict()  # open_clip takes tables too
+    image_settings.pop("timm_act", None)
     text_settings: Any = text.to_dict()
     logits = architecture.init_logit_scale, architecture.init_logit_bias
     if not architecture.custom_text and not text.hf_model_name:
@@ -131,3 +134,13 @@ def _fit_projection(model: ClipModel) -> None:
         return
     assert head is not None
     head.proj = torch.nn.Linear(features, projection.out_features, bias=projection.bias is not None)
+
+
+def _fit_activation(model: ClipModel, act: str | None) -> None:
+    """Gives a timm trunk the form of GELU that it is to have: open_clip has no setting for it."""
+    if act is None:
+        return
+    for module in list(model.visual.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, torch.nn.GELU | GELUTanh):
+                setattr(module, name, GELUTanh() if act == "gelu_tanh" else torch.nn.GELU())

@@ -55,6 +55,8 @@ def unsupported_reason(architecture: Architecture) -> str | None:
         return "a class token in its text tower needs custom_text"
     if text.proj_type == "none" and text.width != architecture.embed_dim:
         return f"its text is not projected, and {text.width} wide instead of {architecture.embed_dim}"
+    if vision.timm_act and not vision.timm_model_name:
+        return "timm_act is a setting of timm's image towers"
     if ":" in (vision.timm_model_name or ""):  # timm would look there for code-like settings and weights
         return f"its image tower {vision.timm_model_name} lies on a hub"
     return None

@@ -23,6 +23,7 @@ from kdx.core.folders import read_json
 
 PICKLE = b"\x80"  # with this begins every pickle of protocol 2 and up; torch.save never wrote lower ones
 STATE_KEYS = ("state_dict", "model_state_dict", "model", "ema")
+INDEX = ".index.json"  # ends the name of the file that says which shard holds which key
 GET_AGAIN = "it is damaged or incomplete; get it again"
 
 
@@ -52,20 +53,48 @@ def read_state_dict(path: Path) -> dict[str, Any]:
     return content
 
 
-def read_sharded(index: Path) -> tuple[dict[str, Any], dict[str, str]]:
-    """The state dict that a Hugging Face index spreads over several files, and their digests by name."""
-    names = read_json(index).get("weight_map")
-    if not isinstance(names, dict) or not names:
+def read_weights(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """The state dict of a weight file, or of the shards that a Hugging Face index lists; digests of the files by name.
+
+    Raises as read_state_dict, and DataError for shards that are not those of the index.
+    """
+    if path.name.endswith(INDEX):
+        return _read_shards(path)
+    return read_state_dict(path), {path.name: file_digest(path)}
+
+
+def _read_shards(index: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    places = read_json(index).get("weight_map")
+    if not isinstance(places, dict) or not places:
         raise DataError("has no weight_map", where=index, remedy=GET_AGAIN)
     state: dict[str, Any] = {}
     digests: dict[str, str] = {}
-    for name in sorted(set(map(str, names.values()))):
+    for name in sorted(set(map(str, places.values()))):
         path = index.parent / name
         if Path(name).name != name:
             raise DataError(f"names a file outside its folder: {name}", where=index, remedy="do not use it")
-        state |= read_state_dict(path)
+        if not path.is_file():
+            raise DataError(
+                f"is missing, and {index.name} lists it", where=path, remedy="get this shard again"
+            )
+        shard = read_state_dict(path)
+        _check_shard(shard, name, places, state, path)
+        state |= shard
         digests[name] = file_digest(path)
     return state, digests
+
+
+def _check_shard(
+    shard: dict[str, Any], name: str, places: dict[str, Any], before: dict[str, Any], path: Path
+) -> None:
+    """Raises DataError for a shard that does not hold exactly what the index says of it."""
+    other = "it belongs to other weights than the index; get both again"
+    if twice := [key for key in shard if key in before]:
+        raise DataError(f"holds {_list(twice)}, which another shard holds too", where=path, remedy=other)
+    if lacking := [key for key, place in places.items() if place == name and key not in shard]:
+        raise DataError(f"lacks {_list(lacking)}, which the index lists in it", where=path, remedy=other)
+    if surplus := [key for key in shard if key not in places]:
+        raise DataError(f"holds {_list(surplus)}, which the index does not list", where=path, remedy=other)
 
 
 def _read(path: Path) -> Any:

@@ -18,7 +18,7 @@ from kdx.core.errors import DataError
 
 from ..architecture import TextConfig
 from ..architectures import Architecture, build_model, shipped_names
-from .hugging_face import mlp_ratio
+from .hugging_face_config import mlp_ratio
 from .known import known_architectures, model_key
 from .layouts import TEXT, State, lift_text_tower
 

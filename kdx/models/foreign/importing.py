@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from kdx.core.errors import UsageError
 from kdx.core.folders import check_free
@@ -18,7 +21,7 @@ from .fitting import fit
 from .hugging_face_tokenizer import holds_tokenizer
 from .identify import Identified, identify
 from .known import named
-from .layouts import Normalised, normalise, place_text_tower
+from .layouts import Normalised, State, normalise, place_text_tower
 from .sources import Source, read_source
 
 
@@ -48,7 +51,8 @@ def import_checkpoint(
 ) -> ImportReport:
     """Reads foreign weights and seals a Checkpoint at `out`, float32 whatever they are stored in.
 
-    source: a weight file, an open_clip or Hugging Face CLIPModel folder, NAME:TAG or hf-hub:OWNER/MODEL.
+    source: a weight file or the index of its shards, a folder of open_clip or of Hugging Face's CLIPModel or
+    SiglipModel, NAME:TAG or hf-hub:OWNER/MODEL.
     architecture: a name of kdx, open_clip or timm, where the weights alone shall not decide. quick_gelu: what they
     cannot show. tokenizer: the folder with the tokenizer of a model that does not have CLIP's; left out, the source's
     own, else the one on the hub that the architecture names. Nothing of the source is executed. Raises UsageError,
@@ -69,15 +73,34 @@ def import_checkpoint(
     check_supported(decided.architecture, found.where)
     reads_with = _tokenizer(decided.architecture, source, tokenizer)
     state = place_text_tower(normalised.state, custom_text=decided.architecture.custom_text)
-    changes = normalised.changes
+    changes = (*found.changes, *normalised.changes, *_widened(normalised.state))
     if state.keys() != normalised.state.keys():
         there = "under `text.`" if decided.architecture.custom_text else "to the top level"
         changes += (f"moved the text tower {there}",)
     model = fit(state, decided.architecture, found.where)
     spec = save_checkpoint(
-        out, model, decided.architecture, reads_with, overwrite=overwrite, inputs=found.inputs
+        out,
+        model,
+        decided.architecture,
+        reads_with,
+        overwrite=overwrite,
+        inputs=found.inputs,
+        fields={"changes": list(changes), "assumptions": list(decided.assumptions)},
     )
     return ImportReport(str(out), source, spec.name, changes, decided.assumptions, spec.to_dict())
+
+
+def _widened(state: State) -> tuple[str, ...]:
+    """A line for each form of 16 or 64 bits in which the file keeps numbers."""
+    kept = Counter(
+        value.dtype
+        for value in state.values()
+        if isinstance(value, torch.Tensor) and value.is_floating_point() and value.dtype != torch.float32
+    )
+    return tuple(
+        f"turned {count} tensors of {str(dtype).removeprefix('torch.')} into float32"
+        for dtype, count in kept.items()
+    )
 
 
 def _tokenizer(architecture: Architecture, source: str, given: Path | None) -> Tokenizer:

@@ -28,7 +28,9 @@ def is_resnet(architecture: Architecture) -> bool:
 
 def model_key(architecture: Architecture) -> dict[str, Any]:
     """All that decides on the embeddings, with every default filled in: equal for equal models."""
-    vision = asdict(CLIPVisionCfg(**architecture.vision_cfg.to_dict()))
+    drawn = architecture.vision_cfg.to_dict()
+    own_act = drawn.pop("timm_act", None)
+    vision = asdict(CLIPVisionCfg(**drawn)) | {"timm_act": own_act}
     described = architecture.text_cfg.to_dict()
     own_config = described.pop("hf_config", None)
     text = asdict(CLIPTextCfg(**described)) | {"hf_config": own_config}

@@ -16,8 +16,9 @@ from torch import Tensor
 State = dict[str, Any]
 
 WRAPPERS = ("module.", "model.")  # DistributedDataParallel, a training module around the model
-COMPILED = re.compile(r"(^|\.)_orig_mod\.")  # torch.compile
+COMPILED = re.compile(r"(^|\.)(?:_orig_mod\.)+")  # torch.compile
 OPENAI_SIZES = ("input_resolution", "context_length", "vocab_size")
+UNWRAPPED = "removed the prefix that DistributedDataParallel or torch.compile puts before every key"
 TEXT = "text."  # before the names of a text tower that is a module of its own
 CLASSIFIER = "visual.trunk.classifier"
 PROJECTION = "visual.head.proj.weight"
@@ -52,9 +53,8 @@ def strip_wrappers(state: State) -> State:
     """Removes the prefixes that wrappers put before every key, and torch.compile's inside them (a compiled tower)."""
     compiled = {COMPILED.sub(r"\1", key): value for key, value in state.items()}
     state = compiled if len(compiled) == len(state) else state  # else two keys would become one
-    for prefix in (*WRAPPERS, *WRAPPERS):  # either may be around the other
-        if state and all(key.startswith(prefix) for key in state):
-            state = {key.removeprefix(prefix): value for key, value in state.items()}
+    while around := [prefix for prefix in WRAPPERS if state and all(key.startswith(prefix) for key in state)]:
+        state = {key.removeprefix(around[0]): value for key, value in state.items()}
     return state
 
 
@@ -145,10 +145,7 @@ def shape_scales(state: State) -> State:
 
 
 STEPS: tuple[tuple[Callable[[State], State], str], ...] = (
-    (
-        strip_wrappers,
-        "removed the prefix that DistributedDataParallel or torch.compile puts before every key",
-    ),
+    (strip_wrappers, UNWRAPPED),
     (drop_text_decoder, "dropped the decoder that writes captions (CoCa): kdx has its two towers alone"),
     (drop_openai_sizes, "dropped OpenAI's input_resolution, context_length and vocab_size"),
     (drop_masks, "dropped the text tower's mask or positions, which are computed"),

@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from kdx.core.digests import file_digest
 from kdx.core.errors import DataError, UsageError
 from kdx.core.folders import MANIFEST, read_manifest
 
 from ..architectures import Architecture
-from . import hub, hugging_face
-from .files import read_sharded, read_state_dict
-from .layouts import State
+from . import hub
+from .files import INDEX, read_weights
+from .hugging_face_config import model_type
+from .hugging_face_models import reader_of
+from .layouts import UNWRAPPED, State, strip_wrappers
 
 # the order in which open_clip itself looks
 OPEN_CLIP_WEIGHTS = (
@@ -23,12 +24,7 @@ OPEN_CLIP_WEIGHTS = (
     "model.safetensors",
     "pytorch_model.bin",
 )
-HUGGING_FACE_WEIGHTS = (
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "pytorch_model.bin",
-    "pytorch_model.bin.index.json",
-)
+HUGGING_FACE_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 OPEN_CLIP_CONFIG = "open_clip_config.json"
 SEALED_FOR_OTHERS = "open-clip-model"  # the kind of folder that open_clip_layout.py writes
 
@@ -37,13 +33,14 @@ SEALED_FOR_OTHERS = "open-clip-model"  # the kind of folder that open_clip_layou
 class Source:
     """Weights as they were found. architecture: as its publisher states it; None where only the weights tell.
 
-    inputs: digests of the weight files by name.
+    inputs: digests of the weight files by name. changes: what was done to the keys already, a line each.
     """
 
     where: str
     state: State
     architecture: Architecture | None
     inputs: dict[str, str]
+    changes: tuple[str, ...] = ()
 
 
 def read_source(source: str) -> Source:
@@ -68,7 +65,8 @@ def read_source(source: str) -> Source:
 
 
 def _read_file(path: Path, architecture: Architecture | None = None) -> Source:
-    return Source(str(path), read_state_dict(path), architecture, {path.name: file_digest(path)})
+    state, inputs = read_weights(path)
+    return Source(str(path), state, architecture, inputs)
 
 
 def _read_folder(folder: Path) -> Source:
@@ -76,28 +74,35 @@ def _read_folder(folder: Path) -> Source:
         raise UsageError(f"is a {kind} of kdx already", where=folder, remedy="give it to kdx as it is")
     config = folder / OPEN_CLIP_CONFIG
     weights = _first(folder, OPEN_CLIP_WEIGHTS)
-    is_clip = hugging_face.is_clip_folder(folder)
-    if config.is_file() and weights and (weights.name.startswith("open_clip") or not is_clip):
+    kind = model_type(folder)
+    if config.is_file() and weights and (weights.name.startswith("open_clip") or kind is None):
         return _read_file(weights, hub.open_clip_config(config, folder.resolve().name))
-    weights = _first(folder, HUGGING_FACE_WEIGHTS)
-    if is_clip and weights:
-        return _read_hugging_face(folder, weights)
+    if kind is not None:
+        return _read_hugging_face(folder, kind)
     raise DataError(
-        "is neither a folder of open_clip nor of a Hugging Face CLIPModel",
+        "is neither a folder of open_clip nor of a Hugging Face CLIPModel or SiglipModel",
         where=folder,
-        remedy=f"give one that holds {OPEN_CLIP_CONFIG}, or config.json with model_type clip, and the weights",
+        remedy=f"give one that holds weights and {OPEN_CLIP_CONFIG}, or a config.json of the type clip or siglip",
     )
 
 
-def _read_hugging_face(folder: Path, weights: Path) -> Source:
-    architecture = hugging_face.read_architecture(folder)
-    hugging_face.check_vocabulary(folder)
-    if weights.suffix == ".json":
-        state, inputs = read_sharded(weights)
-    else:
-        state, inputs = read_state_dict(weights), {weights.name: file_digest(weights)}
-    return Source(str(folder), hugging_face.to_open_clip(state), architecture, inputs)
+def _read_hugging_face(folder: Path, kind: str) -> Source:
+    reader = reader_of(kind, folder)
+    weights = _first(folder, HUGGING_FACE_WEIGHTS)
+    if weights is None:
+        raise DataError(
+            f"holds no weights: neither {' nor '.join(HUGGING_FACE_WEIGHTS)}, nor an index of its shards",
+            where=folder,
+            remedy="get the folder again",
+        )
+    architecture = reader.architecture(folder)
+    state, inputs = read_weights(weights)
+    unwrapped = strip_wrappers(state)
+    changes = (UNWRAPPED,) if unwrapped.keys() != state.keys() else ()
+    return Source(str(folder), reader.convert(unwrapped), architecture, inputs, changes)
 
 
 def _first(folder: Path, names: tuple[str, ...]) -> Path | None:
-    return next((folder / name for name in names if (folder / name).is_file()), None)
+    """The first that is there, whole or as the index of its shards."""
+    both = (folder / form for name in names for form in (name, f"{name}{INDEX}"))
+    return next((path for path in both if path.is_file()), None)

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from kdx.core.errors import DataError
-from kdx.models.foreign.files import read_sharded, read_state_dict
+from kdx.models.foreign.files import read_state_dict, read_weights
 
 STATE = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.tensor(1)}
 
@@ -176,20 +176,46 @@ def test_a_git_lfs_placeholder_is_named(tmp_path: Path) -> None:
     assert caught.value.remedy == "run `git lfs pull`"
 
 
-def test_shards_are_joined_and_never_looked_for_elsewhere(tmp_path: Path) -> None:
-    for name, key in (("one.safetensors", "a"), ("two.safetensors", "b")):
-        safetensors.torch.save_file({key: STATE[key]}, tmp_path / name)
-    index = tmp_path / "model.safetensors.index.json"
-    index.write_text(json.dumps({"weight_map": {"a": "one.safetensors", "b": "two.safetensors"}}))
-    state, digests = read_sharded(index)
-    assert _same(state) and sorted(digests) == ["one.safetensors", "two.safetensors"]
-    index.write_text(json.dumps({"weight_map": {"a": "../one.safetensors"}}))
-    with pytest.raises(DataError, match=r"\.\./one\.safetensors"):
-        read_sharded(index)
-    index.write_text(json.dumps({"weight_map": {"a": "three.safetensors"}}))
-    with pytest.raises(DataError) as caught:
-        read_sharded(index)
-    assert caught.value.where == str(index.parent / "three.safetensors")
+def _sharded(folder: Path, form: str, shards: dict[str, dict[str, Any]], index: dict[str, str]) -> Path:
+    for name, shard in shards.items():
+        if form == "safetensors":
+            safetensors.torch.save_file(shard, folder / name)
+        else:
+            torch.save(shard, folder / name)
+    path = folder / (
+        "model.safetensors.index.json" if form == "safetensors" else "pytorch_model.bin.index.json"
+    )
+    path.write_text(json.dumps({"metadata": {}, "weight_map": index}))
+    return path
+
+
+@pytest.mark.parametrize("form", ["safetensors", "bin"])
+def test_shards_are_joined(tmp_path: Path, form: str) -> None:
+    index = {"a": "one", "b": "two"}
+    path = _sharded(tmp_path, form, {"one": {"a": STATE["a"]}, "two": {"b": STATE["b"]}}, index)
+    state, digests = read_weights(path)
+    assert _same(state) and sorted(digests) == ["one", "two"]
+
+
+@pytest.mark.parametrize(
+    ("index", "where", "message"),
+    [
+        ({"a": "../one"}, "model.safetensors.index.json", r"outside its folder: \.\./one"),
+        ({"a": "one", "b": "three"}, "three", "is missing, and model.safetensors.index.json lists it"),
+        ({"a": "one", "b": "two", "c": "two"}, "two", 'lacks "c", which the index lists in it'),
+        ({"a": "one"}, "one", 'holds "b", which the index does not list'),
+        ({"a": "one", "b": "one", "c": "twice"}, "twice", 'holds "b", which another shard holds too'),
+        ({}, "model.safetensors.index.json", "has no weight_map"),
+    ],
+)
+def test_shards_that_are_not_those_of_their_index_are_refused(
+    tmp_path: Path, index: dict[str, str], where: str, message: str
+) -> None:
+    one = {"one": STATE if "b" not in index or index["b"] == "one" else {"a": STATE["a"]}}
+    shards = {**one, "two": {"b": STATE["b"]}, "twice": {"b": STATE["b"], "c": STATE["a"]}}
+    with pytest.raises(DataError, match=message) as caught:
+        read_weights(_sharded(tmp_path, "safetensors", shards, index))
+    assert caught.value.where == str(tmp_path / where) and caught.value.remedy
 
 
 @pytest.mark.parametrize("key", ["state_dict", "model_state_dict", "model", "ema"])

@@ -1,4 +1,4 @@
-"""Facts of kdx/models/foreign/hugging_face.py: CLIPModel folders, written here by a mapping of their own."""
+"""Facts of kdx/models/foreign/hugging_face_clip.py: CLIPModel folders, written here by a mapping of their own."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from torch import Tensor
 from kdx.core.errors import DataError
 from kdx.models.checkpoint import open_checkpoint
 from kdx.models.clip_vocabulary import clip_tokenizer
-from kdx.models.foreign.hugging_face import mlp_ratio, read_architecture
+from kdx.models.foreign.hugging_face_clip import read_architecture
+from kdx.models.foreign.hugging_face_config import mlp_ratio
 from kdx.models.foreign.importing import import_checkpoint
 
 Embed = Callable[[Any], tuple[Tensor, Tensor]]
