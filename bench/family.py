@@ -18,11 +18,12 @@ import kdx
 from kdx.core.progress import Stages, silent_stages
 from kdx.core.provenance import collect_provenance
 from kdx.data.image_set import ImageSet
-from kdx.evaluate import Evaluation, evaluate_set
+from kdx.evaluate import evaluate_set
 from kdx.evaluate.sharing import Alone, Peers
 from kdx.evaluate.speed import Case, SpeedProcess, take_turns
 
 from .family_members import BASELINE, Member, read_members
+from .family_scores import KeptScores, Score, score_digests
 from .page import METRICS
 
 MIN_SAMPLES = 5  # calls that are timed of each network, however long one takes
@@ -34,8 +35,11 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Scored:
+    """before: whether the score is of an earlier call."""
+
     member: Member
-    evaluation: Evaluation
+    score: Score
+    before: bool
 
 
 def compare_family(
@@ -46,28 +50,26 @@ def compare_family(
     seconds: float = 10.0,
     stages: Stages = silent_stages,
     peers: Peers = ALONE,
+    scores: Path | None = None,
 ) -> dict[str, Any] | None:
     """Scores all, and puts the seeds of one method together.
 
     paths: runs and checkpoints. seconds: of timing, of each network. peers: the processes that share the scoring.
+    scores: the file in which each score is kept as soon as it is known, and from which earlier ones are taken.
 
     Returns None in all but the first of `peers`; there, as JSON: `rows`, teachers first, then by network from the worst
     to the best: `role` ("teacher" of another that is given, or "student"), `network`, `method` (None of a checkpoint,
     and of a teacher that was not distilled), `teachers` (names), `score` (a fraction, the mean over `runs`), its sample
     `std` (None of one run), `interval` (95 %, of one run where it has one), `published_top1` (ImageNet, in percent, or
     None) and its `published_source`, `image_parameters`, `parameters`, `ms` (Timing.summary of one image), `runs`
-    (`path`, `seed`, `score`, `model_digest`); `dataset`, `protocol`, `metric`, `num_images`, `load_average`,
-    `provenance`.
+    (`path`, `seed`, `score`, `scored_before`, `model_digest`); `dataset`, `protocol`, `metric`, `num_images`,
+    `load_average`, `provenance`.
 
     Raises UsageError for a model given twice or one that is neither, DataError for a folder that is not whole, and what
     `evaluate_set` raises.
     """
     members = read_members(paths)
-    scored: list[Scored] = []
-    for member in members:
-        with stages(f"scoring {member.path.name}") as progress, kdx.load(member.path) as embedder:
-            evaluation = evaluate_set(embedder, samples, limit=limit, progress=progress, peers=peers)
-            scored.append(Scored(member, evaluation))
+    scored = _score(members, samples, limit, KeptScores(scores), stages, peers)
     if peers.rank:
         return None
     times, load = _time(members, seconds, stages)
@@ -80,14 +82,13 @@ def compare_family(
         for row in rows
     }
     rows.sort(key=lambda row: (row["role"] != "teacher", best[row["network"]], row["network"], row["score"]))
-    about = scored[0].evaluation
-    protocol = about.zero_shot.protocol if about.zero_shot else about.retrieval and about.retrieval.protocol
+    about = scored[0].score
     return {
         "rows": rows,
         "dataset": about.dataset,
-        "protocol": protocol if about.zero_shot else f"{protocol}, {about.protocol}",
+        "protocol": about.protocol,
         "metric": about.metric,
-        "num_images": max(each.evaluation.num_images for each in scored),
+        "num_images": max(each.score.num_images for each in scored),
         "load_average": load,
         "provenance": collect_provenance(),
     }
@@ -153,6 +154,29 @@ def score_text(row: Row) -> str:
     return f"{score} % ({100 * low:.1f}–{100 * high:.1f})"
 
 
+def _score(
+    members: Sequence[Member],
+    samples: ImageSet,
+    limit: int | None,
+    kept: KeptScores,
+    stages: Stages,
+    peers: Peers,
+) -> list[Scored]:
+    """In the order of the members, in the first of `peers`; the others only share the work."""
+    digests = score_digests([member.spec for member in members], samples, limit)
+    before = kept.known_to_all(digests, peers)
+    scored: list[Scored] = []
+    for member, digest in zip(members, digests, strict=True):
+        if digest not in before:
+            with stages(f"scoring {member.path.name}") as progress, kdx.load(member.path) as embedder:
+                evaluation = evaluate_set(embedder, samples, limit=limit, progress=progress, peers=peers)
+            if not peers.rank:
+                kept.keep(digest, Score.of(evaluation))
+        if not peers.rank:
+            scored.append(Scored(member, kept[digest], digest in before))
+    return scored
+
+
 def _time(
     members: Sequence[Member], seconds: float, stages: Stages
 ) -> tuple[dict[str, dict[str, float]], float]:
@@ -166,8 +190,8 @@ def _time(
 
 
 def _row(group: Sequence[Scored], members: Sequence[Member], times: dict[str, float]) -> Row:
-    first, evaluation = group[0].member, group[0].evaluation
-    scores = [each.evaluation.score for each in group]
+    first = group[0].member
+    scores = [each.score.value for each in group]
     taught = [member for member in members if first.model_digest in member.teacher_digests]
     published, source = first.published(taught)
     return {
@@ -177,9 +201,7 @@ def _row(group: Sequence[Scored], members: Sequence[Member], times: dict[str, fl
         "teachers": list(first.teachers),
         "score": statistics.mean(scores),
         "std": statistics.stdev(scores) if len(scores) > 1 else None,
-        "interval": list(evaluation.zero_shot.top1.interval)
-        if evaluation.zero_shot and len(group) == 1
-        else None,
+        "interval": list(interval) if (interval := group[0].score.interval) and len(group) == 1 else None,
         "published_top1": published,
         "published_source": source,
         "image_parameters": first.image_parameters,
@@ -189,7 +211,8 @@ def _row(group: Sequence[Scored], members: Sequence[Member], times: dict[str, fl
             {
                 "path": str(each.member.path),
                 "seed": each.member.seed,
-                "score": each.evaluation.score,
+                "score": each.score.value,
+                "scored_before": each.before,
                 "model_digest": each.member.model_digest,
             }
             for each in group

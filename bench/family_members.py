@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kdx.core.digests import value_digest
+from kdx.core.encoder import EncoderSpec
 from kdx.core.errors import UsageError
 from kdx.core.folders import open_sealed, read_manifest
 from kdx.models.architectures import count_parameters
@@ -27,9 +28,8 @@ class Member:
     """
 
     path: Path
-    network: str
+    spec: EncoderSpec
     network_key: str
-    model_digest: str
     method: str | None
     seed: int | None
     teachers: tuple[str, ...]
@@ -38,6 +38,14 @@ class Member:
     likeness: str
     image_parameters: int
     parameters: int
+
+    @property
+    def network(self) -> str:
+        return self.spec.name
+
+    @property
+    def model_digest(self) -> str:
+        return self.spec.model_digest
 
     def published(self, taught: Sequence[Member]) -> tuple[float | None, str | None]:
         """ImageNet top-1 in percent and where it stands: of its recipe, or as the teacher that a student's names."""
@@ -83,9 +91,8 @@ def _read(path: Path) -> Member:
     names = tuple(teacher["name"] for teacher in teachers)
     return Member(
         path=path,
-        network=spec.name,
+        spec=spec,
         network_key=network_key,
-        model_digest=spec.model_digest,
         method=_method(recipe, fields["methods"]) if kind == RUN_KIND else None,
         seed=recipe.get("seed"),
         teachers=names,

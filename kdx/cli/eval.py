@@ -33,7 +33,8 @@ TORCHRUN = "TORCHELASTIC_RUN_ID"  # what torchrun sets in each of its processes
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
-    help="Folder for comparison.json and .md of several models, family.json, .md and .html of --table; it is made.",
+    help="Folder for comparison.json and .md of several models, family.json, .md and .html of --table; it is made. "
+    "--table also keeps the scores there, and scores no run twice.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def command(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from kdx.evaluate.sharing import Peers
 
 TABLE = "family"  # .json, .md and .html in --out
+SCORES = "scores.json"  # there too
 
 
 def show_family(
@@ -26,7 +27,10 @@ def show_family(
     as_json: bool,
     peers: Peers,
 ) -> None:
-    """Scores all and prints the table, in the first of `peers`. Raises UsageError for a server."""
+    """Scores what `out` has no score of, and prints the table, in the first of `peers`.
+
+    Raises UsageError for a server.
+    """
     from kdx.bench.family import compare_family, family_table
     from kdx.bench.family_page import render_family_page
     from kdx.core.errors import UsageError
@@ -42,10 +46,12 @@ def show_family(
         check_place(out / f"{TABLE}.json")
     stages = silent_stages if peers.rank else show_progress
     paths = [Path(run) for run in runs]
-    document = compare_family(paths, samples, limit=limit, stages=stages, peers=peers)
+    scores = out / SCORES if out else None
+    document = compare_family(paths, samples, limit=limit, stages=stages, peers=peers, scores=scores)
     if document is None:
         return
     if out:
+        _tell_before(document, out)
         save_document(out / TABLE, document, md=family_table(document), html=render_family_page(document))
     if as_json:
         print_json(document)
@@ -53,3 +59,9 @@ def show_family(
         click.echo(family_table(document))
         if out:
             click.echo(f"picture: {out / TABLE}.html", err=True)
+
+
+def _tell_before(document: dict[str, Any], out: Path) -> None:
+    runs = [run for row in document["rows"] for run in row["runs"]]
+    if before := sum(run["scored_before"] for run in runs):
+        click.echo(f"{before} of {len(runs)} scores are those of {out / SCORES}", err=True)

@@ -52,6 +52,14 @@ class ImageSet(Protocol):
         """Unique, row by row."""
         ...
 
+    @property
+    def digest(self) -> str:
+        """sha256 (hex) of what is scored: the images with their keys, labels and captions, and the classes' names.
+
+        Of an image that is a file of its own the size and the time of modification stand for its bytes.
+        """
+        ...
+
     def __len__(self) -> int: ...
 
     @property

@@ -218,7 +218,7 @@ class ShardSet(Sequence[Sample]):
         shards = [[shard.name, shard.digest, len(shard.rows)] for shard in self.shards]
         return value_digest([FORMAT, shards, _digest(self.key_digests)])
 
-    @cached_property
+    @property
     def digest(self) -> str:
         """sha256 (hex) of all that a set says: the pairs, their labels and what the labels mean."""
         return value_digest([self.pairs_digest, _digest(self.labels), self.classes])

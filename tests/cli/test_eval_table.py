@@ -31,13 +31,19 @@ def test_the_table_is_printed_and_written_with_its_picture(
 ) -> None:
     monkeypatch.setattr(family, "compare_family", functools.partial(family.compare_family, seconds=0.01))
     out = tmp_path / "out"
-    printed = _run(mini_checkpoint, "--data", data, "--out", out).stdout
+    first = _run(mini_checkpoint, "--data", data, "--out", out)
+    printed = first.stdout
     assert printed.startswith(
         "| Role | Network | Method | Teacher | recall@1 |"
     )  # the set has no class names
     assert printed.strip() == (out / "family.md").read_text().strip()
     assert json.loads((out / "family.json").read_text())["rows"][0]["network"] == "kdx-mini"
     assert "kdx-mini" in (out / "family.html").read_text()
+    times = json.loads((out / "family.json").read_text())["rows"][0]["ms"]
+    monkeypatch.setattr(family, "_time", lambda members, *_: ({members[0].network_key: times}, 0.0))
+    again = _run(mini_checkpoint, "--data", data, "--out", out)
+    told = f"1 of 1 scores are those of {out / 'scores.json'}"
+    assert told in again.stderr and told not in first.stderr
 
 
 def test_a_server_is_no_run(data: Path) -> None:

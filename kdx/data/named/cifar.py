@@ -10,6 +10,7 @@ bytes as above. Facts from https://www.cs.toronto.edu/~kriz/cifar.html.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,9 @@ class BatchImage:
 
     pixels: npt.NDArray[np.uint8]
     row: int
+
+    def state(self) -> list[Any]:
+        return [hashlib.sha256(self.pixels[self.row].tobytes()).hexdigest()]
 
     def read(self) -> bytes:
         planes = self.pixels[self.row].reshape(3, SIDE, SIDE)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from kdx.core.errors import DataError
 from kdx.data.plan import SPLITS, TEST, TRAIN, VAL
@@ -29,6 +30,9 @@ SUFFIXES = (".csv", ".tsv")
 class TableImage:
     table: Table
     image: str
+
+    def state(self) -> list[Any]:
+        return [self.table.state(self.image)]
 
     def read(self) -> bytes:
         try:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import io
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from kdx.core.digests import value_digest
 from kdx.core.errors import DataError
 from kdx.core.images import decode_image, read_encoded
 from kdx.data.sample import key_digest
@@ -31,10 +33,25 @@ class ImageFile(Protocol):
         """Raises DataError where it cannot be read."""
         ...
 
+    def state(self) -> list[Any]:
+        """What differs when it is another image: where it lies in its file, and that file's size and time."""
+        ...
+
+
+def file_state(path: str) -> list[Any]:
+    try:
+        status = os.stat(path)  # noqa: PTH116 - twice as fast as Path's, and a set has 50,000
+    except (OSError, ValueError):
+        return [None]
+    return [status.st_size, status.st_mtime_ns]
+
 
 @dataclass(frozen=True, slots=True)
 class PlainFile:
     path: str
+
+    def state(self) -> list[Any]:
+        return file_state(self.path)
 
     def read(self) -> bytes:
         return read_encoded(Path(self.path))
@@ -46,6 +63,9 @@ class CroppedFile:
 
     path: str
     border: int
+
+    def state(self) -> list[Any]:
+        return [*file_state(self.path), self.border]
 
     def read(self) -> bytes:
         image = decode_image(Path(self.path))
@@ -62,6 +82,9 @@ class TarMember:
     file: TarFile
     offset: int
     size: int
+
+    def state(self) -> list[Any]:
+        return [self.file.size, self.file.modified_ns, self.offset, self.size]
 
     def read(self) -> bytes:
         return self.file.read(self.offset, self.size)
@@ -109,6 +132,11 @@ class ImageList:
 
     def __len__(self) -> int:
         return len(self.entries)
+
+    @property
+    def digest(self) -> str:
+        entries = [[each.key, each.image.state(), each.label, each.captions] for each in self.entries]
+        return value_digest([entries, self.classes])
 
     @property
     def key_digests(self) -> npt.NDArray[np.uint64]:

@@ -78,3 +78,19 @@ def test_names_in_another_order_are_refused(tmp_path: Path, write_folders: Write
         "dog",
         "mare",
     ]
+
+
+def test_the_digest_tells_another_image_name_or_caption(tmp_path: Path, write_folders: Writer) -> None:
+    write_folders(tmp_path / "set", ["cat", "dog"], each=2)
+    first = open_named("folder", tmp_path / "set").digest
+    assert open_named("folder", tmp_path / "set").digest == first
+    digests = {first}
+    (tmp_path / "names.txt").write_text("tabby\nhound\n")
+    digests.add(open_named("folder", tmp_path / "set", classes=tmp_path / "names.txt").digest)
+    image = tmp_path / "set" / "cat" / "cat_00000000.JPEG"
+    image.write_bytes(image.read_bytes() + b"more")
+    digests.add(open_named("folder", tmp_path / "set").digest)
+    for caption in ("one", "another"):
+        (tmp_path / "set.csv").write_text(f"title,filepath\n{caption},set/cat/cat_00000000.JPEG\n")
+        digests.add(open_named("csv", tmp_path / "set.csv").digest)
+    assert len(digests) == 5
