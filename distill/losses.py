@@ -59,14 +59,29 @@ def cross_relational(student: Logits, teacher: Logits) -> Tensor:
 
 
 def sigmoid_relational(student: Tensor, *teachers: Tensor) -> Tensor:
-    """CRD for sigmoid models: KL of the teacher's Bernoulli of each pair to the student's, summed over a row.
+    """CRD for a sigmoid student: KL of the teacher's Bernoulli of each pair to the student's, summed over a row.
 
-    Logits: image → text, with their model's bias in them.
+    student: logits image → text, with the bias in them. teachers: their `match_probabilities`.
     """
-    target = torch.stack([logits.sigmoid() for logits in teachers]).mean(dim=0)
+    target = torch.stack(teachers).mean(dim=0)
     cross_entropy = F.binary_cross_entropy_with_logits(student, target, reduction="none")
     entropy = torch.special.entr(target) + torch.special.entr(1 - target)
     return (cross_entropy - entropy).sum(dim=-1).mean()
+
+
+def match_probabilities(teacher: LocalRows) -> Tensor:
+    """How likely an own image and a text of the batch belong together, to a teacher of either kind: [b, B].
+
+    A sigmoid model says so: σ(κ v·s + b). A softmax model says which of the batch's texts is an image's, P, and which
+    of its images is a text's, Q. P_kj is the sigmoid of κ v_k·s_j − log Σ_{l ≠ j} exp(κ v_k·s_l): the bias that weighs
+    the pair against all others of its row, so that one match a row is expected, as the batch has. Both directions
+    count alike, as in a sigmoid model: ½ (P + Qᵀ).
+    """
+    if teacher.bias is not None:
+        return (teacher.image_to_text() + teacher.bias).sigmoid()
+    image_to_text, text_to_image = teacher.logits()
+    by_column = _column_probabilities(text_to_image, image_to_text, teacher)
+    return (image_to_text.softmax(dim=-1) + by_column) / 2
 
 
 def affinity(student: Logits, *teachers: Logits) -> Tensor:
@@ -127,13 +142,19 @@ def _residual(logits: Tensor, first: int) -> Tensor:
 def _own_columns(residual: Tensor, logits: Tensor, transposed: Tensor, rows: LocalRows) -> Tensor:
     """The columns of the whole batch's residual [B, B] that belong to the own rows, as rows: [b, B].
 
-    residual, logits: own rows. transposed: the own columns of the logits, as rows. Other processes' rows are normalised
-    by sums that they know.
+    residual, logits, transposed: as `_column_probabilities`.
     """
     if rows.ranks.size == 1:
         return residual.T
-    probabilities = (transposed - rows.ranks.gather(logits.logsumexp(dim=-1))).exp()
-    return probabilities - _identity(transposed, rows.first)
+    return _column_probabilities(logits, transposed, rows) - _identity(transposed, rows.first)
+
+
+def _column_probabilities(logits: Tensor, transposed: Tensor, rows: LocalRows) -> Tensor:
+    """The own columns of the row-wise softmax of the whole batch's logits [B, B], as rows: [b, B].
+
+    logits: own rows. transposed: the own columns, as rows. Other processes' rows are normalised by sums that they know.
+    """
+    return (transposed - rows.ranks.gather(logits.logsumexp(dim=-1))).exp()
 
 
 def _identity(logits: Tensor, first: int) -> Tensor:

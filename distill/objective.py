@@ -107,12 +107,16 @@ class Objective(nn.Module):
 
     def _rows(self, embeddings: Embeddings, scale: float | None = None) -> LocalRows:
         """scale: None for the model's own."""
-        own = embeddings.scale if scale is None else torch.full_like(embeddings.scale, scale)
-        return LocalRows(embeddings.image, embeddings.text, own, embeddings.bias, ranks=self.ranks)
+        own, bias = embeddings.scale, embeddings.bias
+        if scale is not None:
+            # a temperature divides the whole logit: a pair whose logit is 0 keeps it
+            bias = None if bias is None else bias * scale / own
+            own = torch.full_like(own, scale)
+        return LocalRows(embeddings.image, embeddings.text, own, bias, ranks=self.ranks)
 
     def _task(self, student: LocalRows) -> Tensor:
         if self.config.contrast == "sigmoid":
-            return losses.sigmoid(student.image_to_text() + _bias(student, "student"), student.first)
+            return losses.sigmoid(_pair_logits(student), student.first)
         return losses.contrastive(student.logits(), student.first)
 
     def _relations(self, student: LocalRows, teachers: list[LocalRows]) -> dict[str, Tensor]:
@@ -121,8 +125,7 @@ class Objective(nn.Module):
         terms: dict[str, Tensor] = {}
         if config.crd and config.contrast == "sigmoid":
             terms["crd"] = losses.sigmoid_relational(
-                student.image_to_text() + _bias(student, "student"),
-                *(each.image_to_text() + _bias(each, "teacher") for each in teachers),
+                _pair_logits(student), *(losses.match_probabilities(each) for each in teachers)
             )
         elif config.crd:
             divergence = losses.contrastive_relational(
@@ -223,7 +226,8 @@ def _widened(embedding: Tensor) -> Tensor:
     return embedding if embedding.dtype == torch.float64 else embedding.float()
 
 
-def _bias(embeddings: LocalRows, whose: str) -> Tensor:
-    if embeddings.bias is None:
-        raise ValueError(f'contrast = "sigmoid" needs the {whose}\'s bias: this {whose} has no logit_bias')
-    return embeddings.bias
+def _pair_logits(student: LocalRows) -> Tensor:
+    """[b, B]: image → text, with the bias."""
+    if student.bias is None:
+        raise ValueError('contrast = "sigmoid" needs the student\'s bias: this student has no logit_bias')
+    return student.image_to_text() + student.bias

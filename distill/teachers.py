@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from kdx.core.encoder import EncoderSpec
 from kdx.core.errors import UsageError
 from kdx.core.progress import Progress, silent
 from kdx.data.shards import ShardSet
@@ -76,10 +75,7 @@ def _teacher_models(
     _check_different(teachers)
     if not recipe.objective.needs_teacher:
         return []
-    models = [TeacherModel(teacher, precision) for teacher in teachers]
-    for model in models:
-        _check_form(recipe, model.spec, model.path)
-    return models
+    return [TeacherModel(teacher, precision) for teacher in teachers]
 
 
 def default_cache(out: Path) -> Path:
@@ -115,12 +111,3 @@ def _check_different(teachers: Sequence[Path]) -> None:
     for number, teacher in enumerate(teachers):
         if places[number] in places[:number]:
             raise UsageError("is given twice as a teacher", where=teacher, remedy="give each teacher once")
-
-
-def _check_form(recipe: Recipe, spec: EncoderSpec, teacher: Path) -> None:
-    if recipe.objective.contrast == "sigmoid" and recipe.objective.crd and not spec.logit_bias:
-        raise UsageError(
-            f'objective.crd = {recipe.objective.crd:g} with contrast = "sigmoid" needs a teacher with a logit bias',
-            where=teacher,
-            remedy="give a SigLIP teacher, or distil with objective.affinity, fd or icl",
-        )

@@ -11,8 +11,10 @@ from typing import Any
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models.byobnet import ByoBlockCfg, ByobNet, ByoModelCfg
 
-# timm's record of published weights: there are none, but without the record it warns at each build
-default_cfgs = generate_default_cfgs({"kdx_mini": {"url": ""}, "kdx_mini_teacher": {"url": ""}})
+# timm's record of published weights: there are none, but timm warns without it at each build. It tells the image size
+# of `timm:kdx_mini+S`
+RECORD = {"url": "", "input_size": (3, 32, 32)}
+default_cfgs = generate_default_cfgs({"kdx_mini": RECORD, "kdx_mini_teacher": RECORD})
 
 
 @register_model

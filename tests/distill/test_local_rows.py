@@ -43,7 +43,7 @@ class _Student(nn.Module):
         self.image = nn.Sequential(nn.Linear(4, 7), nn.Tanh(), nn.Linear(7, STUDENT_DIM))
         self.text = nn.Sequential(nn.Linear(3, 7), nn.Tanh(), nn.Linear(7, STUDENT_DIM))
         self.log_scale, self.bias = nn.Parameter(torch.tensor(1.0)), nn.Parameter(torch.tensor(-1.0))
-        self.objective = Objective(config, STUDENT_DIM, TEACHER_DIM, ranks=ranks)
+        self.objective = Objective(config, STUDENT_DIM, (TEACHER_DIM, TEACHER_DIM), ranks=ranks)
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         image, text, masked = (
@@ -52,10 +52,9 @@ class _Student(nn.Module):
             self.image(batch["pixels"] / 2),
         )
         student = Embeddings(image, text, self.log_scale.exp(), self.bias, masked_image=masked)
-        teacher = Embeddings(
-            batch["teacher_image"], batch["teacher_text"], torch.tensor(9.0), torch.tensor(-2.0)
-        )
-        return self.objective(student, teacher)[0]
+        its = batch["teacher_image"], batch["teacher_text"], torch.tensor(9.0)
+        teachers = [Embeddings(*its, torch.tensor(-2.0)), Embeddings(*its)]  # one of either kind
+        return self.objective(student, teachers)[0]
 
 
 def _trained(config: ObjectiveConfig, ranks: Ranks, steps: int) -> dict[str, Tensor]:

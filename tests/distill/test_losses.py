@@ -107,8 +107,8 @@ def test_sigmoid_relational_by_hand_and_zero() -> None:
     # Teacher ¾ everywhere, student ½: each of two questions a row costs the same Bernoulli divergence.
     teacher, student = torch.full((2, 2), math.log(3), dtype=torch.float64), torch.zeros(2, 2).double()
     divergence = 0.75 * math.log(0.75 / 0.5) + 0.25 * math.log(0.25 / 0.5)
-    assert losses.sigmoid_relational(student, teacher).item() == pytest.approx(2 * divergence)
-    assert losses.sigmoid_relational(teacher, teacher).item() == pytest.approx(0, abs=1e-12)
+    assert losses.sigmoid_relational(student, teacher.sigmoid()).item() == pytest.approx(2 * divergence)
+    assert losses.sigmoid_relational(teacher, teacher.sigmoid()).item() == pytest.approx(0, abs=1e-12)
 
 
 def test_affinity_by_hand() -> None:
@@ -147,8 +147,8 @@ def test_two_teachers_count_as_the_mean_of_their_probabilities() -> None:
     assert losses.contrastive_relational(_both(student), _both(first), _both(second)).item() == pytest.approx(
         expected
     )
-    both = losses.sigmoid_relational(student, first, second).item()
-    mean = torch.logit((first.sigmoid() + second.sigmoid()) / 2)
+    both = losses.sigmoid_relational(student, first.sigmoid(), second.sigmoid()).item()
+    mean = (first.sigmoid() + second.sigmoid()) / 2
     assert both == pytest.approx(losses.sigmoid_relational(student, mean).item())
 
 
@@ -227,7 +227,7 @@ def test_gradients_agree_with_finite_differences() -> None:
             losses.contrastive(own),
             losses.sigmoid(own[0] - 1),
             losses.contrastive_relational(own, teacher),
-            losses.sigmoid_relational(own[0] - 1, logits - 1),
+            losses.sigmoid_relational(own[0] - 1, (logits - 1).sigmoid()),
             losses.affinity(own, teacher),
             losses.feature(image, v) + losses.feature(text, s),
             losses.contrastive(crossed),
