@@ -106,6 +106,15 @@ class HuggingFaceTokenizer(Tokenizer):
         return ids
 
     @property
+    def content(self) -> bytes:
+        """The bytes of its tokenizer.json."""
+        return self._content
+
+    @property
+    def rules(self) -> HuggingFaceRules:
+        return self._rules
+
+    @property
     def end(self) -> tuple[int, ...]:
         """The ids that end every text."""
         return self._rules.clips[1:2] if self._rules.clips else self._end

@@ -72,6 +72,26 @@ def read_hugging_face_tokenizer(folder: Path, wishes: Wishes) -> HuggingFaceToke
         raise DataError(error.what, where=path, remedy=error.remedy or AGAIN) from None
 
 
+def write_hugging_face_tokenizer(tokenizer: HuggingFaceTokenizer, folder: Path) -> None:
+    """The inverse: files from which transformers, and so open_clip, opens it. open_clip's settings are not in them.
+
+    The class is the one that leaves a tokenizer.json as it is, since what another did to it stands there already.
+    """
+    rules = tokenizer.rules
+    symbols = {number: symbol for symbol, number in tokenizer.vocabulary.items()}
+    named = {"pad_token": rules.pad_id, "sep_token": rules.zeroed}
+    if rules.clips:
+        named |= dict(zip(("bos_token", "eos_token", "cls_token"), rules.clips, strict=True))
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "padding_side": "right",
+        "truncation_side": rules.cut,
+        **{name: symbols[number] for name, number in named.items() if number is not None},
+    }
+    (folder / TOKENIZER_FILE).write_bytes(tokenizer.content)
+    (folder / CONFIG_FILE).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+
+
 def _without_file(folder: Path) -> DataError:
     slow = next((name for name in SLOW if (folder / name).is_file()), None)
     if slow is None:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
 from kdx.core.digests import file_digest
 from kdx.core.folders import sealed_folder
+from kdx.core.tokenizers import HuggingFaceTokenizer
 
 from ..checkpoint import Checkpoint, save_weights
 from ..open_clip_architectures import MODEL_FIELDS
+from .hugging_face_tokenizer import write_hugging_face_tokenizer
 from .layouts import projection_to_classifier
 from .sources import OPEN_CLIP_CONFIG, SEALED_FOR_OTHERS
+
+log = logging.getLogger(__name__)
 
 WEIGHTS = "open_clip_model.safetensors"
 
@@ -22,14 +27,20 @@ def save_open_clip(checkpoint: Checkpoint, out: Path, *, overwrite: bool = False
 
     `open_clip_model.safetensors` is the `pretrained` of `open_clip.create_model(NAME, pretrained=FILE)`, for which
     `open_clip.add_model_config(FOLDER)` makes NAME known from `NAME.json`; `open_clip_config.json` adds the
-    preprocessing and makes the folder itself loadable as `local-dir:FOLDER`. A MobileNetV3's projection becomes its
-    trunk's classifier. Raises UsageError when `out` exists.
+    preprocessing and makes the folder itself loadable as `local-dir:FOLDER`, with its tokenizer. A MobileNetV3's
+    projection becomes its trunk's classifier. What open_clip has no setting for is left out, and a warning says so.
+    Raises UsageError when `out` exists.
     """
-    state = checkpoint.model.state_dict()
+    state, tokenizer = checkpoint.model.state_dict(), checkpoint.tokenizer
     described = checkpoint.architecture.to_dict()
     config: dict[str, Any] = {field: described[field] for field in MODEL_FIELDS if field in described}
-    if "hf_config" in config["text_cfg"]:  # open_clip asks the hub by the name
-        config["text_cfg"] = {k: v for k, v in config["text_cfg"].items() if k != "hf_config"}
+    config["text_cfg"].pop("hf_config", None)  # open_clip asks the hub by the name
+    if act := config["vision_cfg"].pop("timm_act", None):
+        log.warning(
+            "open_clip has no setting for the image tower's %s; its embeddings will differ a little", act
+        )
+    if isinstance(tokenizer, HuggingFaceTokenizer):  # open_clip then reads the one in the folder
+        config["text_cfg"]["hf_tokenizer_name"] = checkpoint.architecture.text_cfg.tokenizer_name
     if _open_clip_missizes_projection(checkpoint):
         state = projection_to_classifier(state)
         config["vision_cfg"] = {**config["vision_cfg"], "timm_proj": "", "timm_pool": "avg"}
@@ -39,6 +50,8 @@ def save_open_clip(checkpoint: Checkpoint, out: Path, *, overwrite: bool = False
         save_weights(state, folder / WEIGHTS, {"format": "pt"})
         _write_json(folder / OPEN_CLIP_CONFIG, {"model_cfg": config, "preprocess_cfg": stated})
         _write_json(folder / f"{checkpoint.spec.name}.json", config)
+        if isinstance(tokenizer, HuggingFaceTokenizer):
+            write_hugging_face_tokenizer(tokenizer, folder)
     return out / WEIGHTS
 
 

@@ -12,7 +12,11 @@ from typing import Any
 import pytest
 
 from kdx.core.errors import DataError
-from kdx.models.foreign.hugging_face_tokenizer import Wishes, read_hugging_face_tokenizer
+from kdx.models.foreign.hugging_face_tokenizer import (
+    Wishes,
+    read_hugging_face_tokenizer,
+    write_hugging_face_tokenizer,
+)
 
 from ...core.tokenizers.corpus import Corpus
 from .small_tokenizers import KINDS, nllb
@@ -109,6 +113,21 @@ def test_ids_follow_the_settings_of_the_class_as_transformers_does(
 ) -> None:
     folder = _changed(folder_of(kind), tmp_path, "tokenizer_config.json", **settings)
     assert_equals_open_clips(folder, [*lines[::5], "a  <mask>b dogs <more>"], Wishes())
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "clips"])
+def test_transformers_gets_the_same_ids_from_what_is_written_for_it(
+    kind: str, folder_of: Callable[[str], Path], lines: list[str], tmp_path: Path
+) -> None:
+    wishes = Wishes(strip_sep_token=kind == "bert", mode="clips" if kind == "clips" else None)
+    folder = folder_of("gemma" if kind == "clips" else kind)
+    if wishes.mode:
+        folder = _changed(folder, tmp_path, "tokenizer_config.json", cls_token="<mask>")
+    ours = read_hugging_face_tokenizer(folder, wishes)
+    (tmp_path / "written").mkdir()
+    write_hugging_face_tokenizer(ours, tmp_path / "written")
+    assert_equals_open_clips(tmp_path / "written", lines[::3], wishes)
+    assert read_hugging_face_tokenizer(tmp_path / "written", wishes).digest == ours.digest
 
 
 def test_nllbs_older_way_puts_the_language_after_the_text(lines: list[str], tmp_path: Path) -> None:

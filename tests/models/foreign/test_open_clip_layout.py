@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import open_clip
 import pytest
 import safetensors.torch
 import torch
 from open_clip import factory
+from PIL import Image
 from torch import Tensor
 
 from kdx.core.errors import UsageError
@@ -21,6 +23,10 @@ from kdx.models.clip_vocabulary import clip_tokenizer
 from kdx.models.foreign.fitting import fit
 from kdx.models.foreign.importing import import_checkpoint
 from kdx.models.foreign.open_clip_layout import save_open_clip
+from kdx.models.text_tokenizer import tokenizer_of
+from kdx.runtime.torch import TorchEncoder
+
+from .small_tokenizers import bert, t5
 
 Embed = Callable[[Any], tuple[Tensor, Tensor]]
 
@@ -126,3 +132,57 @@ def test_a_file_that_keeps_one_name_of_shared_weights_is_whole(tmp_path: Path) -
     assert len(safetensors.torch.load_file(tmp_path / "x.safetensors")) < len(model.state_dict())
     weights = fit(safetensors.torch.load_file(tmp_path / "x.safetensors"), architecture, "x").state_dict()
     assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("kind", ["SigLIP", "CLIPA"])
+def test_open_clip_opens_the_whole_model_with_its_tokenizer(kind: str, tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    text: dict[str, Any] = {"context_length": 16, "width": 64, "heads": 1, "layers": 2, "vocab_size": 48}
+    text |= {
+        "hf_tokenizer_name": "someone/elses",
+        "no_causal_mask": True,
+        "proj_bias": True,
+        "pool_type": "last",
+    }
+    kwargs: dict[str, Any] = {"clean": "canonicalize"}
+    if kind == "CLIPA":
+        kwargs, text["vocab_size"] = {"clean": "whitespace", "strip_sep_token": True}, 111
+    (t5 if kind == "SigLIP" else bert)(tmp_path / "tokenizer")
+    architecture = Architecture.model_validate(
+        {
+            **{"name": "small", "embed_dim": 64, "custom_text": True, "init_logit_bias": -10},
+            "vision_cfg": {"image_size": 32, "layers": 2, "width": 64, "patch_size": 8},
+            "text_cfg": {**text, "tokenizer_kwargs": kwargs},
+            "preprocess_cfg": {"mean": [0.5] * 3, "std": [0.5] * 3, "resize_mode": "squash"},
+        }
+    )
+    tokenizer = tokenizer_of(architecture, tmp_path / "tokenizer")
+    save_checkpoint(tmp_path / "there", build_model(architecture, 3), architecture, tokenizer)
+    ours = TorchEncoder(open_checkpoint(tmp_path / "there"))
+    save_open_clip(open_checkpoint(tmp_path / "there"), tmp_path / "theirs")
+
+    name = f"local-dir:{tmp_path / 'theirs'}"
+    model, _, prepare = cast(Any, open_clip.create_model_and_transforms(name))
+    split: Any = open_clip.get_tokenizer(name)
+    texts = ["A photo of the LARGE dog!", "two small cats", "", "in New_York " * 9]
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 70, 3), dtype=np.uint8))
+    assert split(texts).tolist() == ours.spec.pad([tokenizer.encode(each, 16) for each in texts]).tolist()
+    with torch.no_grad():
+        texts_there = model.eval().encode_text(split(texts), normalize=True)
+        images_there = model.encode_image(prepare(image)[None], normalize=True)
+    np.testing.assert_allclose(ours.embed_texts(texts), texts_there, atol=1e-5)
+    np.testing.assert_allclose(ours.embed_images([image]), images_there, atol=1e-5)
+
+    import_checkpoint(str(tmp_path / "theirs"), tmp_path / "back")
+    back = open_checkpoint(tmp_path / "back").spec
+    assert back.tokenizer_digest == ours.spec.tokenizer_digest and back.pad_id == ours.spec.pad_id
+
+
+def test_what_open_clip_has_no_setting_for_is_left_out_and_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    architecture = _with_small_text("timm:vit_tiny_patch16_224")
+    architecture = architecture.changed(vision_cfg=architecture.vision_cfg.changed(timm_act="gelu_tanh"))
+    save_open_clip(open_checkpoint(_checkpoint(tmp_path / "there", architecture)), tmp_path / "theirs")
+    assert "no setting for the image tower's gelu_tanh" in caplog.text
+    open_clip.create_model(f"local-dir:{tmp_path / 'theirs'}")
