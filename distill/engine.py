@@ -186,6 +186,13 @@ def train(
         scores = None
         if folder is not None:
             _write_skipped(folder / "skipped.jsonl", samples, bad)
+            if loop.captions_cut:
+                log.warning(
+                    "%d of %d captions that were read were longer than %d tokens, and were cut",
+                    loop.captions_cut,
+                    loop.captions_read,
+                    model.context_length,
+                )
             save_student(folder / "student")
             _save_objective(objective, folder)
             scores = None if validation is None else validation.finish()
@@ -201,6 +208,7 @@ def train(
                 "final": last,
                 **({} if scores is None else {"validation": scores}),
                 "bad_images": len(bad),
+                **({"captions_cut": loop.captions_cut} if loop.captions_cut else {}),
                 "seconds": keeper.seconds,
                 "device": device.name,
                 "processes": ranks.size,

@@ -71,6 +71,7 @@ class Loop:
         self.distillation = ranks.share(distillation, backwards=recipe.accumulate)
         self._finite = FiniteCheck(device.place)
         self._pace = Pace(recipe, schedule.batch_size, device)
+        self.captions_read = self.captions_cut = 0  # of this process: longer than the context
         self._good = (state.step, _copied(state.model.state_dict()))
 
     def run(
@@ -105,6 +106,8 @@ class Loop:
                     f"the GPU's memory is too small for batch_size = {self.schedule.batch_size}",
                     remedy="--set accumulate=2 or more, or --set model.grad_checkpointing=true",
                 ) from None
+            self.captions_read += len(batch.captions)
+            self.captions_cut += batch.cut
             self.state.step = done = batch.step + 1
             bad: dict[int, str] | None = None
             if self._reads_numbers(done):

@@ -91,7 +91,7 @@ def latency(
         for model, embedder in embedders.items():
             calls[model] = lambda batch, embed=embedder.embed_images: embed(_images(batch))
             if has_captions:
-                calls[TEXTS + model] = lambda batch, embed=embedder.embed_texts: embed(_texts(batch))
+                calls[TEXTS + model] = lambda batch, embed=embedder.embed_and_count: embed(_texts(batch))[0]
         calls[PREPROCESS] = lambda batch: [preprocess(image) for image in _images(batch)]
         measured = measure_latency(
             calls, samples, batch_sizes=batch_sizes, seconds=seconds, progress=progress

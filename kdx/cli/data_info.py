@@ -96,6 +96,9 @@ def _size(count: int) -> str:
 
 def _split_lines(name: str, split: dict[str, Any]) -> list[str]:
     words = "" if split["caption_words"] is None else f"; {_range(split['caption_words'], 'words')}"
+    if tokens := split["caption_tokens"]:
+        full = f", {tokens['full']} at or over {tokens['max']}" if tokens["full"] else ""
+        words += f"; {_range(tokens, 'CLIP tokens')}{full}"
     lines = [
         f"{name}: {split['samples']} samples in {split['shards']} shards, {split['labelled']} labelled",
         f"  {split['captions']} captions, {split['distinct_captions']} distinct{words}",

@@ -153,7 +153,16 @@ class Embedder(ABC):
 
     @abstractmethod
     def embed_texts(self, texts: Iterable[str], batch_size: int = EMBED_BATCH) -> FloatArray:
-        """texts: any number of strings. Returns float32 [N, D], unit rows, in the order given. Raises UsageError."""
+        """texts: any number of strings. Returns float32 [N, D], unit rows, in the order given. Raises UsageError.
+
+        A warning tells how many were longer than the context and were cut to it, where that is known here.
+        """
+
+    def embed_and_count(
+        self, texts: Iterable[str], batch_size: int = EMBED_BATCH
+    ) -> tuple[FloatArray, int | None]:
+        """The same without the warning, and how many were cut; None where a server cuts them."""
+        return self.embed_texts(texts, batch_size), None
 
     def classify(
         self,
@@ -214,19 +223,40 @@ class Encoder(Embedder):
         return concatenate(batches, self.spec.embed_dim)
 
     def embed_texts(self, texts: Iterable[str], batch_size: int = EMBED_BATCH) -> FloatArray:
+        texts = check_texts(texts)
+        embeddings, cut = self.embed_and_count(texts, batch_size)
+        warn_of_cut(cut, len(texts), self.spec)
+        return embeddings
+
+    def embed_and_count(self, texts: Iterable[str], batch_size: int = EMBED_BATCH) -> tuple[FloatArray, int]:
         """Texts are encoded in order of length, so that no batch is padded further than it needs."""
-        tokens = [self.tokenizer.encode(text, self.spec.context_length) for text in check_texts(texts)]
+        encoded = [
+            self.tokenizer.encode_and_tell(text, self.spec.context_length) for text in check_texts(texts)
+        ]
+        tokens = [ids for ids, _ in encoded]
         order = sorted(range(len(tokens)), key=lambda i: len(tokens[i]))
         embeddings = np.empty((len(tokens), self.spec.embed_dim), dtype=np.float32)
         for rows in batched(order, check_count(batch_size, "batch_size")):
             embeddings[rows] = self.encode_text(self.spec.pad([tokens[i] for i in rows]))
-        return embeddings
+        return embeddings, sum(cut for _, cut in encoded)
 
     def _pixels(self, index: int, image: ImageSource) -> FloatArray:
         try:
             return self.preprocess(image)
         except DataError as error:
             raise at_item(error, "images", index, image) from None
+
+
+def warn_of_cut(cut: int, total: int, spec: EncoderSpec) -> None:
+    """One line for all texts of a call; none if all fit."""
+    if cut:
+        log.warning(
+            "%d of %d texts were longer than the %d tokens that %s reads, and were cut",
+            cut,
+            total,
+            spec.context_length,
+            spec.name,
+        )
 
 
 def check_pixels(spec: EncoderSpec, pixels: npt.NDArray[Any]) -> None:

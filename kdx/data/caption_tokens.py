@@ -42,7 +42,16 @@ class CaptionTokens:
 
     def __call__(self, row: int, caption: int) -> Ids:
         """Of one caption of a row, not padded."""
+        return self.read(row, caption)[0]
+
+    def read(self, row: int, caption: int) -> tuple[Ids, bool]:
+        """The same, and whether the caption was longer and was cut."""
         if self.tokenizer is None:
-            return self.samples.tokens(row, caption, self.context_length)
+            ids = self.samples.tokens(row, caption, self.context_length)
+            if len(ids) < self.context_length:
+                return ids, False
+            text = self.samples.captions(row)[caption]  # may just fit; few come so far
+            return ids, clip_tokenizer().encode_and_tell(text, self.context_length)[1]
         text = self.samples.captions(row)[caption]
-        return np.array(self.tokenizer.encode(text, self.context_length), dtype=self.dtype)
+        ids, cut = self.tokenizer.encode_and_tell(text, self.context_length)
+        return np.array(ids, dtype=self.dtype), cut

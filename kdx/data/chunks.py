@@ -35,14 +35,15 @@ class Request:
 class Filled:
     """rows, captions: int64 [n], the pairs whose images decode, in the order asked for: the first n of the slot.
 
-    length: the tokens of the longest caption, or the context where all captions are padded to it. bad: row → why its
-    image does not decode.
+    length: the tokens of the longest caption, or the context where all captions are padded to it. cut: how many
+    captions were longer than the context. bad: row → why its image does not decode.
     """
 
     slot: int
     rows: npt.NDArray[np.int64]
     captions: npt.NDArray[np.int64]
     length: int
+    cut: int
     bad: dict[int, str]
 
 
@@ -61,7 +62,7 @@ class Chunks:
         make: Any = SharedArray if shared else _PrivateArray
         self._pixels = make((slots, CHUNK, size, size, 3), np.uint8)
         self._tokens = make((slots, CHUNK, captions.context_length), captions.dtype)
-        self._remembered: dict[tuple[int, int], Ids] = {}  # tokens, where views are kept too
+        self._remembered: dict[tuple[int, int], tuple[Ids, bool]] = {}  # tokens, where views are kept too
 
     @property
     def pixels(self) -> npt.NDArray[np.uint8]:
@@ -81,6 +82,7 @@ class Chunks:
         rows: list[int] = []
         captions: list[int] = []
         bad: dict[int, str] = {}
+        num_cut = 0
         longest = self._captions.context_length if self._captions.padding == "full" else 0
         asked: list[int] = request.rows.tolist()
         for row, decoded in zip(asked, self._reader.decode(asked, request.view), strict=True):
@@ -90,23 +92,29 @@ class Chunks:
             n = len(rows)
             pixels[n] = decoded
             caption = self._caption(row, request.epoch)
-            ids = self._ids(row, caption)
+            ids, cut = self._read(row, caption)
+            num_cut += cut
             tokens[n, : len(ids)] = ids
             tokens[n, len(ids) :] = self.pad_id
             longest = max(longest, len(ids))
             rows.append(row)
             captions.append(caption)
         return Filled(
-            request.slot, np.array(rows, dtype=np.int64), np.array(captions, dtype=np.int64), longest, bad
+            request.slot,
+            np.array(rows, dtype=np.int64),
+            np.array(captions, dtype=np.int64),
+            longest,
+            num_cut,
+            bad,
         )
 
-    def _ids(self, row: int, caption: int) -> Ids:
-        ids = self._remembered.get((row, caption))
-        if ids is None:
-            ids = self._captions(row, caption)
+    def _read(self, row: int, caption: int) -> tuple[Ids, bool]:
+        read = self._remembered.get((row, caption))
+        if read is None:
+            read = self._captions.read(row, caption)
             if self._reader.keeps:
-                self._remembered[row, caption] = ids
-        return ids
+                self._remembered[row, caption] = read
+        return read
 
     def _caption(self, row: int, epoch: int) -> int:
         choices = self._samples.num_captions(row)

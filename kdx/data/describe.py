@@ -10,6 +10,7 @@ from typing import Any
 from kdx.core.progress import Stages, silent_stages
 from kdx.core.urls import shown
 
+from .index.shard_index import CONTEXT
 from .places import Place, compressed_shards, splits_there
 from .sampling import spread
 from .shards import ShardSet, open_split, read_classes, read_templates
@@ -29,10 +30,11 @@ def open_splits(folder: Path, *, stages: Stages = silent_stages) -> dict[str, Sh
 
 
 def describe_set(folder: Path, splits: Mapping[str, ShardSet] | None = None) -> dict[str, Any]:
-    """splits (by name: shards, samples, captions, distinct_captions, caption_words, labelled, image_sizes, skipped,
-    others), compressed, classes, templates. caption_words: min, median and max of the words of a caption. others counts
-    by kind what is no part of a sample. compressed: shards beside the others, which are not read. image_sizes counts
-    "WIDTHxHEIGHT" over 16 images spread over the split.
+    """splits (by name: shards, samples, captions, distinct_captions, caption_words, caption_tokens, labelled,
+    image_sizes, skipped, others), compressed, classes, templates. caption_words: min, median and max of the words of a
+    caption; caption_tokens: the same of CLIP's tokens, of which an index keeps 77, and how many have all of these
+    (full). others counts by kind what is no part of a sample. compressed: shards beside the others, which are not read.
+    image_sizes counts "WIDTHxHEIGHT" over 16 images spread over the split.
 
     splits: those of `open_splits`, where they are open already. Raises DataError if the folder has no shards or one
     is no whole tar.
@@ -60,7 +62,8 @@ def _describe_split(samples: ShardSet) -> dict[str, Any]:
         "samples": len(samples),
         "captions": len(captions),
         "distinct_captions": len(set(captions)),
-        "caption_words": _words(captions),
+        "caption_words": _range([len(caption.split()) for caption in captions]),
+        "caption_tokens": _tokens(samples),
         "labelled": int((samples.labels >= 0).sum()),
         "image_sizes": _image_sizes(samples),
         "skipped": [{"key": key, "reason": reason} for key, reason in samples.skipped],
@@ -68,8 +71,18 @@ def _describe_split(samples: ShardSet) -> dict[str, Any]:
     }
 
 
-def _words(captions: list[str]) -> dict[str, int] | None:
-    counts = sorted(len(caption.split()) for caption in captions)
+def _tokens(samples: ShardSet) -> dict[str, int] | None:
+    counts = [
+        len(samples.tokens(row, caption, CONTEXT))
+        for row in range(len(samples))
+        for caption in range(samples.num_captions(row))
+    ]
+    found = _range(counts)
+    return None if found is None else {**found, "full": sum(count == CONTEXT for count in counts)}
+
+
+def _range(counts: list[int]) -> dict[str, int] | None:
+    counts = sorted(counts)
     return {"min": counts[0], "median": counts[len(counts) // 2], "max": counts[-1]} if counts else None
 
 

@@ -32,8 +32,8 @@ BATCHES_AHEAD = 2
 class Batch:
     """rows, views, captions: int64 [B], where each pair came from. pixels: uint8 [B, S, S, 3]. tokens: int32 [B, L].
 
-    pad_id: what shorter texts are filled with. pixels and tokens lie in pinned memory where there is a GPU, so that a
-    copy to it need not block.
+    pad_id: what shorter texts are filled with. cut: how many captions were longer than the context.
+    pixels and tokens lie in pinned memory where there is a GPU, so that a copy to it need not block.
     """
 
     step: int
@@ -43,6 +43,7 @@ class Batch:
     pixels: npt.NDArray[np.uint8]
     tokens: npt.NDArray[np.int32]
     pad_id: int = 0
+    cut: int = 0
 
 
 class Loader:
@@ -156,7 +157,7 @@ class _Assembly:
         self._tokens = np.zeros((size, chunks.tokens.shape[2]), dtype=chunks.tokens.dtype)
         self._rows: list[npt.NDArray[np.int64]] = []
         self._captions: list[npt.NDArray[np.int64]] = []
-        self._count = self._length = 0
+        self._count = self._length = self._cut = 0
 
     @property
     def missing(self) -> int:
@@ -171,6 +172,7 @@ class _Assembly:
         self._captions.append(filled.captions)
         self._count += count
         self._length = max(self._length, filled.length)
+        self._cut += filled.cut
         self.bad |= filled.bad
 
     def whole(self, step: int, view: int) -> Batch:
@@ -184,6 +186,7 @@ class _Assembly:
             pixels=self._pixels[: self._count],
             tokens=tokens,
             pad_id=self._chunks.pad_id,
+            cut=self._cut,
         )
 
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from kdx.core.ahead import embed_ahead
 from kdx.core.digests import value_digest
-from kdx.core.encoder import EMBED_BATCH, Embedder, FloatArray, concatenate
+from kdx.core.encoder import EMBED_BATCH, Embedder, FloatArray, concatenate, warn_of_cut
 from kdx.core.errors import DataError
 from kdx.core.progress import Progress
 from kdx.data.image_set import ImageSet
@@ -157,11 +157,15 @@ def embed_texts(embedder: Embedder, texts: Sequence[str], work: Workplace, progr
 
     def embed(numbers: Sequence[int]) -> Iterator[tuple[str, Arrays]]:
         for number in numbers:
-            made = embedder.embed_texts([texts[row] for row in pieces[number]])
+            made, cut = embedder.embed_and_count([texts[row] for row in pieces[number]])
             progress(sum(map(len, pieces[: number + 1])), len(texts), "captions")
-            yield digest(number), {"embeddings": made}
+            yield digest(number), {"embeddings": made, "cut": np.array(cut or 0)}
 
     embeddings = np.empty((len(texts), embedder.spec.embed_dim), dtype=np.float32)
+    cut = 0
     for rows, made in zip(pieces, work.share("texts", len(pieces), digest, embed), strict=True):
         embeddings[rows] = made["embeddings"]
+        cut += int(made.get("cut", 0))  # of an evaluation that an older kdx began it is not known
+    if work.peers.rank == 0:
+        warn_of_cut(cut, len(texts), embedder.spec)
     return embeddings

@@ -71,6 +71,20 @@ def test_texts_come_back_in_their_order_and_short_ones_are_not_padded_to_long_on
     assert encoder.shapes == [(2, 3), (2, 5), (2, 16)]
 
 
+def test_texts_that_are_cut_are_counted_in_one_warning(caplog: pytest.LogCaptureFixture) -> None:
+    encoder = _Encoder()
+    caplog.clear()  # of what its making tells
+    texts = ["cat " * 14, "cat " * 15, "cat " * 40]  # beside start and end, 14 find room
+    encoder.embed_texts(texts, batch_size=1)
+    assert [record.getMessage() for record in caplog.records] == [
+        "2 of 3 texts were longer than the 16 tokens that by hand reads, and were cut"
+    ]
+    caplog.clear()
+    encoder.embed_texts(texts[:1])
+    assert encoder.embed_and_count(texts)[1] == 2
+    assert not caplog.records
+
+
 def test_nothing_gives_no_rows_of_the_right_width() -> None:
     encoder = _Encoder()
     for empty in (encoder.embed_images([]), encoder.embed_texts([])):

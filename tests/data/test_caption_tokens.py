@@ -30,8 +30,9 @@ class _Large(Tokenizer):
 
     def save(self, folder: Path) -> None: ...
 
-    def encode(self, text: str, context_length: int) -> list[int]:
-        return [70_000 + number for number, _ in enumerate(text.split())][:context_length]
+    def encode_and_tell(self, text: str, context_length: int) -> tuple[list[int], bool]:
+        ids = [70_000 + number for number, _ in enumerate(text.split())]
+        return ids[:context_length], len(ids) > context_length
 
 
 @pytest.fixture
@@ -68,3 +69,12 @@ def test_texts_of_a_tower_that_reads_padding_fill_the_context(samples: ShardSet)
     for row, caption, tokens in zip(batch.rows, batch.captions, batch.tokens, strict=True):
         own = samples.tokens(int(row), int(caption), 16).tolist()
         assert tokens.tolist() == own + [7] * (16 - len(own))
+
+
+def test_a_batch_tells_how_many_captions_were_cut(samples: ShardSet) -> None:
+    read = CaptionTokens(samples, 4)  # start, two words, end
+    assert [read.read(0, number)[1] for number in range(3)] == [False, False, True]
+    batch = _first(read)
+    assert batch.cut == (batch.captions == 2).sum() > 0
+    whole = CaptionTokens(samples, 2, _Large())
+    assert [whole.read(0, number)[1] for number in range(3)] == [False, False, True]

@@ -31,6 +31,7 @@ def test_both_splits_are_counted(tmp_path: Path, make_photo: MakePhoto) -> None:
         "captions": 10,
         "distinct_captions": 6,
         "caption_words": {"min": 1, "median": 2, "max": 2},
+        "caption_tokens": {"min": 3, "median": 4, "max": 4, "full": 0},
         "labelled": 3,
         "image_sizes": {"20x26": 3, "21x27": 2},
         "skipped": [],

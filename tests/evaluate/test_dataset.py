@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tarfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,19 @@ def test_a_set_with_classes_is_scored_by_zero_shot(encoder: Any, write_set: Call
     assert evaluation.retrieval is not None  # each colour occurs four times, so the first of them is found
     assert evaluation.retrieval.image_to_text[1] == Proportion(3, 12)
     assert encoder.images_embedded == 12
+
+
+def test_captions_that_are_cut_are_counted_once_for_all_pieces(
+    encoder: Any,
+    write_set: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr("kdx.evaluate.embedding.TEXTS_A_PIECE", 1)
+    encoder.spec = replace(encoder.spec, context_length=10)  # "picture" is spelled in letters
+    evaluate_dataset(encoder, write_set(3, classes=False))
+    told = [record.getMessage() for record in caplog.records]
+    assert told == ["3 of 3 texts were longer than the 10 tokens that colours reads, and were cut"]
 
 
 def test_a_set_without_classes_is_scored_by_retrieval(

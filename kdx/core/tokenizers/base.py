@@ -38,12 +38,16 @@ class Tokenizer(ABC):
     def save(self, folder: Path) -> None:
         """Writes its files into the folder, from which open_tokenizer() opens it."""
 
-    @abstractmethod
     def encode(self, text: str, context_length: int) -> list[int]:
         """The ids with those of start and end, as the tokenizer has them; cut to context_length; never padded.
 
         Raises DataError if text is not a string, UsageError for a context_length without room.
         """
+        return self.encode_and_tell(text, context_length)[0]
+
+    @abstractmethod
+    def encode_and_tell(self, text: str, context_length: int) -> tuple[list[int], bool]:
+        """The same, and whether the text was longer and lost ids."""
 
     def __call__(self, texts: Sequence[str], context_length: int) -> npt.NDArray[np.int32]:
         """Returns int32 [B, L ≤ context_length], L = the longest text, padded with pad_id. Raises as encode."""

@@ -98,7 +98,7 @@ class ClipTokenizer(Tokenizer):
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self._vocab, self._merges, self._clean_name)
 
-    def encode(self, text: str, context_length: int) -> list[int]:
+    def encode_and_tell(self, text: str, context_length: int) -> tuple[list[int], bool]:
         """start, pieces, end; cut to context_length with the last id = end; never padded.
 
         A text that spells out `<end_of_text>` gets that id in its middle, as in open_clip, and an encoder that
@@ -110,14 +110,16 @@ class ClipTokenizer(Tokenizer):
                 f"context_length = {context_length} has no room for start and end", remedy="77 is usual"
             )
         ids = [self._start]
+        cut = False
         text = self._clean(check_text(text))
         for piece in (self._ascii_pieces if text.isascii() else _PIECES).findall(text):
             ids += self._ids[piece]
             if len(ids) >= context_length:
                 del ids[context_length - 1 :]
+                cut = True
                 break
         ids.append(self._end)
-        return ids
+        return ids, cut
 
     def _identity(self) -> object:
         return {"rules": RULES.format(self._clean_name), "vocab": self._vocab, "merges": self._merges}

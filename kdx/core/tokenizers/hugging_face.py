@@ -83,7 +83,7 @@ class HuggingFaceTokenizer(Tokenizer):
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self._content, self._rules)
 
-    def encode(self, text: str, context_length: int) -> list[int]:
+    def encode_and_tell(self, text: str, context_length: int) -> tuple[list[int], bool]:
         """The ids that the file gives, with its tokens of start and end around a text that is cut to make room.
 
         With the rule `clips` always context_length of them, the class last. Raises as Tokenizer.encode.
@@ -94,16 +94,16 @@ class HuggingFaceTokenizer(Tokenizer):
             )
         # truncation of the library is a setting of the object, which threads and context lengths share
         ids = self._model.encode(self._clean(check_text(text)), add_special_tokens=False).ids
-        if len(ids) > room:
+        if cut := len(ids) > room:
             ids = ids[:room] if self._rules.cut == "right" else ids[-room:]
         if self._rules.clips:
             start, end, last = self._rules.clips
             padding = [self.pad_id] * (room - len(ids))
-            return [start, *ids, end, *padding, last]
+            return [start, *ids, end, *padding, last], cut
         ids = [*self._start, *ids, *self._end]
         if (zeroed := self._rules.zeroed) is not None:
             ids = [0 if token == zeroed else token for token in ids]
-        return ids
+        return ids, cut
 
     @property
     def content(self) -> bytes:

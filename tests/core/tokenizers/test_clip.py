@@ -112,8 +112,9 @@ def test_a_cut_text_ends_with_the_end_id(
 @given(text=st.text(max_size=40), context_length=st.integers(2, 20))
 @settings(deadline=None)
 def test_a_cut_keeps_the_beginning(tokenizer: ClipTokenizer, text: str, context_length: int) -> None:
-    whole, cut = tokenizer.encode(text, 2**20), tokenizer.encode(text, context_length)
+    whole, (cut, told) = tokenizer.encode(text, 2**20), tokenizer.encode_and_tell(text, context_length)
     assert cut == (whole if len(whole) <= context_length else [*whole[: context_length - 1], END_ID])
+    assert told == (len(whole) > context_length)
 
 
 def test_a_context_without_room_for_start_and_end_is_a_usage_error(tokenizer: ClipTokenizer) -> None:

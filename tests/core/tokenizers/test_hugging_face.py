@@ -52,7 +52,8 @@ def small(**rules: Any) -> HuggingFaceTokenizer:
     ],
 )
 def test_a_text_is_cut_between_its_start_and_end(rules: dict[str, Any], length: int, ids: list[int]) -> None:
-    assert small(**rules).encode("A dog  and a CAT", length) == ids
+    whole = 8 if "clips" in rules else 7
+    assert small(**rules).encode_and_tell("A dog  and a CAT", length) == (ids, length < whole)
 
 
 def test_a_batch_is_padded_with_the_pad_id_of_its_rules() -> None:

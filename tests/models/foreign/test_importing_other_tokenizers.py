@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from kdx.core.errors import DataError, SetupError, UsageError
+from kdx.core.folders import read_manifest
 from kdx.data.shards import Sample, open_split, write_shards
 from kdx.distill import read_recipe, train
 from kdx.models import architecture as architectures
@@ -75,16 +76,22 @@ def test_an_imported_models_text_embeddings_are_those_of_open_clip_with_its_toke
 
 
 def test_a_student_is_trained_with_the_tokenizer_that_its_architecture_names(
-    siglip: Path, make_samples: Callable[..., list[Sample]], monkeypatch: pytest.MonkeyPatch
+    siglip: Path,
+    make_samples: Callable[..., list[Sample]],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(hub, "fetch_tokenizer", lambda name: siglip.with_name("tokenizer"))
     data = siglip.with_name("data")
-    write_shards(data, "train", make_samples(12))
+    longer = [("a large dog and two small cats in the photo",)] * 12
+    write_shards(data, "train", make_samples(12, captions=longer))
     write_shards(data, "val", make_samples(8))
     settings = ["student=siglip-mini", "steps=2", "batch_size=6", "optimizer.warmup_steps=1"]
     recipe = read_recipe("demo-baseline", [*settings, "validate_every=1"])
     run = siglip.with_name("run")
     train(recipe, open_split(data, "train"), run, val=open_split(data, "val"))
+    assert "12 of 12 captions that were read were longer than 16 tokens, and were cut" in caplog.text
+    assert read_manifest(run).fields["captions_cut"] == 12
     student, imported = open_checkpoint(run), open_checkpoint(_imported(siglip))
     assert student.tokenizer.digest == imported.tokenizer.digest
     assert TorchEncoder(student).embed_texts(TEXTS).shape == (4, 64)
