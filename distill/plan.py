@@ -172,7 +172,8 @@ def _teachers(recipe: Recipe, teachers: Sequence[Path]) -> list[Architecture]:
 
 def _cost(architecture: Architecture, text_length: int, mask_ratio: float | None = None) -> ModelCost:
     counts = count_parameters(architecture)
-    length = min(text_length, architecture.text_cfg.context_length)
+    context = architecture.text_cfg.context_length
+    length = context if architecture.text_padding == "full" else min(text_length, context)
     flops = count_flops(architecture, length, mask_ratio)
     return ModelCost(
         architecture.name,
