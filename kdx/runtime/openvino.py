@@ -6,6 +6,7 @@ import importlib
 import re
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -134,7 +135,11 @@ def _compile(graph: Graph, precision: str, num_threads: int) -> Any:
         network = core.read_model(str(graph.path))
         inputs = [sorted(port.get_names()) for port in network.inputs]
         outputs = [sorted(port.get_names()) for port in network.outputs]
-        compiled = core.compile_model(network, "CPU", settings)
+        # Compiling gives its thread a stack for signals that goes with the model: of two, the one that is freed last
+        # puts the other's back, and the next signal that Python handles in that thread kills the process. So it is
+        # done in a thread that ends here.
+        with ThreadPoolExecutor(1) as thread:
+            compiled = thread.submit(core.compile_model, network, "CPU", settings).result()
         taken = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
     except Exception as error:  # OpenVINO raises RuntimeError for everything
         raise _fault("does not open in OpenVINO", graph.path, error) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import shutil
@@ -94,6 +95,27 @@ def test_several_threads_share_the_encoder(encoder: OpenVinoEncoder) -> None:
     with ThreadPoolExecutor(4) as pool:
         together = list(pool.map(lambda i: encoder.encode_image(pixels[i : i + 1]), range(8)))
     np.testing.assert_array_equal(alone, together)
+
+
+def test_a_signal_after_it_is_closed_finds_the_stack_that_was_there_before(model: ExportedModel) -> None:
+    """Else Ctrl-C, or the end of a child where somebody waits for such, is a segmentation fault."""
+    before = _signal_stack()
+    with OpenVinoEncoder(model, num_threads=1) as encoder:
+        encoder.encode_image(_pixels(encoder, 1))
+        encoder.embed_texts(["a star"])
+        assert _signal_stack() == before
+    assert _signal_stack() == before
+
+
+def _signal_stack() -> tuple[int | None, int, int]:
+    """Where this thread's handlers of signals run: address, flags, size (stack_t of sigaltstack(2))."""
+
+    class Stack(ctypes.Structure):
+        _fields_ = (("sp", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t))
+
+    stack = Stack()
+    assert ctypes.CDLL(None).sigaltstack(None, ctypes.byref(stack)) == 0
+    return stack.sp, stack.flags, stack.size
 
 
 def test_wrong_requests_are_refused(encoder: OpenVinoEncoder, model: ExportedModel) -> None:
