@@ -334,19 +334,21 @@ def _decoders(device: Device, ranks: Ranks) -> int:
 
 
 def _as_toml(recipe: Recipe, taught_by: Sequence[Mapping[str, str]]) -> str:
-    """The recipe with the teachers that really taught: by name where that is an architecture's, else in a comment."""
+    """The recipe with the teachers that really taught: by name where those are architectures', else in a comment."""
     said = "".join(f"# teacher: {each['name']}, {each['path']}, {each['digest']}\n" for each in taught_by)
     if taught_by:
-        recipe = recipe.model_copy(update={"teacher": _known_architecture(taught_by[0]["name"])})
+        names = tuple(each["name"] for each in taught_by)
+        known = all(map(_is_known, names))
+        recipe = recipe.model_copy(update={"teacher": (names if names[1:] else names[0]) if known else None})
     return said + tomli_w.dumps(recipe.model_dump(mode="json", exclude_none=True))
 
 
-def _known_architecture(name: str) -> str | None:
+def _is_known(architecture: str) -> bool:
     try:
-        read_architecture(name)
+        read_architecture(architecture)
     except UsageError:
-        return None
-    return name
+        return False
+    return True
 
 
 def _save_objective(objective: Objective, folder: Path) -> None:

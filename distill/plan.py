@@ -161,19 +161,20 @@ def _passes(recipe: Recipe, tower: Tower) -> int:
 
 
 def _teachers(recipe: Recipe, teachers: Sequence[Path]) -> list[Architecture]:
-    """Those given, or the named one, as often as the recipe has scales for teachers."""
+    """Those given, or the named ones; a single one as often as the recipe has scales for teachers."""
     if teachers:
         return [read_checkpoint_architecture(path) for path in teachers]
-    if recipe.teacher is not None and recipe.needs_teacher:
-        scales = recipe.objective.teacher_scale
-        return [read_architecture(recipe.teacher)] * (len(scales) if isinstance(scales, tuple) else 1)
-    return []
+    if not recipe.needs_teacher:
+        return []
+    named, scales = recipe.teacher_names, recipe.objective.teacher_scale
+    if len(named) == 1 and isinstance(scales, tuple):
+        named *= len(scales)
+    return [read_architecture(name) for name in named]
 
 
 def _cost(architecture: Architecture, text_length: int, mask_ratio: float | None = None) -> ModelCost:
     counts = count_parameters(architecture)
-    context = architecture.text_cfg.context_length
-    length = context if architecture.text_padding == "full" else min(text_length, context)
+    length = min(text_length, architecture.text_cfg.context_length)
     flops = count_flops(architecture, length, mask_ratio)
     return ModelCost(
         architecture.name,

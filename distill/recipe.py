@@ -19,7 +19,7 @@ from kdx.core.config import Config, Table, merge, override, parse, read_extended
 from kdx.core.errors import UsageError
 from kdx.core.spelling import nearest
 from kdx.data.views import ViewConfig
-from kdx.models.architecture import Architecture, read_architecture
+from kdx.models.architecture import Architecture, parameter_counts, read_architecture
 
 from .model_config import InheritConfig, ModelConfig
 from .objective_config import ObjectiveConfig
@@ -32,6 +32,7 @@ RECIPES = Path(str(files(__package__ or "kdx.distill"))) / "recipes"
 SMALL = ("small-baseline", "small-clip-kd")  # recipes whose numbers come from the data
 
 Precision = Literal["fp32", "bf16", "fp16"]
+Names = str | tuple[str, ...]
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -71,9 +72,14 @@ class Recipe(Config):
     student: str = Field(
         description="architecture: see `kdx models`, or a name of open_clip's, or timm:NAME+TEXT"
     )
-    teacher: str | None = Field(
+    teacher: Names | None = Field(
         default=None,
-        description="architecture that the weights are set for; the checkpoint itself comes with --teacher",
+        description="architecture that the weights are set for, or a list of an ensemble's; the checkpoints themselves "
+        "come with --teacher",
+    )
+    teacher_source: Names | None = Field(
+        default=None,
+        description="what `kdx import` fetches such a teacher by, or a list: named where one is missing, never fetched",
     )
     seed: int = Field(default=0, ge=0, lt=2**63, description="decides initial weights, order and captions")
     steps: int | None = Field(default=None, ge=1, description="optimiser steps; either these or epochs")
@@ -127,13 +133,15 @@ class Recipe(Config):
 
     @field_validator("student", "teacher")
     @classmethod
-    def _architectures_are_known(cls, name: str | None, info: ValidationInfo) -> str | None:
-        if name is not None:
+    def _architectures_are_known(cls, given: Names | None, info: ValidationInfo) -> Names | None:
+        for name in _names(given):
+            if name in parameter_counts():
+                continue  # known without building it, which takes torch
             try:
                 read_architecture(name)
             except UsageError as error:
                 raise UsageError(f"{info.field_name} = {name!r}: {error.what}", remedy=error.remedy) from None
-        return name
+        return given
 
     @field_validator("batch_size", mode="plain")
     @classmethod
@@ -208,6 +216,22 @@ class Recipe(Config):
         return architecture
 
     @property
+    def teacher_names(self) -> tuple[str, ...]:
+        """The architectures that the weights are set for."""
+        return _names(self.teacher)
+
+    @property
+    def teacher_imports(self) -> dict[str, str]:
+        """The commands that fetch them, by where each then lies; {} where a recipe does not say."""
+        sources = _names(self.teacher_source)
+        places = (
+            ["teacher"] if len(sources) == 1 else [f"teacher-{number + 1}" for number in range(len(sources))]
+        )
+        return {
+            place: f"kdx import {source} --out {place}" for place, source in zip(places, sources, strict=True)
+        }
+
+    @property
     def needs_teacher(self) -> bool:
         """Whether --teacher is needed: to distil from, to inherit from, or both."""
         return self.objective.needs_teacher or (self.inherit is not None and self.inherit.from_teacher)
@@ -241,6 +265,10 @@ class Recipe(Config):
                 remedy=f"inherit that tower ([inherit] towers), or set model.lock_{tower} = false",
             )
         return self
+
+
+def _names(given: Names | None) -> tuple[str, ...]:
+    return () if given is None else (given,) if isinstance(given, str) else given
 
 
 def recipe_names() -> list[str]:

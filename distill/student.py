@@ -57,7 +57,7 @@ def check_student(recipe: Recipe, teachers: Sequence[Path]) -> None:
     if recipe.objective.needs_teacher and not teachers:
         raise UsageError(
             f"the recipe distils ({', '.join(recipe.objective.methods)}) and needs a teacher",
-            remedy="pass --teacher CHECKPOINT",
+            remedy=_how_to_get(recipe),
         )
     recipe.objective.check_teachers(len(teachers))
     with torch.device("meta"):
@@ -67,6 +67,13 @@ def check_student(recipe: Recipe, teachers: Sequence[Path]) -> None:
             _inherit(recipe.inherit, model, build_model(source))
     if recipe.model.grad_checkpointing:
         checkpoint_gradients(model)
+
+
+def _how_to_get(recipe: Recipe) -> str:
+    if not (imports := recipe.teacher_imports):
+        return "pass --teacher CHECKPOINT" + "".join(f", a {name}" for name in recipe.teacher_names)
+    given = " ".join(f"--teacher {place}" for place in imports)
+    return f"{', '.join(imports.values())}, and pass {given}"
 
 
 def _inherit(config: InheritConfig, student: ClipModel, source: ClipModel) -> None:

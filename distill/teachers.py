@@ -96,14 +96,20 @@ def describe_teachers(teachers: Sequence[Path]) -> list[dict[str, str]]:
 
 def unlike_expected(recipe: Recipe, teachers: Sequence[Path]) -> list[str]:
     """A sentence for each teacher of another architecture than the recipe's weights are set for."""
-    if recipe.teacher is None or not recipe.objective.needs_teacher:
+    expected = recipe.teacher_names
+    if not expected or not recipe.objective.needs_teacher:
         return []
-    names = {path: read_checkpoint_architecture(path).name for path in teachers}
-    return [
-        f"note: {path} is {name}; the weights of this recipe are set for {recipe.teacher}"
-        for path, name in names.items()
-        if name != recipe.teacher
+    named = expected * len(teachers) if len(expected) == 1 else expected
+    notes = [
+        f"note: {path} is {name}; the weights of this recipe are set for {wanted}"
+        for path, wanted in zip(teachers, named, strict=False)
+        if (name := read_checkpoint_architecture(path).name) != wanted
     ]
+    if teachers and len(named) != len(teachers):
+        notes.append(
+            f"note: this recipe is set for {len(expected)} teachers, {' and '.join(expected)}, not for {len(teachers)}"
+        )
+    return notes
 
 
 def _check_different(teachers: Sequence[Path]) -> None:

@@ -227,6 +227,8 @@ def _show_plan(
         recipe, samples=samples, teachers=teachers, out=out, cache=cache, teacher_online=teacher_online
     )
     notes = [*unlike_expected(recipe, teachers), *_notes_on_export(recipe)]
+    if not teachers:
+        notes += [f"a teacher is fetched by: {command}" for command in recipe.teacher_imports.values()]
     if samples is not None:
         recipe, _ = recipe.resolve(samples)
     table = recipe.model_dump(mode="json", exclude_none=True)

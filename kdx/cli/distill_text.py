@@ -37,7 +37,7 @@ def recipe_table(recipes: Mapping[str, Recipe]) -> str:
             (
                 name,
                 recipe.student,
-                recipe.teacher or "–",
+                " + ".join(recipe.teacher_names) or "–",
                 " + ".join(recipe.objective.methods) or "–",
                 f"{recipe.steps:,} steps" if recipe.steps else f"{recipe.epochs:g} epochs",
                 "–" if score is None else f"{score:.2f}",

@@ -20,6 +20,8 @@ from kdx.core.preprocess import Preprocess
 from .clip_vocabulary import VOCAB_SIZE
 
 FOLDER = files("kdx.models") / "architectures"
+# counted once for all, since building 150 models takes a minute, even without weights; the tests count again
+COUNTS = files("kdx.models") / "parameter_counts.json"
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
 INITIAL_LOG_SCALE = math.log(1 / 0.07)
@@ -191,6 +193,12 @@ class Architecture(_Description):
 def shipped_names() -> list[str]:
     """The architectures that kdx ships, in alphabetical order."""
     return sorted(file.name.removesuffix(".json") for file in FOLDER.iterdir() if file.name.endswith(".json"))
+
+
+@functools.cache
+def parameter_counts() -> dict[str, tuple[int, int]]:
+    """Parameters of the image tower, and all others, of each architecture that `kdx models` lists. Without torch."""
+    return json.loads(COUNTS.read_text(encoding="utf-8"))
 
 
 @functools.cache

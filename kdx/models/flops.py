@@ -30,7 +30,8 @@ def count_flops(
     """
     size = architecture.vision_cfg.image_size
     with torch.device("meta"):
-        model = build_model(architecture).eval()
+        # the counter's hooks take a view of a parameter, as SigLIP's pooling has, for a tensor that lost its gradient
+        model = build_model(architecture).eval().requires_grad_(False)
         pixels = torch.empty(1, 3, size, size)
         length = text_length if text_length and architecture.text_padding == "longest" else None
         tokens = torch.empty(1, length or model.context_length, dtype=torch.long)

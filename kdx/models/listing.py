@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
-from importlib.resources import files
 from typing import Any
 
 import open_clip
 
-from .architecture import Architecture, read_architecture, shipped_names
+from .architecture import Architecture, parameter_counts, read_architecture, shipped_names
 from .open_clip_architectures import open_clip_names
-
-# counted once for all, since building 150 models takes a minute, even without weights; the tests count again
-COUNTS = files("kdx.models") / "parameter_counts.json"
 
 
 @dataclass(frozen=True)
@@ -38,7 +33,7 @@ class ListedArchitecture:
 
 
 def list_architectures() -> list[ListedArchitecture]:
-    counts = json.loads(COUNTS.read_text(encoding="utf-8"))
+    counts = parameter_counts()
     names = dict.fromkeys([*shipped_names(), *open_clip_names()])
     return [_listed(read_architecture(name), *counts[name]) for name in names]
 

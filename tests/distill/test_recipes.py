@@ -1,4 +1,4 @@
-"""Facts of the shipped recipes of CLIP-KD's study: their numbers, that each trains, and that nothing stands twice."""
+"""Facts of the shipped recipes, CLIP-KD's and the examples: their numbers, that each trains, no repetition."""
 
 import functools
 import tomllib
@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import open_clip
 import pytest
 import torch
 from torch.nn import functional as F
 
 from kdx.core.config import merge
+from kdx.core.errors import UsageError
 from kdx.data.loader import Batch
 from kdx.distill import Objective, recipe as recipes
 from kdx.distill.devices import Device
@@ -20,7 +22,7 @@ from kdx.distill.optimizer import build_optimizer
 from kdx.distill.ranks import ALONE
 from kdx.distill.recipe import read_recipe, recipe_names
 from kdx.distill.run_state import RunState
-from kdx.distill.student import build_student
+from kdx.distill.student import build_student, check_student
 from kdx.distill.teacher_cache import CachedShard, TeacherCache
 from kdx.models.architectures import Architecture, build_model, count_parameters, read_architecture
 
@@ -96,6 +98,59 @@ EXPECTED: dict[str, tuple[str, str | None, float | None, dict[str, Any]]] = {
 }
 
 
+SET_BY_A_TEACHER = ("about", "teacher", "teacher_source", "objective", "published")
+EXAMPLES = {  # student, teachers and how these are fetched; no score was published
+    **{
+        f"siglip2-b-16-to-{student.lower()}": (student, ["ViT-B-16-SigLIP2"], ["ViT-B-16-SigLIP2:webli"])
+        for student in ("ViT-T-16", "MobileViT-S", "MobileNetV3-S", "EfficientNet-B0", "ResNet-18")
+    },
+    "dfn-ensemble-to-mobileclip2-s0": (
+        "MobileCLIP2-S0",
+        ["ViT-L-14-quickgelu", "ViT-L-14"],
+        ["ViT-L-14-quickgelu:dfn2b", "ViT-L-14:dfn2b_s39b"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_an_example_says_that_no_score_is_known_and_how_its_teachers_are_fetched(name: str) -> None:
+    student, teachers, sources = EXAMPLES[name]
+    recipe = read_recipe(name)
+    assert recipe.student == student and list(recipe.teacher_names) == teachers
+    assert recipe.published is None and "score nobody has published or measured" in recipe.about
+    commands = list(recipe.teacher_imports.items())
+    assert [command.split()[2] for _, command in commands] == sources
+    assert all(command.endswith(f"--out {place}") for place, command in commands)
+    for source in sources:
+        model, tag = source.split(":")
+        assert open_clip.get_pretrained_cfg(model, tag), source
+    with pytest.raises(UsageError) as missing:
+        check_student(recipe, ())
+    assert missing.value.remedy and all(command in missing.value.remedy for _, command in commands)
+
+
+def test_siglip_2s_recipes_have_the_published_strength_for_its_width() -> None:
+    objective = read_recipe("siglip2-b-16-to-vit-t-16").objective
+    assert (objective.task, objective.crd, objective.icl) == (1, 0.5, 1)
+    assert objective.fd == pytest.approx(2000 / read_architecture("ViT-B-16-SigLIP2").embed_dim, rel=1e-6)
+    for name in EXAMPLES:
+        if name.startswith("siglip2") and "vit" not in name:
+            assert read_recipe(name).optimizer == read_recipe("clip-kd/resnet-18").optimizer.model_copy(
+                update={"warmup_steps": None}
+            )
+
+
+def test_mobileclip_2s_recipe_has_its_scripts_numbers() -> None:
+    """training/configs/run_dfndr12m.sh of apple/ml-mobileclip."""
+    recipe = read_recipe("dfn-ensemble-to-mobileclip2-s0")
+    assert recipe.objective.terms == ("affinity",) and recipe.objective.affinity == 1
+    assert recipe.objective.teacher_scale == (70, 60)
+    optimizer = recipe.optimizer
+    assert (recipe.batch_size, recipe.steps, optimizer.warmup_steps) == (8192, 30_000, 1000)
+    assert (optimizer.lr, optimizer.weight_decay, optimizer.betas[1]) == (1e-3, 0.2, 0.95)
+    assert optimizer.clip_grad_norm == 1 and recipe.views.scale == (0.08, 1.0)
+
+
 def test_there_is_a_recipe_for_every_published_run_and_no_other() -> None:
     assert {name for name in recipe_names() if "/" in name} == set(EXPECTED)
     assert len(EXPECTED) == 32
@@ -119,7 +174,8 @@ def test_student_teacher_objective_and_score_are_the_published_ones(name: str) -
     else:
         found = (recipe.teacher, published.teacher_data, published.teacher_imagenet_top1)
         assert found == TEACHERS[teacher][:3]
-        assert recipe.teacher and read_architecture(recipe.teacher).embed_dim == TEACHERS[teacher][3]
+        (name,) = recipe.teacher_names
+        assert read_architecture(name).embed_dim == TEACHERS[teacher][3]
 
 
 @pytest.mark.parametrize("name", EXPECTED)
@@ -142,7 +198,7 @@ def test_hyper_parameters_are_the_published_ones(name: str) -> None:
 @pytest.mark.parametrize("student", BASELINES)
 def test_a_distilled_run_differs_from_its_baseline_in_teacher_and_objective_alone(student: str) -> None:
     baseline = read_recipe(_name(student))
-    same = {key: getattr(baseline, key) for key in ("about", "teacher", "objective", "published")}
+    same = {key: getattr(baseline, key) for key in SET_BY_A_TEACHER}
     for name in recipe_names():
         if name.startswith(f"{_name(student)}-from-"):
             assert read_recipe(name).model_copy(update=same) == baseline
@@ -180,21 +236,21 @@ def _toy(architecture: Architecture) -> Architecture:
     )
 
 
-@pytest.mark.parametrize("name", EXPECTED)
+@pytest.mark.parametrize("name", [*EXPECTED, *EXAMPLES])
 def test_a_step_at_toy_width_trains_the_student_by_all_terms(name: str) -> None:
     recipe = read_recipe(name)
     model = build_model(_toy(recipe.architecture))
     random = np.random.default_rng(0)
     rows = np.arange(8)
     caches = []
-    if recipe.teacher is not None:
-        width = read_architecture(recipe.teacher).embed_dim // 32
+    for teacher in recipe.teacher_names:
+        width = read_architecture(teacher).embed_dim // 32
         unit = F.normalize(torch.from_numpy(random.standard_normal((2, 8, 1, width))), dim=-1).half()
         caches.append(TeacherCache((CachedShard(unit[0], unit[1]),), 1 / 0.07, None, reused=False))
     objective = Objective(
         recipe.objective, model.text_tower.text_projection.shape[1], [c.embed_dim for c in caches]
     )
-    schedule = recipe.schedule()
+    schedule = recipe.schedule(8192)
     assert schedule is not None
     device = Device(torch.device("cpu"))
     optimizer = build_optimizer((model, objective), recipe.optimizer)
@@ -211,7 +267,7 @@ def test_a_step_at_toy_width_trains_the_student_by_all_terms(name: str) -> None:
     model.train()
     numbers = loop.step(batch, torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(0)))
     assert optimizer.param_groups[0]["lr"] == recipe.optimizer.lr
-    terms = {name: float(numbers[name]) for name in ("task", *recipe.objective.methods)}
+    terms = {name: float(numbers[name]) for name in recipe.objective.terms}
     assert float(numbers["loss"]) == pytest.approx(sum(terms.values()), rel=1e-5)
     assert all(term > 0 for term in terms.values())
     changed = {name for name, value in model.named_parameters() if not torch.equal(before[name], value)}

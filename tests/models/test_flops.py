@@ -60,3 +60,15 @@ def test_a_mask_needs_patches() -> None:
     with pytest.raises(UsageError) as caught:
         count_flops(read_architecture("kdx-mini"), mask_ratio=0.5)
     assert "objective.mfd" in str(caught.value.remedy)
+
+
+def test_siglips_pooling_is_counted() -> None:
+    """One query on 196 patches, 768 wide: keys, values and products with them; the query, its projection and an MLP."""
+    counted = count_flops(read_architecture("ViT-B-16-SigLIP2"))
+    width, patches = 768, 196
+    pooling = (
+        2 * 2 * patches * width**2 + 2 * width**2 + 4 * patches * width + 2 * width**2 + 2 * 2 * 4 * width**2
+    )
+    layer = 2 * 12 * patches * width**2 + 4 * patches**2 * width
+    patching = 2 * patches * 3 * 16**2 * width
+    assert counted.image == 12 * layer + patching + pooling
