@@ -8,6 +8,7 @@ from pathlib import Path
 
 from kdx.core.errors import DataError
 from kdx.core.image_suffixes import SUFFIXES
+from kdx.data.sources.folder import is_folder
 
 from .image_list import CroppedFile, Entry, Listing, PlainFile
 from .table import SetRecord, class_folders
@@ -56,7 +57,7 @@ def subfolders(place: Path) -> set[str]:
             return {
                 folder.name
                 for folder in found
-                if folder.is_dir() and not folder.name.startswith(".") and folder.name not in NOT_CLASSES
+                if is_folder(folder) and not folder.name.startswith(".") and folder.name not in NOT_CLASSES
             }
     except (FileNotFoundError, NotADirectoryError):
         return set()

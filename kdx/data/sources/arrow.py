@@ -4,17 +4,32 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdx.core.errors import DataError, UsageError
+from kdx.core.errors import DataError, UsageError, beginning
 
 from ..sample import is_index
-from .columns import CAPTION, IMAGE, LABEL, PREPARE, SPLIT, URL, Wanted, find, is_url, missing, plain, shown
+from .columns import (
+    CAPTION,
+    IMAGE,
+    LABEL,
+    PREPARE,
+    REMEDY,
+    SPLIT,
+    URL,
+    Wanted,
+    find,
+    is_url,
+    missing,
+    plain,
+    shown,
+)
 from .folder import SPLITS
 from .source import LeaveOut, Row, Unusable
 
@@ -23,6 +38,7 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".parquet", ".arrow")
 ROWS = 64  # images in one batch that is read
+SHOWN_KIND = 60  # characters
 NUMBERED_CAPTION = re.compile(r"(caption|text|sentence)\d+")
 
 
@@ -95,11 +111,9 @@ class ArrowFiles:
         for name in self._columns.captions:
             value = said[name]
             captions += [text for text in (value if isinstance(value, list) else [value]) if text is not None]
-        label = None if self._columns.label is None else said[self._columns.label]
-        if label is not None and str(label) == "-1":  # `datasets`: of a set whose labels are kept secret
-            label = None
+        label = None if self._columns.label is None else _label(said[self._columns.label])
         own = None if self._columns.split is None else said[self._columns.split]
-        return Row(image, key, tuple(captions), None if label is None else str(label), own or split)
+        return Row(image, key, tuple(captions), label, own or split)
 
     def _no_class(self, label: str | None) -> str | None:
         """Why a label is none of the file's own classes."""
@@ -115,6 +129,16 @@ class ArrowFiles:
                     where=path,
                     remedy="convert files of different kinds one after the other",
                 )
+
+
+def _label(value: Any) -> str | None:
+    if isinstance(value, float):
+        if math.isnan(value):
+            return None
+        value = int(value) if value.is_integer() else value
+    if value is None or str(value) == "-1":  # `datasets`: of a set whose labels are kept secret
+        return None
+    return str(value)
 
 
 def open_arrow(place: Path, wanted: Wanted) -> ArrowFiles:
@@ -238,29 +262,35 @@ def _split_of(path: Path, place: Path) -> str | None:
 def _find_columns(schema: pa.Schema, wanted: Wanted, place: Path) -> _Columns:
     names = schema.names
     image = _find_image(schema, wanted, place)
-    caption = find(
-        [n for n in names if n != image and _is_text(schema.field(n).type)], wanted.caption, CAPTION, place
-    )
-    numbered = [n for n in names if NUMBERED_CAPTION.fullmatch(plain(n)) and _is_text(schema.field(n).type)]
+    _check_kind(schema, wanted.caption, _is_text, "text", place)
+    _check_kind(schema, wanted.label, _is_class, "one class a row", place)
+    others = [name for name in names if name != image]
+    texts = [name for name in others if _is_text(schema.field(name).type)]
+    caption = find(texts, wanted.caption, CAPTION, place)
+    numbered = [name for name in texts if NUMBERED_CAPTION.fullmatch(plain(name))]
     captions = sorted(numbered, key=lambda n: (len(n), n)) if caption is None else [caption]
-    label = find([n for n in names if n not in (image, *captions)], wanted.label, LABEL, place)
+    classes = [n for n in others if n not in captions and _is_class(schema.field(n).type)]
+    label = find(classes, wanted.label, LABEL, place)
     if not captions and label is None:
+        _check_kind(schema, find(others, None, CAPTION, place), _is_text, "text", place)
+        _check_kind(schema, find(others, None, LABEL, place), _is_class, "one class a row", place)
         raise missing("a caption or a class", (*CAPTION[:3], *LABEL[:2]), names, place)
     split = find([n for n in names if _is_one_text(schema.field(n).type)], None, SPLIT, place)
     return _Columns(image, captions, label, split)
 
 
+def _check_kind(
+    schema: pa.Schema, name: str | None, is_kind: Callable[[pa.DataType], bool], what: str, place: Path
+) -> None:
+    """Raises DataError for a column of another kind; for none, and for one that is not there, nothing."""
+    if name in schema.names and not is_kind(schema.field(name).type):
+        kind = beginning(str(schema.field(name).type), SHOWN_KIND)
+        raise DataError(f"its column {name!r} holds {kind}, not {what}", where=place, remedy=REMEDY)
+
+
 def _find_image(schema: pa.Schema, wanted: Wanted, place: Path) -> str:
     """By its type first: a struct with `bytes`, or bytes."""
-    import pyarrow.types as types
-
-    holding = [
-        field.name
-        for field in schema
-        if types.is_binary(field.type)
-        or types.is_large_binary(field.type)
-        or (types.is_struct(field.type) and field.type.get_field_index("bytes") >= 0)
-    ]
+    holding = [field.name for field in schema if _is_image(field.type)]
     if wanted.image is not None and wanted.image not in schema.names:
         raise UsageError(
             f"there is no column {wanted.image!r}; {shown(schema.names)}",
@@ -277,6 +307,9 @@ def _find_image(schema: pa.Schema, wanted: Wanted, place: Path) -> str:
     texts = [n for n in schema.names if _is_text(schema.field(n).type)]
     text = wanted.image if wanted.image in texts else find(texts, None, (*URL, *IMAGE), place)
     if text is None:
+        _check_kind(
+            schema, wanted.image or find(schema.names, None, IMAGE, place), _is_image, "an image", place
+        )
         raise missing("an image", IMAGE, schema.names, place)
     if plain(text) in URL or is_url(_first_text(place, text)):
         raise DataError(
@@ -294,6 +327,27 @@ def _first_text(place: Path, column: str) -> str:
     return "" if batch is None or batch.num_rows == 0 else str(batch.column(0)[0].as_py())
 
 
+def _is_image(kind: pa.DataType) -> bool:
+    """Bytes, or a struct with `bytes`."""
+    import pyarrow.types as types
+
+    is_bytes = types.is_binary(kind) or types.is_large_binary(kind) or types.is_binary_view(kind)
+    return is_bytes or (types.is_struct(kind) and kind.get_field_index("bytes") >= 0)
+
+
+def _is_class(kind: pa.DataType) -> bool:
+    """A name or a number; of floats because a column of integers with gaps comes as such from pandas."""
+    import pyarrow.types as types
+
+    return (
+        _is_one_text(kind)
+        or types.is_integer(kind)
+        or types.is_floating(kind)
+        or types.is_boolean(kind)
+        or types.is_null(kind)
+    )
+
+
 def _is_text(kind: pa.DataType) -> bool:
     """Or a list of texts."""
     import pyarrow.types as types
@@ -308,7 +362,7 @@ def _is_one_text(kind: pa.DataType) -> bool:
 
     if types.is_dictionary(kind):
         kind = kind.value_type
-    return types.is_string(kind) or types.is_large_string(kind)
+    return types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
 
 
 def _class_names(schema: pa.Schema, label: str | None) -> list[str] | None:

@@ -144,6 +144,14 @@ def _is_unicode(name: str) -> bool:
     return True
 
 
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """A link that leads to itself is none, and no reason to refuse what lies beside it."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
 def _entries(place: str) -> tuple[list[str], list[str]]:
     """The names of files and of folders, each in order."""
     files: list[str] = []
@@ -151,5 +159,5 @@ def _entries(place: str) -> tuple[list[str], list[str]]:
     with os.scandir(place) as entries:
         for entry in entries:
             if not entry.name.startswith("."):
-                (folders if entry.is_dir() else files).append(entry.name)
+                (folders if is_folder(entry) else files).append(entry.name)
     return sorted(files), sorted(folders)

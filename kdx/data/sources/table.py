@@ -11,6 +11,7 @@ from kdx.core.errors import DataError, beginning
 
 from ..drafts import MAX_TEXT
 from .columns import PREPARE, Columns, Wanted, find_columns, has_images, is_url
+from .csv_rows import OpenQuote, read_rows
 from .files import OfFiles
 from .keys import key_of
 from .source import LeaveOut, Row
@@ -29,7 +30,6 @@ class Table(OfFiles):
     def __init__(self, file: Path, folders: list[Path], wanted: Wanted) -> None:
         super().__init__(file, folders)
         self._wanted = wanted
-        csv.field_size_limit(MAX_TEXT)
 
     def rows(self, leave_out: LeaveOut) -> Iterator[Row]:
         try:
@@ -46,31 +46,30 @@ class Table(OfFiles):
             delimiter, names = _read_header(self.place, file.readline(), self._wanted)
             columns = find_columns(names, self._wanted, self.place)
             at = {name: index for index, name in enumerate(names)}
-            reader = csv.reader(file, delimiter=delimiter)
             try:
-                for fields in reader:
-                    line = f"{self.place.name}, line {reader.line_num + 1}"
-                    if not fields:
-                        continue
-                    if len(fields) != len(names):
-                        leave_out(line, _wrong_number(len(fields), len(names), delimiter))
-                        continue
-                    if (row := self._row(fields, at, columns, line, leave_out)) is not None:
+                for lines, fields in read_rows(file, delimiter, first=2):
+                    if fields is None or len(fields) not in (0, len(names)):
+                        reason = _unfit(fields, len(names), delimiter, lines)
+                        for line in lines:  # any of them may be a row of its own
+                            leave_out(self._line(line), reason)
+                    elif fields and (row := self._row(fields, at, columns, lines[0], leave_out)) is not None:
                         yield row
-            except csv.Error as error:
+            except OpenQuote as error:
                 raise DataError(
-                    f"line {reader.line_num + 1} cannot be read: {error}",
+                    str(error),
                     where=self.place,
-                    remedy="a quote may be missing before it: text with quotes, commas or line breaks stands in"
-                    ' "…", and a quote in it is written twice',
+                    remedy='text with quotes, commas or line breaks stands in "…", and a quote in it is written twice',
                 ) from None
 
+    def _line(self, number: int) -> str:
+        return f"{self.place.name}, line {number}"
+
     def _row(
-        self, fields: list[str], at: dict[str, int], columns: Columns, line: str, leave_out: LeaveOut
+        self, fields: list[str], at: dict[str, int], columns: Columns, line: int, leave_out: LeaveOut
     ) -> Row | None:
         image = fields[at[columns.image]].strip()
         if not image:
-            leave_out(line, "names no image")
+            leave_out(self._line(line), "names no image")
             return None
         if is_url(image):
             raise DataError(
@@ -102,10 +101,14 @@ def _read_header(place: Path, line: str, wanted: Wanted) -> tuple[str, list[str]
     return max(headers, key=lambda header: (has_images(header[1], wanted), len(header[1])))
 
 
-def _wrong_number(found: int, expected: int, delimiter: str) -> str:
+def _unfit(fields: list[str] | None, expected: int, delimiter: str, lines: range) -> str:
+    if len(lines) > 1:
+        return f"lines {lines[0]} to {lines[-1]} are no row: is a quote missing, or one too many?"
+    if fields is None:
+        return f"has a field of more than {MAX_TEXT:,} characters"
     mark = {"\t": "tab", ",": "comma", ";": "semicolon"}.get(delimiter, delimiter)
-    hint = f" (a {mark} in a caption? put the caption in quotes)" if found > expected else ""
-    return f"has {found} fields and not {expected}{hint}"
+    hint = f" (a {mark} in a caption? put the caption in quotes)" if len(fields) > expected else ""
+    return f"has {len(fields)} fields and not {expected}{hint}"
 
 
 def _not_utf8(place: Path) -> DataError:

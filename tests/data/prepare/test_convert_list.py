@@ -53,6 +53,14 @@ def test_csv_has_quoted_fields_and_lines_within_them(python: Path, tmp_path: Pat
     assert parts == [[[TWO, 'one,\nand "two"']]]
 
 
+def test_rows_between_quotes_that_do_not_belong_together_are_counted(python: Path, tmp_path: Path) -> None:
+    listed = tmp_path / "list.csv"
+    listed.write_text(f'{ONE},"a\n{ONE},b\n{ONE},"c\n{TWO},d "e"\n{TWO},"f "g""\n'.replace(TWO, f'"{TWO}"'))
+    answer, parts = convert(python, [listed], tmp_path / "out", format="comma", url=0, caption=1)
+    assert answer == {"rows": 2, "left_out": 3, "first_left_out": f"{listed}:1"}
+    assert parts[0][0][1] == 'd "e"'
+
+
 def test_the_parts_of_a_parquet_folder_are_one_list(python: Path, tmp_path: Path) -> None:
     write = (
         "import sys, pyarrow as pa, pyarrow.parquet as pq\n"
@@ -75,6 +83,7 @@ def test_the_parts_of_a_parquet_folder_are_one_list(python: Path, tmp_path: Path
         (f"one\t{ONE}\n".encode() * 200 + b"caf\xe9\t\n", "tab"),
         (b"PAR1 and no more", "parquet"),
         (f'{ONE},"'.encode() + b"x" * 2**21 + b'"\n', "comma"),
+        (f'{ONE},a\n{ONE},"open\n{TWO},b\n'.encode(), "comma"),
     ],
 )
 def test_a_list_that_is_damaged_is_named(python: Path, tmp_path: Path, content: bytes, format_: str) -> None:

@@ -156,7 +156,50 @@ def test_a_label_that_is_none_of_the_files_classes_is_named(tmp_path: Path, make
 def test_lists_of_lists_are_no_captions_and_lists_no_splits(tmp_path: Path, make_photo: MakePhoto) -> None:
     images = _images([make_photo(n) for n in range(3)])
     _write(tmp_path / "a.parquet", {"image": images, "caption": [[["a"]]] * 3})
-    with pytest.raises(DataError, match="no column is called as a caption"):
+    with pytest.raises(DataError, match=r"its column 'caption' holds list<.*, not text"):
         _convert(tmp_path / "a.parquet", tmp_path / "out")
     _write(tmp_path / "b.parquet", {"image": images, "caption": ["a"] * 3, "split": [["train"]] * 3})
     assert _convert(tmp_path / "b.parquet", tmp_path / "out").splits == {"train": (3, 3)}
+
+
+@pytest.mark.parametrize(
+    ("columns", "wanted", "what"),
+    [
+        ({"label": [[1, 2]]}, Wanted(), "'label' holds list<.*>, not one class a row"),
+        ({"label": [{"id": 1}]}, Wanted(), "'label' holds struct<.*>, not one class a row"),
+        ({"caption": ["a"], "ids": [[1]]}, Wanted(label="ids"), "'ids' holds list<.*>, not one class a row"),
+        ({"caption": [3], "text": ["a"]}, Wanted(caption="caption"), "'caption' holds int64, not text"),
+    ],
+)
+def test_a_column_of_another_kind_is_said_with_what_it_holds(
+    tmp_path: Path, make_photo: MakePhoto, columns: dict[str, Any], wanted: Wanted, what: str
+) -> None:
+    _write(tmp_path / "a.parquet", {"image": _images([make_photo(1)]), **columns})
+    with pytest.raises(DataError, match=what):
+        open_source([tmp_path / "a.parquet"], [], wanted)
+
+
+def test_a_list_of_images_is_no_image(tmp_path: Path) -> None:
+    _write(tmp_path / "a.parquet", {"image": [[b"x", b"y"]], "caption": ["a"]})
+    with pytest.raises(DataError, match=r"its column 'image' holds list<.*>, not an image"):
+        open_source([tmp_path / "a.parquet"], [], Wanted())
+
+
+def test_classes_that_pandas_made_floats_are_integers_and_gaps(tmp_path: Path, make_photo: MakePhoto) -> None:
+    images = _images([make_photo(n) for n in range(3)])
+    columns = {"image": images, "caption": ["a"] * 3, "label": [1.0, float("nan"), None]}
+    _write(tmp_path / "a.parquet", columns)
+    _convert(tmp_path / "a.parquet", tmp_path / "out")
+    assert [sample.label for sample in open_split(tmp_path / "out", "train")] == [1, None, None]
+
+
+def test_labels_of_another_kind_do_no_harm_beside_captions(tmp_path: Path, make_photo: MakePhoto) -> None:
+    columns = {
+        "image": _images([make_photo(1)]),
+        "caption": pa.array(["a"], pa.string_view()),
+        "label": [[1]],
+    }
+    _write(tmp_path / "a.parquet", columns)
+    _convert(tmp_path / "a.parquet", tmp_path / "out")
+    (sample,) = open_split(tmp_path / "out", "train")
+    assert (sample.captions, sample.label) == (("a",), None)

@@ -7,7 +7,7 @@ import pytest
 
 from kdx.core.errors import DataError
 from kdx.data.sources.folder import CaptionedFolder, ClassFolders, open_folder
-from kdx.data.sources.source import Row
+from kdx.data.sources.source import Row, Unusable
 
 
 def _fill(folder: Path, files: dict[str, bytes]) -> None:
@@ -124,3 +124,12 @@ def test_links_in_a_circle_are_not_followed(tmp_path: Path) -> None:
     (tmp_path / "cat" / "up").symlink_to(tmp_path)
     rows, _ = _rows(tmp_path)
     assert [row.image for row in rows] == ["cat/1.jpg"]
+
+
+def test_a_link_to_itself_hides_nothing_beside_it(tmp_path: Path) -> None:
+    _fill(tmp_path, {"cats/1.jpg": b"x"})
+    (tmp_path / "cats" / "2.jpg").symlink_to("2.jpg")
+    rows, _ = _rows(tmp_path)
+    assert [row.image for row in rows] == ["cats/1.jpg", "cats/2.jpg"]
+    with pytest.raises(Unusable):
+        open_folder(tmp_path).read("cats/2.jpg")

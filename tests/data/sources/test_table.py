@@ -86,10 +86,29 @@ def test_lines_that_do_not_fit_the_header_are_named_with_their_number(tmp_path: 
     assert left_out[0][1] == "has 3 fields and not 2 (a comma in a caption? put the caption in quotes)"
 
 
-def test_an_open_quote_is_said_in_one_line(tmp_path: Path) -> None:
-    with pytest.raises(DataError) as caught:
-        _read(_table(tmp_path, 'filepath,title\n1.jpg,"' + "x\n" * 2**20))
-    assert "a quote may be missing" in str(caught.value.remedy) and "\n" not in str(caught.value)
+@pytest.mark.parametrize("behind", [3, 2**20])
+def test_an_open_quote_hides_no_rows(tmp_path: Path, behind: int) -> None:
+    with pytest.raises(DataError, match="line 3") as caught:
+        _read(_table(tmp_path, 'filepath,title\n1.jpg,a\n2.jpg,"b\n' + "x,y\n" * behind))
+    assert "a quote in it is written twice" in str(caught.value.remedy) and "\n" not in str(caught.value)
+
+
+def test_rows_between_two_quotes_that_do_not_belong_together_are_each_named(tmp_path: Path) -> None:
+    rows, left_out = _read(
+        _table(tmp_path, 'filepath,title\n1.jpg,"a\n2.jpg,b\n3.jpg,"c\n4.jpg,d\n5.jpg,"e, ""f""\ng"\n')
+    )
+    assert [row.image for row in rows] == ["4.jpg", "5.jpg"]
+    assert rows[1].captions == ('e, "f"\ng',)
+    reason = "lines 2 to 4 are no row: is a quote missing, or one too many?"
+    assert left_out == [(f"captions.csv, line {n}", reason) for n in (2, 3, 4)]
+
+
+def test_quotes_within_a_line_are_taken_as_they_come(tmp_path: Path) -> None:
+    rows, left_out = _read(
+        _table(tmp_path, 'filepath,title\n1.jpg,a "big" dog\n2.jpg,"a "big" dog"\n3.jpg,c\n')
+    )
+    assert [row.image for row in rows] == ["1.jpg", "2.jpg", "3.jpg"] and left_out == []
+    assert rows[0].captions == ('a "big" dog',)
 
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
