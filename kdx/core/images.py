@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import os
 import stat
+import warnings
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -24,6 +25,8 @@ ImageSource = str | Path | bytes | Image.Image
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 MAX_PIXELS = 2**26  # 256 MiB when decoded: Pillow takes four bytes a pixel
+# Pillow warns where an image is refused here anyway. Filters of whoever imports this go before
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning, append=True)
 RULES = "16-bit gray by its high byte, 12-bit alike, float gray 0 to 1, no 32-bit integers"
 SHOWN = 300  # characters of a path or a reason
 

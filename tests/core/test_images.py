@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import os
 import struct
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 from typing import Any
@@ -227,6 +229,18 @@ def png_header(width: int, height: int) -> bytes:
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_what_is_refused_for_its_size_is_said_by_kdx_alone(tmp_path: Path) -> None:
+    (tmp_path / "bomb.png").write_bytes(png_header(12_000, 12_000))
+    program = (
+        "import sys\nfrom kdx.core.images import decode_image\n"
+        "try: decode_image(sys.argv[1])\nexcept Exception as error: print(error)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, tmp_path / "bomb.png"], capture_output=True, text=True, check=True
+    )
+    assert "67,108,864 pixels" in done.stdout and done.stderr == ""
+
+
 @pytest.mark.parametrize("size", [(60_000, 60_000), (12_000, 12_000), (MAX_PIXELS + 1, 1)])
 def test_too_many_pixels_are_refused_from_the_header(size: tuple[int, int]) -> None:
     assert "67,108,864 pixels" in refused(png_header(*size)).what
