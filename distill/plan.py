@@ -14,9 +14,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from kdx.core.tokenizers.clip import VOCABULARY
-from kdx.core.tokenizers.hugging_face import TOKENIZER_FILE
-from kdx.core.tokenizers.rules import RULES_FILE
 from kdx.core.urls import shown
 from kdx.data.order import count_steps_per_epoch
 from kdx.data.sampling import spread
@@ -25,6 +22,7 @@ from kdx.models.architectures import Architecture, count_parameters, read_archit
 from kdx.models.checkpoint import read_checkpoint_architecture
 from kdx.models.clip_vocabulary import clip_tokenizer
 from kdx.models.flops import count_flops
+from kdx.models.text_tokenizer import tokenizer_files_of
 
 from .model_config import Tower
 from .objective import Objective
@@ -255,8 +253,7 @@ def _run_files(
     if learnt and objective_params is not None:
         learnt = [PlannedFile(str(out / "objective.safetensors"), 4 * objective_params)]
     names = ("recipe.toml", "metrics.jsonl", "skipped.jsonl", "manifest.json")
-    other = recipe.architecture.text_cfg.tokenizer_name
-    inside = (*((TOKENIZER_FILE, RULES_FILE) if other else (VOCABULARY,)), "config.json", "manifest.json")
+    inside = (*tokenizer_files_of(recipe.architecture), "config.json", "manifest.json")
     students = [out / "student", *([out / "best"] if recipe.validate_every else [])]
     return [
         *(PlannedFile(str(out / name)) for name in names),

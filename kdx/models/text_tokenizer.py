@@ -8,8 +8,11 @@ from typing import Any
 
 from kdx.core.errors import DataError, UsageError
 from kdx.core.tokenizers import ClipTokenizer, HuggingFaceTokenizer, Tokenizer
+from kdx.core.tokenizers.clip import CLEAN, VOCABULARY
+from kdx.core.tokenizers.hugging_face import TOKENIZER_FILE
+from kdx.core.tokenizers.rules import RULES_FILE
 
-from .architecture import Architecture
+from .architecture import Architecture, TextConfig
 from .clip_vocabulary import clip_tokenizer
 from .foreign.hugging_face_tokenizer import Wishes, read_hugging_face_tokenizer
 
@@ -54,6 +57,15 @@ def tokenizer_of(architecture: Architecture, folder: Path | None = None) -> Toke
     return tokenizer
 
 
+def tokenizer_files_of(architecture: Architecture) -> tuple[str, ...]:
+    """The names of the files that a checkpoint of it has for its tokenizer, which may not be here yet."""
+    text = architecture.text_cfg
+    if text.tokenizer_name:
+        return TOKENIZER_FILE, RULES_FILE
+    other = (text.tokenizer_kwargs or {}).get("clean", CLEAN) != CLEAN
+    return (VOCABULARY, RULES_FILE) if other else (VOCABULARY,)
+
+
 def check_belongs(
     tokenizer: ClipTokenizer | HuggingFaceTokenizer,
     architecture: Architecture,
@@ -62,15 +74,25 @@ def check_belongs(
 ) -> None:
     """Raises DataError for the tokenizer of another model: its ids are not those that the text tower has rows for."""
     text = architecture.text_cfg
-    if text.hf_model_name:  # the tower's own configuration says what it has
-        return
-    rows, ids = text.vocab_size, tokenizer.vocab_size
+    if text.hf_model_name:
+        described = _towers_own(text)
+        rows, pads = described.get("vocab_size"), described.get("pad_token_id")
+    else:
+        rows, pads = text.vocab_size, None
+    rows, ids = rows or tokenizer.vocab_size, tokenizer.vocab_size
     beyond = tokenizer.vocabulary.items() if ids > rows else ()
     if any(number >= rows and not SENTINEL.fullmatch(symbol) for symbol, number in beyond) or (
         ids < SMALLEST * rows
     ):
         raise DataError(
             f"the tokenizer is that of another model: it has {ids} ids, the text tower {rows}",
+            where=where,
+            remedy=remedy,
+        )
+    if pads is not None and pads != tokenizer.pad_id:
+        raise DataError(
+            f"the tokenizer is that of another model: it pads a text with {tokenizer.pad_id}, the text tower looks"
+            f" for {pads}",
             where=where,
             remedy=remedy,
         )
@@ -82,6 +104,13 @@ def check_belongs(
             where=where,
             remedy=remedy,
         )
+
+
+def _towers_own(text: TextConfig) -> dict[str, Any]:
+    """The configuration of a Hugging Face tower."""
+    from .hugging_face_text import hugging_face_config
+
+    return hugging_face_config(text) or {}
 
 
 def _wishes(given: dict[str, Any], where: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from kdx.models.architecture import Architecture, read_architecture
 from kdx.models.clip_vocabulary import clip_tokenizer
 from kdx.models.foreign import hub
 from kdx.models.open_clip_architectures import open_clip_names
-from kdx.models.text_tokenizer import tokenizer_of
+from kdx.models.text_tokenizer import tokenizer_files_of, tokenizer_of
 
 from .foreign.small_tokenizers import bert, t5
 
@@ -72,6 +72,42 @@ def test_the_tokenizer_of_another_model_is_refused(text: dict[str, Any], said: s
     with pytest.raises(DataError, match=said) as caught:
         tokenizer_of(named(**text), tmp_path)
     assert caught.value.where == str(tmp_path) and "someone/tokenizer" in str(caught.value.remedy)
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"vocab_size": 40}, "48 ids, the text tower 40"),
+        ({"vocab_size": 250_002}, "48 ids, the text tower 250002"),
+        ({"vocab_size": 50, "pad_token_id": 0}, "pads a text with 1, the text tower looks for 0"),
+        ({"vocab_size": 50, "pad_token_id": 1}, None),
+    ],
+)
+def test_a_hugging_face_towers_own_configuration_says_whose_tokenizer_it_is(
+    config: dict[str, Any], said: str | None, tmp_path: Path
+) -> None:
+    t5(tmp_path)
+    tower = named(hf_model_name="someones", hf_config={"model_type": "roberta", **config})
+    if said is None:
+        assert tokenizer_of(tower, tmp_path).pad_id == 1
+        return
+    with pytest.raises(DataError, match=said):
+        tokenizer_of(tower, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "made",
+    [architecture(), architecture(tokenizer_kwargs={"clean": "canonicalize"}), named()],
+    ids=["CLIP's", "CLIP's with other cleaning", "another"],
+)
+def test_the_files_that_a_checkpoint_will_have_are_known_before_they_are_here(
+    made: Architecture, tmp_path: Path
+) -> None:
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "ours").mkdir()
+    t5(tmp_path / "theirs")
+    tokenizer_of(made, tmp_path / "theirs" if made.text_cfg.tokenizer_name else None).save(tmp_path / "ours")
+    assert sorted(file.name for file in (tmp_path / "ours").iterdir()) == sorted(tokenizer_files_of(made))
 
 
 def test_every_listed_model_that_reads_texts_as_clip_does_takes_clips_tokenizer() -> None:

@@ -46,6 +46,12 @@ def check_fit(state: State, architecture: Architecture, where: str) -> ClipModel
         raise DataError(
             f"describes a model that cannot be built: {reason}", where=where, remedy="check its configuration"
         ) from None
+    if model.logit_bias is not None and "logit_bias" not in state:
+        raise DataError(
+            f"has no logit_bias, and {architecture.name} is trained with the sigmoid loss, which adds one",
+            where=where,
+            remedy="get the file again; if these weights were trained without one, write logit_bias = 0 into it",
+        )
     if faults := _faults(_with_shared(state, model), model.state_dict()):
         raise DataError(
             f"does not hold the weights of {architecture.name}: {faults}",

@@ -96,11 +96,17 @@ def _without_file(folder: Path) -> DataError:
     slow = next((name for name in SLOW if (folder / name).is_file()), None)
     if slow is None:
         return DataError("holds no tokenizer.json", where=folder, remedy="add the files of its tokenizer")
+    if _class(_settings(folder)) == "SiglipTokenizer":  # transformers has no other form of it to write
+        remedy = "take the tokenizer.json of timm/ViT-B-16-SigLIP, and give its folder with --tokenizer DIR"
+    else:
+        remedy = (
+            'write the file with transformers: python -c "from transformers import AutoTokenizer as T; '
+            f"T.from_pretrained('{folder}').save_pretrained('{folder}')\""
+        )
     return DataError(
         f"holds {slow}, a tokenizer that runs in Python alone, and no tokenizer.json",
         where=folder,
-        remedy='write the file with transformers: python -c "from transformers import AutoTokenizer as T; '
-        f"T.from_pretrained('{folder}').save_pretrained('{folder}')\"",
+        remedy=remedy,
     )
 
 

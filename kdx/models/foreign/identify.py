@@ -18,6 +18,7 @@ from kdx.core.errors import DataError
 
 from ..architecture import TextConfig
 from ..architectures import Architecture, build_model, shipped_names
+from ..hugging_face_text import hugging_face_config
 from .hugging_face_config import mlp_ratio
 from .known import known_architectures, model_key
 from .layouts import TEXT, State, lift_text_tower
@@ -49,6 +50,9 @@ def identify(state: State, where: str, *, quick_gelu: bool) -> Identified:
     """
     custom_text = any(key.startswith(TEXT) for key in state)
     state = lift_text_tower(state)
+    if alike := _known_whole(state):
+        described = alike[0].changed(quick_gelu=quick_gelu or alike[0].quick_gelu)
+        return _choose(alike, described, where)
     _refuse_others(state, where)
     text = _text(state, where)
     if text.get("proj_bias"):
@@ -78,13 +82,18 @@ def _refuse_others(state: State, where: str) -> None:
             remedy="give the folder with config.json and the weights",
         )
     others = {
+        "proj.": "a Hugging Face text tower",
         "transformer.embeddings.": "a Hugging Face text tower",
         "visual.attn_pool.": "an attention pooler in its image tower (CoCa)",
         "cls_emb": "a class token in its text tower (CoCa)",
     }
     for prefix, what in others.items():
         if any(key.startswith(prefix) for key in state):
-            raise DataError(f"holds {what}, whose sizes its weights do not show", where=where, remedy=NAME_IT)
+            near = [known.name for known in _of_vocabulary(state)]
+            among = f"; by its vocabulary it may be {' or '.join(near)}" if near else ""
+            raise DataError(
+                f"holds {what}, whose sizes its weights do not show{among}", where=where, remedy=NAME_IT
+            )
     if missing := [key for key in TEXT_KEYS if key not in state and f"{key}.weight" not in state]:
         found = ", ".join(list(state)[:3])
         raise DataError(
@@ -92,6 +101,41 @@ def _refuse_others(state: State, where: str) -> None:
             where=where,
             remedy="kdx imports open_clip's, OpenAI's and CLIP-KD's files and Hugging Face CLIPModel folders",
         )
+
+
+def _known_whole(state: State) -> list[Architecture]:
+    """The known architectures with exactly these keys and shapes, of those whose sizes cannot be read off them."""
+    plain = "text_projection" in state or "text_projection.weight" in state
+    if plain and not any(key.startswith(("cls_emb", "visual.attn_pool.")) for key in state):
+        return []
+    found = {key: tuple(value.shape) for key, value in state.items() if isinstance(value, Tensor)}
+    alike: list[Architecture] = []
+    for known in _of_vocabulary(state):
+        with torch.device("meta"):
+            expected = lift_text_tower(build_model(known).state_dict())
+        if found == {key: tuple(tensor.shape) for key, tensor in expected.items()}:
+            alike.append(known)
+    return alike
+
+
+def _of_vocabulary(state: State) -> list[Architecture]:
+    """CoCa's, those with a Hugging Face text tower and those without a text projection, with as many ids."""
+    text = (value for key, value in state.items() if not key.startswith("visual."))
+    rows = {value.shape[0] for value in text if isinstance(value, Tensor) and value.ndim == 2}
+    return [
+        known
+        for known in known_architectures()
+        if known.text_cfg.hf_model_name
+        or known.vision_cfg.attentional_pool
+        or known.text_cfg.embed_cls
+        or known.text_cfg.proj_type == "none"
+        if _vocabulary_size(known) in rows
+    ]
+
+
+def _vocabulary_size(known: Architecture) -> int | None:
+    text = known.text_cfg
+    return (hugging_face_config(text) or {}).get("vocab_size") if text.hf_model_name else text.vocab_size
 
 
 def _text(state: State, where: str) -> dict[str, Any]:

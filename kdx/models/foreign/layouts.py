@@ -43,7 +43,8 @@ def normalise(state: State) -> Normalised:
     for step, change in STEPS:
         after = step(state)
         if after.keys() != state.keys():
-            changes.append(change)
+            dropped = len(state) - len(after)
+            changes.append(f"{change} ({dropped} entries)" if dropped else change)
             from_openai |= step is drop_openai_sizes
         state = after
     return Normalised(shape_scales(state), tuple(changes), from_openai)

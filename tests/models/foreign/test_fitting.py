@@ -35,6 +35,11 @@ def test_missing_surplus_and_misshapen_keys_are_named(small_vit: Architecture, f
     )
 
 
+def test_a_missing_bias_of_a_sigmoid_model_is_explained(small_vit: Architecture, full_keys: FullKeys) -> None:
+    message = _message(full_keys(small_vit), small_vit.changed(init_logit_bias=-10.0))
+    assert message == "file.pt: has no logit_bias, and small is trained with the sigmoid loss, which adds one"
+
+
 def test_only_the_first_of_many_are_named(small_vit: Architecture, full_keys: FullKeys) -> None:
     state = {key: value for key, value in full_keys(small_vit).items() if not key.startswith("visual.")}
     message = _message(state, small_vit)

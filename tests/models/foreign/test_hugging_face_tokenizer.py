@@ -205,6 +205,14 @@ def test_a_tokenizer_that_runs_in_python_alone_is_refused_with_how_to_convert_it
     assert "save_pretrained" in str(caught.value.remedy)
 
 
+def test_siglips_own_class_has_no_other_form_and_the_way_out_is_open_clips_file(tmp_path: Path) -> None:
+    (tmp_path / "spiece.model").write_bytes(b"\n\x0e")
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "SiglipTokenizer"}')
+    with pytest.raises(DataError, match=r"spiece\.model") as caught:
+        read_hugging_face_tokenizer(tmp_path, Wishes())
+    assert "timm/ViT-B-16-SigLIP" in str(caught.value.remedy)
+
+
 def test_a_folder_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no tokenizer\.json"):
         read_hugging_face_tokenizer(tmp_path, Wishes())

@@ -167,3 +167,26 @@ def test_a_huge_number_in_a_key_does_not_decide_how_much_is_built(
     with pytest.raises(DataError):
         found = identify(state, "x", quick_gelu=False)
         check_fit(state, found.architecture, "x")
+
+
+@pytest.mark.parametrize(
+    "name", ["coca_base", "coca_ViT-B-32", "roberta-ViT-B-32", "ViT-SO400M-16-SigLIP-i18n-256"]
+)
+def test_a_model_whose_sizes_cannot_be_read_off_its_weights_is_known_whole(
+    name: str, full_keys: FullKeys
+) -> None:
+    state = full_keys(read_architecture(name))
+    if name.startswith("coca"):
+        state |= {f"text_decoder.resblocks.{n}.ln_1.weight": torch.ones(1) for n in range(7)}
+    normalised = normalise(state)
+    assert identify(normalised.state, "x", quick_gelu=False).architecture.name == name
+    dropped = "dropped the decoder that writes captions (CoCa): kdx has its two towers alone (7 entries)"
+    assert (dropped in normalised.changes) == name.startswith("coca")
+
+
+def test_where_it_is_not_whole_those_of_its_vocabulary_are_named(full_keys: FullKeys) -> None:
+    state = full_keys(read_architecture("coca_ViT-B-32"))
+    del state["text.ln_final.weight"]
+    with pytest.raises(DataError, match="may be coca_ViT-B-32 or coca_ViT-L-14") as caught:
+        identify(normalise(state).state, "x", quick_gelu=False)
+    assert "--architecture" in str(caught.value.remedy)
