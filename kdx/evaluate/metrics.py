@@ -6,6 +6,7 @@ that maps everything to one vector scores what guessing does, never a perfect re
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +17,7 @@ import numpy.typing as npt
 from kdx.core.encoder import FloatArray
 from kdx.core.errors import DataError
 
+Z = 1.959963984540054  # of the normal distribution, two-sided 95 %
 MAX_SCORES = 2**24  # scores held at a time: 64 MiB, and about three times that while ranks are counted
 
 
@@ -40,10 +42,11 @@ class Proportion:
         """Lower and upper bound, 0 … 1."""
         if self.resampled is not None:
             return self.resampled
-        from scipy.stats import binomtest  # not at start: it takes a second
-
-        found = binomtest(self.hits, self.total).proportion_ci(0.95, method="wilson")
-        return float(found.low), float(found.high)
+        share, spread = self.value, Z**2 / self.total
+        middle = (share + spread / 2) / (1 + spread)
+        half = math.sqrt(spread * (share * (1 - share) + spread / 4)) / (1 + spread)
+        # at the ends rounding would leave a bound beside the end itself
+        return (middle - half if self.hits else 0.0), (middle + half if self.hits < self.total else 1.0)
 
     def to_dict(self) -> dict[str, Any]:
         low, high = self.interval

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-Z = 1.959963984540054  # of the normal distribution, two-sided 95 %
+from .metrics import Z
 
 
 @dataclass(frozen=True)

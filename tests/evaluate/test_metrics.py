@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from hypothesis import given, strategies as st
+from scipy.stats import binomtest
 
 from kdx.core.errors import DataError
 from kdx.evaluate.metrics import Proportion, best_ranks, check_embeddings, share_within, target_ranks
@@ -66,6 +67,8 @@ def test_the_interval_holds_the_value_and_lies_within_0_and_1(total: int, data: 
     proportion = Proportion(data.draw(st.integers(0, total)), total)
     low, high = proportion.interval
     assert 0 <= low <= proportion.value <= high <= 1
+    scipys = binomtest(proportion.hits, total).proportion_ci(0.95, method="wilson")
+    assert (low, high) == pytest.approx((scipys.low, scipys.high), abs=1e-12)
 
 
 def test_to_dict_says_hits_and_bounds() -> None:
