@@ -27,7 +27,15 @@ from torch import Tensor
 from kdx.core.claims import Claim, claim, shared_claim
 from kdx.core.digests import file_digest
 from kdx.core.errors import DataError, UsageError
-from kdx.core.folders import MANIFEST, check_place, fsync, manifest_text, read_json, write_atomic
+from kdx.core.folders import (
+    MANIFEST,
+    check_place,
+    fsync,
+    manifest_text,
+    open_to_readers,
+    read_json,
+    write_atomic,
+)
 from kdx.core.provenance import collect_provenance
 from kdx.core.workspace import full_disk_said, workspace
 
@@ -119,6 +127,7 @@ class CacheWork:
         with full_disk_said(self.folder):
             try:
                 save_file(dict(tensors), unnamed)
+                open_to_readers(unnamed, self.folder)
                 fsync(unnamed)
                 record = ShardRecord(digest=file_digest(unnamed), bytes=unnamed.stat().st_size, **facts)
                 unnamed.replace(self.folder / file)

@@ -85,6 +85,7 @@ def seal(
     """
     digest = {name: file_digest(new / name) for name in _file_names(new)}
     for name in digest:
+        open_to_readers(new / name, new)
         fsync(new / name)
     write_atomic(new / MANIFEST, manifest_text(kind, digest, provenance, fields))
     with locked(path.parent):
@@ -289,6 +290,11 @@ def _kind_of(path: Path) -> str | None:
         return read_manifest(path).kind
     except DataError:
         return None
+
+
+def open_to_readers(file: Path, folder: Path) -> None:
+    """Lets those read a file who may read the folder it comes into: safetensors 0.8 writes for the owner alone."""
+    file.chmod(folder.stat().st_mode & 0o666)
 
 
 def fsync(path: Path) -> None:

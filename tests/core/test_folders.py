@@ -44,6 +44,14 @@ def test_a_sealed_folder_opens_and_tells_where_it_came_from(tmp_path: Path) -> N
     assert [entry.name for entry in tmp_path.iterdir()] == ["a"]
 
 
+def test_whoever_may_read_the_folder_may_read_what_a_library_wrote_for_its_owner_alone(
+    tmp_path: Path,
+) -> None:
+    with sealed_folder(tmp_path / "a", "thing") as folder:
+        (folder / "file").touch(mode=0o600)
+    assert (tmp_path / "a/file").stat().st_mode & 0o777 == (tmp_path / "a").stat().st_mode & 0o666
+
+
 @pytest.mark.parametrize(
     ("damage", "file"),
     [

@@ -140,6 +140,8 @@ def test_processes_that_ask_for_one_cache_at_once_share_the_work(tmp_path: Path,
     assert [child.exitcode for child in children] == [0, 0, 0]
     assert len(seen.read_text().splitlines()) == 6  # each shard once
     assert _open(samples, cache).reused
+    readable = cache.stat().st_mode & 0o666
+    assert {path.stat().st_mode & 0o777 for path in cache.iterdir()} == {readable}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "data", "seen"]
 
 
