@@ -1,7 +1,7 @@
 """A family of models as papers print it: role, network, method, accuracy over seeds, and what was published.
 
-Accuracy is that of `kdx eval`. Latency is the image encoder's alone, each network in a process of its own on one
-thread, in turn (kdx/evaluate/speed.py); seeds and methods do not change it, so one run of each network is timed.
+Accuracy is that of `kdx eval`. Latency is each encoder's alone, each network in a process of its own on one thread, in
+turn (kdx/evaluate/speed.py); seeds and methods do not change it, so one run of each network is timed.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from kdx.core.provenance import collect_provenance
 from kdx.data.image_set import ImageSet
 from kdx.evaluate import evaluate_set
 from kdx.evaluate.sharing import Alone, Peers
-from kdx.evaluate.speed import Case, SpeedProcess, take_turns
+from kdx.evaluate.speed import TEXT_LENGTH, Case, SpeedProcess, take_turns
 
 from .family_members import BASELINE, Member, read_members
 from .family_scores import KeptScores, Score, score_digests
 from .page import METRICS
 
 MIN_SAMPLES = 5  # calls that are timed of each network, however long one takes
-IMAGE = Case(1)
+IMAGE, TEXT = Case(1), Case(1, TEXT_LENGTH)
 ALONE = Alone()
 
 Row = dict[str, Any]
@@ -60,10 +60,11 @@ def compare_family(
     Returns None in all but the first of `peers`; there, as JSON: `rows`, teachers first, then by network from the worst
     to the best: `role` ("teacher" of another that is given, or "student"), `network`, `method` (None of a checkpoint,
     and of a teacher that was not distilled), `teachers` (names), `score` (a fraction, the mean over `runs`), its sample
-    `std` (None of one run), `interval` (95 %, of one run where it has one), `published_top1` (ImageNet, in percent, or
-    None) and its `published_source`, `image_parameters`, `parameters`, `ms` (Timing.summary of one image), `runs`
-    (`path`, `seed`, `score`, `scored_before`, `model_digest`); `dataset`, `protocol`, `metric`, `num_images`,
-    `load_average`, `provenance`.
+    `std` (None of one run), `interval` (95 %, of one run where it has one), `recalls` ("recall@5" and "recall@10", each
+    with `mean` and `std`, where the score is recall@1), `published_top1` (ImageNet, in percent, or None) and its
+    `published_source`, `image_parameters`, `parameters`, `ms` and `text_ms` (Timing.summary of one image, and of one
+    text of 12 tokens), `runs` (`path`, `seed`, `score`, `scored_before`, `model_digest`); `dataset`, `protocol`,
+    `metric`, `num_images`, `load_average`, `provenance`.
 
     Raises UsageError for a model given twice or one that is neither, DataError for a folder that is not whole, and what
     `evaluate_set` raises.
@@ -103,8 +104,8 @@ def family_table(document: Mapping[str, Any]) -> str:
 
 def header(document: Mapping[str, Any]) -> list[str]:
     score = "top-1" if document["metric"] == "zero_shot_top1" else "recall@1"
-    columns = ["Role", "Network", "Method", "Teacher", score, "seeds", "published, ImageNet"]
-    return [*columns, "parameters", "image, ms", "runs"]
+    columns = ["Role", "Network", "Method", "Teacher", score, *document["rows"][0]["recalls"], "seeds"]
+    return [*columns, "published, ImageNet", "image + text parameters", "image, ms", "text, ms", "runs"]
 
 
 def cells(row: Row) -> list[str]:
@@ -116,10 +117,12 @@ def cells(row: Row) -> list[str]:
         row["method"] or "–",
         " + ".join(row["teachers"]) or "–",
         score_text(row),
+        *(_percent(each["mean"], each["std"]) for each in row["recalls"].values()),
         str(len(row["runs"])),
         "–" if published is None else f"{published:.2f} %",
-        f"{row['parameters'] / 1e6:.3g} M",
+        f"{row['image_parameters'] / 1e6:.3g} + {(row['parameters'] - row['image_parameters']) / 1e6:.3g} M",
         f"{row['ms']['p50']:.3g}",
+        f"{row['text_ms']['p50']:.3g}",
         ", ".join(each["path"] for each in row["runs"]),
     ]
 
@@ -132,8 +135,8 @@ def about(document: Mapping[str, Any]) -> list[str]:
     lines = [
         f"Measured: {metric} on {document['dataset']} ({document['protocol']}); ± is the standard deviation over "
         "seeds, brackets the 95 % interval of one.",
-        f"Latency: p50 of one image through the image encoder on {place}; load average "
-        f"{document['load_average']:.1f}. Parameters: image and text encoder.",
+        f"Latency: p50 of one image, and of one text of {TEXT_LENGTH} tokens, through its encoder on {place}; load "
+        f"average {document['load_average']:.1f}.",
     ]
     sources = dict.fromkeys(row["published_source"] for row in document["rows"] if row["published_source"])
     if sources:
@@ -145,13 +148,15 @@ def about(document: Mapping[str, Any]) -> list[str]:
 
 def score_text(row: Row) -> str:
     """In percent; with the deviation over seeds, or the interval of one."""
-    score = f"{100 * row['score']:.1f}"
-    if row["std"] is not None:
-        return f"{score} ± {100 * row['std']:.1f} %"
+    score = _percent(row["score"], row["std"])
     if row["interval"] is None:
-        return f"{score} %"
+        return score
     low, high = row["interval"]
-    return f"{score} % ({100 * low:.1f}–{100 * high:.1f})"
+    return f"{score} ({100 * low:.1f}–{100 * high:.1f})"
+
+
+def _percent(mean: float, std: float | None) -> str:
+    return f"{100 * mean:.1f} %" if std is None else f"{100 * mean:.1f} ± {100 * std:.1f} %"
 
 
 def _score(
@@ -179,17 +184,21 @@ def _score(
 
 def _time(
     members: Sequence[Member], seconds: float, stages: Stages
-) -> tuple[dict[str, dict[str, float]], float]:
-    """By network the times of one image; the load average before."""
+) -> tuple[dict[str, dict[str, Any]], float]:
+    """By network the `ms` and `text_ms` of its row; the load average before."""
     networks = {member.network_key: member for member in reversed(members)}
     with ExitStack() as stack, stages("timing") as progress:
         processes = [stack.enter_context(SpeedProcess(member.path)) for member in networks.values()]
         load = os.getloadavg()[0]
-        timings = take_turns(processes, [IMAGE], seconds=seconds, min_samples=MIN_SAMPLES, progress=progress)
-    return {key: timing[IMAGE].summary() for key, timing in zip(networks, timings, strict=True)}, load
+        cases = {"ms": IMAGE, "text_ms": TEXT}
+        timings = take_turns(
+            processes, list(cases.values()), seconds=seconds, min_samples=MIN_SAMPLES, progress=progress
+        )
+    of_each = ({name: timing[case].summary() for name, case in cases.items()} for timing in timings)
+    return dict(zip(networks, of_each, strict=True)), load
 
 
-def _row(group: Sequence[Scored], members: Sequence[Member], times: dict[str, float]) -> Row:
+def _row(group: Sequence[Scored], members: Sequence[Member], times: dict[str, Any]) -> Row:
     first = group[0].member
     scores = [each.score.value for each in group]
     taught = [member for member in members if first.model_digest in member.teacher_digests]
@@ -200,13 +209,16 @@ def _row(group: Sequence[Scored], members: Sequence[Member], times: dict[str, fl
         "method": None if taught and first.method == BASELINE else first.method,
         "teachers": list(first.teachers),
         "score": statistics.mean(scores),
-        "std": statistics.stdev(scores) if len(scores) > 1 else None,
+        "std": _stdev(scores),
+        "recalls": {
+            f"recall@{k}": _recall([each.score for each in group], k) for k in group[0].score.recalls
+        },
         "interval": list(interval) if (interval := group[0].score.interval) and len(group) == 1 else None,
         "published_top1": published,
         "published_source": source,
         "image_parameters": first.image_parameters,
         "parameters": first.parameters,
-        "ms": times,
+        **times,
         "runs": [
             {
                 "path": str(each.member.path),
@@ -218,3 +230,12 @@ def _row(group: Sequence[Scored], members: Sequence[Member], times: dict[str, fl
             for each in group
         ],
     }
+
+
+def _recall(scores: Sequence[Score], k: int) -> dict[str, float | None]:
+    values = [score.recalls[k] for score in scores]
+    return {"mean": statistics.mean(values), "std": _stdev(values)}
+
+
+def _stdev(values: Sequence[float]) -> float | None:
+    return statistics.stdev(values) if len(values) > 1 else None

@@ -23,7 +23,7 @@ from kdx.evaluate.sharing import Peers, workplace
 
 
 class Score(BaseModel):
-    """value: a fraction; interval: its 95 % one, None where it has none."""
+    """value: a fraction; interval: its 95 % one, None where it has none. recalls: those beside recall@1, by their k."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -34,15 +34,17 @@ class Score(BaseModel):
     metric: str
     value: float
     interval: tuple[float, float] | None
+    recalls: dict[int, float]
 
     @classmethod
     def of(cls, evaluation: Evaluation) -> Score:
         zero_shot, retrieval = evaluation.zero_shot, evaluation.retrieval
         if zero_shot is not None:
-            protocol, interval = zero_shot.protocol, zero_shot.top1.interval
+            protocol, interval, recalls = zero_shot.protocol, zero_shot.top1.interval, {}
         else:
             assert retrieval is not None
             protocol, interval = f"{retrieval.protocol}, {evaluation.protocol}", None
+            recalls = {k: recall for k, recall in retrieval.mean_recall.items() if k > 1}
         return cls(
             model=evaluation.model,
             dataset=evaluation.dataset,
@@ -51,6 +53,7 @@ class Score(BaseModel):
             metric=evaluation.metric,
             value=evaluation.score,
             interval=interval,
+            recalls=recalls,
         )
 
 

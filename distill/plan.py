@@ -30,7 +30,7 @@ from .recipe import Recipe
 from .schedule import Schedule
 from .student import check_student
 from .teacher_cache import cache_size, is_stored
-from .teachers import cache_folder, default_cache
+from .teachers import cache_folders, default_cache
 
 BACKWARD = 2  # a backward pass costs two forward passes: by the activations, and by the weights
 CAPTIONS_READ = 4096  # evenly spaced captions whose length is measured
@@ -98,7 +98,7 @@ def plan_run(
     samples: ShardSet | None = None,
     teachers: Sequence[Path] = (),
     out: Path | None = None,
-    cache: Path | None = None,
+    cache: Path | Sequence[Path] | None = None,
     teacher_online: bool = False,
 ) -> Plan:
     """The plan of a run; nothing is made and no weights are read.
@@ -274,17 +274,16 @@ def _cache_files(
     teachers: Sequence[ModelCost],
     pairs: int | None,
     captions: int | None,
-    cache: Path,
+    cache: Path | Sequence[Path],
 ) -> list[PlannedFile]:
     """One folder a teacher."""
     if not recipe.objective.needs_teacher:
         return []
     files: list[PlannedFile] = []
-    for number in range(1, 1 + max(1, len(teachers))):
+    for number, folder in enumerate(cache_folders(cache, max(1, len(teachers)))):
         size = None
         if teachers and pairs is not None and captions is not None:
-            width = teachers[number - 1].embed_dim
+            width = teachers[number].embed_dim
             size = cache_size(width, pairs, recipe.views.num_views, captions)
-        folder = cache_folder(cache, number)
         files.append(PlannedFile(shown(folder), size, exists=is_stored(folder)))
     return files

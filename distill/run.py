@@ -22,7 +22,7 @@ from .recipe import Recipe
 from .student import check_student
 from .teacher_cache import cache_size, is_stored, is_whole, made_in
 from .teacher_source import TeacherSource
-from .teachers import ask_at_each_step, cache_folder, default_cache, open_teachers, unlike_expected
+from .teachers import ask_at_each_step, cache_folders, default_cache, open_teachers, unlike_expected
 from .tracking import check_trackers
 from .unfinished import check_unfinished, unfinished_step
 
@@ -35,7 +35,7 @@ def run_recipe(
     out: Path,
     *,
     teachers: Sequence[Path] = (),
-    cache: Path | None = None,
+    cache: Path | Sequence[Path] | None = None,
     teacher_online: bool = False,
     trackers: Sequence[str] = (),
     resume: bool = False,
@@ -47,11 +47,11 @@ def run_recipe(
     """Trains the recipe's student on the train shards in `data` and seals the run at `out`.
 
     teachers: checkpoints or runs, needed where the recipe distils or inherits. cache: where the teachers' embeddings
-    are kept, or already lie; `out` with ".cache" added if not given. teacher_online: ask the teachers at each step and
-    keep nothing. trackers: who gets the numbers too, names of TRACKERS. resume: go on with a run that was stopped
-    there, if there is one. overwrite: replace a run that lies at `out`, finished or not. ranks: the processes that
-    share the work, from `join_ranks`. stages: shows the progress of "teacher cache" and "training". tell: takes what
-    the user should know and is no error.
+    are kept, or already lie, as `cache_folders` takes it; `out` with ".cache" added if not given. teacher_online: ask
+    the teachers at each step and keep nothing. trackers: who gets the numbers too, names of TRACKERS. resume: go on
+    with a run that was stopped there, if there is one. overwrite: replace a run that lies at `out`, finished or not.
+    ranks: the processes that share the work, from `join_ranks`. stages: shows the progress of "teacher cache" and
+    "training". tell: takes what the user should know and is no error.
 
     Everything that can be checked is checked before the first teacher is asked: the places to write, the data, the
     teachers, the student, the space on the disk. Raises what `open_teachers` and `train` raise, UsageError for places
@@ -61,9 +61,10 @@ def run_recipe(
     check_trackers(trackers)
     if teacher_online and not recipe.objective.needs_teacher:
         raise UsageError("--teacher-online has no use: this recipe does not distil", remedy="leave it out")
-    if teacher_online and cache:
-        raise UsageError("has no use beside --teacher-online", where=cache, remedy="leave one of them out")
-    cache = _check_places(recipe, out, cache, resume=resume, overwrite=overwrite)
+    given = [cache] if isinstance(cache, Path) else list(cache or ())
+    if teacher_online and given:
+        raise UsageError("has no use beside --teacher-online", where=given[0], remedy="leave one of them out")
+    places = _check_places(recipe, out, given, len(teachers), resume=resume, overwrite=overwrite)
     if not ranks.is_first:
         stages = silent_stages  # one process shows for all
     with ranks.first_ahead():
@@ -72,7 +73,7 @@ def run_recipe(
     recipe, schedule = recipe.resolve(samples)
     ranks.local_batch_size(schedule.batch_size, recipe.accumulate)
     check_student(recipe, teachers)
-    _check_space(recipe, samples, out, () if teacher_online else teachers, cache)
+    _check_space(recipe, samples, out, () if teacher_online else teachers, places)
     if ranks.is_first:
         for note in unlike_expected(recipe, teachers):
             tell(note)
@@ -92,7 +93,7 @@ def run_recipe(
             caches = ask_at_each_step(recipe, samples, teachers)
         else:
             with stages("teacher cache") as progress:
-                caches = open_teachers(recipe, samples, teachers, cache, ranks=ranks, progress=progress)
+                caches = open_teachers(recipe, samples, teachers, places, ranks=ranks, progress=progress)
         with stages("training") as progress:
             return train(
                 recipe,
@@ -108,7 +109,7 @@ def run_recipe(
                 progress=progress,
             )
     except (Exception, KeyboardInterrupt, SystemExit) as error:
-        kept = _what_is_kept(recipe, out, cache)
+        kept = _what_is_kept(recipe, out, places)
         if isinstance(error, (KeyboardInterrupt, SystemExit)):
             kept = kept or "nothing is kept: the same command begins anew"
         if ranks.is_first and kept and not isinstance(error, (UsageError, DataError)):
@@ -125,38 +126,46 @@ def _open_val(data: Path, stages: Stages) -> ShardSet | None:
     return samples
 
 
-def _check_places(recipe: Recipe, out: Path, cache: Path | None, *, resume: bool, overwrite: bool) -> Path:
-    """Returns where the teacher cache lies or will lie. Raises UsageError, SetupError where nothing can be written."""
+def _check_places(
+    recipe: Recipe, out: Path, given: Sequence[Path], teachers: int, *, resume: bool, overwrite: bool
+) -> list[Path]:
+    """Returns where the teacher caches lie or will lie. Raises UsageError, SetupError where nothing can be written."""
     check_free(out, RUN_KIND, overwrite=overwrite)
     check_unfinished(out, resume=resume, overwrite=overwrite)
-    if cache and not recipe.objective.needs_teacher:
-        raise UsageError("has no use: this recipe does not distil", where=cache, remedy="leave --cache out")
-    cache = cache or default_cache(out)
-    if cache.resolve().is_relative_to(out.resolve()) or out.resolve().is_relative_to(cache.resolve()):
+    if given and not recipe.objective.needs_teacher:
         raise UsageError(
-            f"--cache and --out {out} must be two folders, none in the other",
-            where=cache,
-            remedy="choose another --cache",
+            "has no use: this recipe does not distil", where=given[0], remedy="leave --cache out"
         )
-    check_place(made_in(cache))
-    return cache
+    places = cache_folders(given or default_cache(out), max(1, teachers))
+    for cache in places:
+        if cache.resolve().is_relative_to(out.resolve()) or out.resolve().is_relative_to(cache.resolve()):
+            raise UsageError(
+                f"--cache and --out {out} must be two folders, none in the other",
+                where=cache,
+                remedy="choose another --cache",
+            )
+        check_place(made_in(cache))
+    return places
 
 
-def _check_space(recipe: Recipe, samples: ShardSet, out: Path, teachers: Sequence[Path], cache: Path) -> None:
+def _check_space(
+    recipe: Recipe, samples: ShardSet, out: Path, teachers: Sequence[Path], caches: Sequence[Path]
+) -> None:
     """Raises SetupError unless there is room for the student and for the caches that have to be made."""
     student = 4 * count_parameters(recipe.architecture).total_params
-    caches = 0
+    room = dict.fromkeys((_disk(made_in(cache)) for cache in caches), 0)
     if recipe.objective.needs_teacher:
         captions = int(samples.caption_counts.sum())
-        for number, teacher in enumerate(teachers, 1):
-            if url_of(cache) is not None and is_stored(cache_folder(cache, number)):
+        for teacher, cache in zip(teachers, caches, strict=False):
+            if url_of(cache) is not None and is_stored(cache):
                 continue  # the cache of shards has a bound of its own
             width = read_checkpoint_spec(teacher).embed_dim
             whole = cache_size(width, len(samples), recipe.views.num_views, captions)
-            caches += max(0, whole - _bytes_there(cache_folder(cache, number)))
-    check_space(made_in(cache), caches)
+            room[_disk(made_in(cache))] += max(0, whole - _bytes_there(cache))
+    for cache in caches:
+        check_space(made_in(cache), room[_disk(made_in(cache))])
     students = 3 if recipe.validate_every else 1  # the best one too, and for a moment the one before it
-    check_space(out, students * student + (caches if _disk(out) == _disk(made_in(cache)) else 0))
+    check_space(out, students * student + room.get(_disk(out), 0))
 
 
 def _bytes_there(folder: Path) -> int:
@@ -168,12 +177,13 @@ def _disk(path: Path) -> int:
     return next(place for place in path.absolute().parents if place.exists()).stat().st_dev
 
 
-def _what_is_kept(recipe: Recipe, out: Path, cache: Path) -> str | None:
+def _what_is_kept(recipe: Recipe, out: Path, caches: Sequence[Path]) -> str | None:
     """A sentence on what the same command need not do again."""
     if (step := unfinished_step(out)) is not None:
         return f"the run after {step} steps is kept: the same command with --resume goes on"
-    if recipe.objective.needs_teacher and (cache.exists() or url_of(cache) is not None):
-        kept = "is kept" if is_whole(cache) else "is kept as far as it is made"
+    there = [cache for cache in caches if cache.exists() or url_of(cache) is not None]
+    if recipe.objective.needs_teacher and there:
+        kept = "is kept" if all(map(is_whole, caches)) else "is kept as far as it is made"
         again = "the same command uses it, and trains from the first step again"
-        return f"the teacher cache {shown(cache)} {kept}: {again}"
+        return f"the teacher cache {' and '.join(map(shown, there))} {kept}: {again}"
     return None

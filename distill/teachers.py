@@ -22,7 +22,7 @@ def open_teachers(
     recipe: Recipe,
     samples: ShardSet,
     teachers: Sequence[Path],
-    cache: Path,
+    cache: Path | Sequence[Path],
     *,
     storage: Storage | None = None,
     precision: Precision | None = None,
@@ -31,15 +31,16 @@ def open_teachers(
 ) -> tuple[TeacherCache, ...]:
     """The cached embeddings of each teacher, computed and sealed where none lie; none if the recipe does not distil.
 
-    teachers: checkpoints or runs; each sees images and texts through its own preprocessing and tokenizer. cache:
-    folder of the first one's cache; the second's is that with ".2" added, and so on. storage and precision: of a
-    cache that is made; see `open_cache` and `TeacherModel`. ranks: they share the work when all of them call this.
-    Raises UsageError when the recipe needs no teacher, one is missing or given twice, for a student that cannot start
-    as the recipe says, and for fewer samples than a batch: all that would only be found after hours of embedding.
+    teachers: checkpoints or runs; each sees images and texts through its own preprocessing and tokenizer. cache: where
+    they lie, see `cache_folders`. storage and precision: of a cache that is made; see `open_cache` and `TeacherModel`.
+    ranks: they share the work when all of them call this. Raises UsageError when the recipe needs no teacher, one is
+    missing or given twice, for a student that cannot start as the recipe says, and for fewer samples than a batch: all
+    that would only be found after hours of embedding.
     """
+    models = _teacher_models(recipe, samples, teachers, precision)
     return tuple(
         open_cache(
-            cache_folder(cache, number),
+            folder,
             model,
             samples,
             recipe.views,
@@ -49,7 +50,7 @@ def open_teachers(
             share=(ranks.rank, ranks.size),
             progress=progress,
         )
-        for number, model in enumerate(_teacher_models(recipe, samples, teachers, precision), 1)
+        for folder, model in zip(cache_folders(cache, len(models)), models, strict=False)
     )
 
 
@@ -83,9 +84,21 @@ def default_cache(out: Path) -> Path:
     return out.with_name(f"{out.name}.cache")
 
 
-def cache_folder(cache: Path, number: int) -> Path:
-    """The folder of teacher `number`, from 1, where the first one's is `cache`."""
-    return cache if number == 1 else cache.with_name(f"{cache.name}.{number}")
+def cache_folders(cache: Path | Sequence[Path], count: int) -> list[Path]:
+    """Of so many teachers: a place for each, or the first one's, where the second's has ".2" added, and so on.
+
+    Raises UsageError for another number of places.
+    """
+    given = [cache] if isinstance(cache, Path) else list(cache)
+    if len(given) == 1:
+        further = (given[0].with_name(f"{given[0].name}.{number}") for number in range(2, count + 1))
+        return [given[0], *further]
+    if len(given) != count:
+        raise UsageError(
+            f"--cache is given {len(given)} times for {count} teachers",
+            remedy="give one for each, in the order of --teacher, or a single one",
+        )
+    return given
 
 
 def describe_teachers(teachers: Sequence[Path]) -> list[dict[str, str]]:

@@ -83,7 +83,7 @@ def build(
     from kdx.distill.ranks import join_ranks
     from kdx.distill.recipe import read_recipe
     from kdx.distill.teacher_cache.description import describe_cache
-    from kdx.distill.teachers import cache_folder, open_teachers
+    from kdx.distill.teachers import cache_folders, open_teachers
 
     resolved = read_recipe(recipe, settings)
     with join_ranks() as ranks:
@@ -106,7 +106,7 @@ def build(
     if not ranks.is_first:
         return
     if as_json:
-        print_json([describe_cache(cache_folder(out, number)) for number in range(1, len(teachers) + 1)])
+        print_json([describe_cache(folder) for folder in cache_folders(out, len(teachers))])
         return
     click.echo(shown(out))
     given = f"--data {shlex.quote(shown(data))} --cache {shlex.quote(shown(out))} --teacher {teachers[0]}"

@@ -36,8 +36,11 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--cache",
+    "caches",
     type=click.Path(path_type=Path),
-    help="Teacher cache, a folder or URL; made if missing. Default: OUT with .cache added.",
+    multiple=True,
+    help="Teacher cache, a folder or URL; made if missing. Default: OUT with .cache added. Of an ensemble one for "
+    "each teacher, in their order, or one place, to which .2 and so on are added.",
 )
 @click.option(
     "--teacher-online",
@@ -65,7 +68,7 @@ def command(
     data: Path | None,
     out: Path | None,
     teachers: tuple[Path, ...],
-    cache: Path | None,
+    caches: tuple[Path, ...],
     teacher_online: bool,
     settings: tuple[str, ...],
     trackers: tuple[str, ...],
@@ -102,7 +105,7 @@ def command(
         if (
             data
             or teachers
-            or cache
+            or caches
             or teacher_online
             or settings
             or trackers
@@ -132,7 +135,7 @@ def command(
     (recipe,) = given
     resolved = read_recipe(recipe, settings)
     if dry_run:
-        _show_plan(recipe, resolved, data, teachers, out, cache, teacher_online, as_json)
+        _show_plan(recipe, resolved, data, teachers, out, caches, teacher_online, as_json)
         return
     if data is None or out is None:
         raise click.UsageError("--data and --out are needed to train")
@@ -152,7 +155,7 @@ def command(
             data,
             out,
             teachers=teachers,
-            cache=cache,
+            cache=caches or None,
             teacher_online=teacher_online,
             trackers=trackers,
             resume=resume,
@@ -167,7 +170,8 @@ def command(
         print_json({**result.__dict__, "path": str(out), "student": str(result.student)})
         return
     if result.cache_reused:
-        click.echo(f"reused the teacher cache {shown(cache or default_cache(out))}", err=True)
+        reused = " and ".join(map(shown, caches or (default_cache(out),)))
+        click.echo(f"reused the teacher cache {reused}", err=True)
     if result.bad_images:
         click.echo(
             f"skipped {result.bad_images} images that do not decode: {out / 'skipped.jsonl'}", err=True
@@ -212,7 +216,7 @@ def _show_plan(
     data: Path | None,
     teachers: tuple[Path, ...],
     out: Path | None,
-    cache: Path | None,
+    caches: tuple[Path, ...],
     teacher_online: bool,
     as_json: bool,
 ) -> None:
@@ -224,7 +228,12 @@ def _show_plan(
 
     samples = None if data is None else open_split(data, "train")
     plan = plan_run(
-        recipe, samples=samples, teachers=teachers, out=out, cache=cache, teacher_online=teacher_online
+        recipe,
+        samples=samples,
+        teachers=teachers,
+        out=out,
+        cache=caches or None,
+        teacher_online=teacher_online,
     )
     notes = [*unlike_expected(recipe, teachers), *_notes_on_export(recipe)]
     if not teachers:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,7 @@ def test_seeds_of_one_method_are_one_row_beside_what_was_published(
     alone = rows["baseline"]
     assert alone["score"] == scores[str(baseline)] and alone["std"] is None and len(alone["interval"]) == 2
     assert alone["published_top1"] is None and alone["ms"]["p50"] > 0
+    assert alone["text_ms"]["num_samples"] >= 5 and alone["recalls"] == {}
     table = family_table(document)
     assert (
         "| student | kdx-mini | CLIP-KD | kdx-mini | " in table
@@ -137,6 +139,27 @@ def test_what_the_table_cannot_take_is_refused_before_anything_is_scored(
     assert without.value.where == str(run / "student" / "model.safetensors")
 
 
+def test_without_classes_recalls_stand_beside_each_other(
+    make_run: Callable[..., Path], tmp_path: Path, make_samples: Callable[..., list[Sample]]
+) -> None:
+    unlabelled = [replace(sample, label=None) for sample in make_samples(12)]
+    write_shards(tmp_path / "pairs", "val", unlabelled)
+    runs = [make_run("one", 0), make_run("two", 1)]
+    document = compare_family(runs, open_split(tmp_path / "pairs", "val"), seconds=0.01)
+    assert document is not None
+    (row,) = document["rows"]
+    assert (
+        row["recalls"]["recall@10"]["mean"] > row["score"]
+    )  # of 12 images nearly all are among the first ten
+    assert list(row["recalls"]) == ["recall@5", "recall@10"] and row["recalls"]["recall@5"]["std"] >= 0
+    head, line = (each.split(" | ") for each in family_table(document).splitlines()[::2][:2])
+    assert head[4:8] == ["recall@1", "recall@5", "recall@10", "seeds"] and len(head) == len(line)
+    assert (
+        line[6]
+        == f"{100 * row['recalls']['recall@10']['mean']:.1f} ± {100 * row['recalls']['recall@10']['std']:.1f} %"
+    )
+
+
 def _row(**more: Any) -> dict[str, Any]:
     return {
         "role": "student",
@@ -148,9 +171,11 @@ def _row(**more: Any) -> dict[str, Any]:
         "interval": None,
         "published_top1": 34.9,
         "published_source": "the paper",
-        "image_parameters": 1,
+        "recalls": {},
+        "image_parameters": 1_000_000,
         "parameters": 3_000_000,
         "ms": {"p50": 0.5, "p95": 1.0, "min": 0.4, "num_samples": 9},
+        "text_ms": {"p50": 0.25, "p95": 1.0, "min": 0.2, "num_samples": 9},
         "runs": [{"path": "a", "seed": 0, "score": 0.4, "model_digest": ""}] * 3,
         **more,
     }
@@ -181,4 +206,5 @@ def test_the_page_names_the_models_and_escapes_what_it_is_given() -> None:
     assert (
         "40.0 ± 1.0 %" in page and "60.0 % (50.0–70.0)" in page and "34.90 %" in page and "the paper" in page
     )
+    assert "1 + 2 M" in page and ">0.25<" in page
     assert page.count('class="interval" x1') == 4  # of two models in two charts

@@ -22,7 +22,14 @@ from kdx.models.checkpoint import read_checkpoint_spec, save_checkpoint
 from kdx.models.clip_vocabulary import clip_tokenizer
 
 SCORE = Score(
-    model="m", dataset="d", protocol="p", num_images=1, metric="zero_shot_top1", value=1, interval=(0.5, 1)
+    model="m",
+    dataset="d",
+    protocol="p",
+    num_images=1,
+    metric="zero_shot_top1",
+    value=1,
+    interval=(0.5, 1),
+    recalls={5: 0.5},
 )
 FORK = multiprocessing.get_context("fork")
 
@@ -46,7 +53,7 @@ def models(tmp_path: Path) -> list[Path]:
 @pytest.fixture(autouse=True)
 def untimed(monkeypatch: pytest.MonkeyPatch) -> None:
     def times(members: Any, *_: Any) -> Any:
-        return {member.network_key: {"p50": 1.0} for member in members}, 0.0
+        return {member.network_key: {"ms": {"p50": 1.0}, "text_ms": {"p50": 1.0}} for member in members}, 0.0
 
     monkeypatch.setattr(family, "_time", times)
 

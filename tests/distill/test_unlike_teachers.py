@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from kdx.core.errors import UsageError
 from kdx.core.images import decode_image
 from kdx.core.log import read_metrics
 from kdx.core.tokenizers import HuggingFaceTokenizer
@@ -167,12 +168,24 @@ def test_a_student_of_either_kind_learns_from_both_alike_with_and_without_caches
         assert values[0] == pytest.approx(values[1], rel=1e-4) and all(value > 0 for value in values[0])
 
 
-def test_a_sigmoid_student_is_distilled_from_the_pair_as_a_user_would(
+def test_caches_that_lie_there_teach_an_ensemble(
     samples: ShardSet, teachers: list[Path], tmp_path: Path
 ) -> None:
-    scales = "objective.teacher_scale=[70, 60]"
-    recipe = read_recipe("demo-baseline", [*TOY, "objective.crd=1", "objective.contrast='sigmoid'", scales])
-    result = run_recipe(recipe, samples.folder, tmp_path / "run", teachers=teachers)
+    """Made for one teacher each, as users have them, or for both together."""
+    one = read_recipe("demo-baseline", [*TOY, "objective.fd=1"])
+    places = [tmp_path / "of-clip", tmp_path / "of-siglip"]
+    for teacher, place in zip(teachers, places, strict=True):
+        open_teachers(one, samples, [teacher], place)
+    settings = ["objective.crd=1", "objective.contrast='sigmoid'", "objective.teacher_scale=[70, 60]"]
+    recipe = read_recipe("demo-baseline", [*TOY, *settings])
+    run = tmp_path / "run"
+    result = run_recipe(recipe, samples.folder, run, teachers=teachers, cache=places)
+    assert result.cache_reused and not list(tmp_path.glob("run.cache*"))
     spec = open_checkpoint(result.path).spec
     assert spec.logit_bias == pytest.approx(-10, abs=0.1) and spec.embed_dim == 64
-    assert (tmp_path / "run.cache.2").is_dir()
+    with pytest.raises(UsageError, match="needs"):
+        open_teachers(recipe, samples, teachers, places[::-1])
+    with pytest.raises(UsageError, match="3 times for 2 teachers"):
+        run_recipe(recipe, samples.folder, tmp_path / "x", teachers=teachers, cache=[*places, tmp_path])
+    open_teachers(recipe, samples, teachers, tmp_path / "both")
+    assert (tmp_path / "both").is_dir() and (tmp_path / "both.2").is_dir()
