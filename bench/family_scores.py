@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,10 +17,13 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 import kdx
 from kdx.core.digests import value_digest
 from kdx.core.encoder import EncoderSpec
+from kdx.core.errors import SetupError
 from kdx.core.folders import write_atomic
 from kdx.data.image_set import ImageSet
 from kdx.evaluate import Evaluation
 from kdx.evaluate.sharing import Peers, workplace
+
+log = logging.getLogger(__name__)
 
 
 class Score(BaseModel):
@@ -77,13 +81,16 @@ class KeptScores:
         return self._scores[digest]
 
     def keep(self, digest: str, score: Score) -> None:
-        """Raises SetupError where the file cannot be written."""
+        """Where the file cannot be written, which is no reason to lose the table, that is logged."""
         self._scores[digest] = score
-        if self._file is not None:
+        if self._file is None:
+            return
+        content = json.dumps(_FILE.dump_python(self._scores, mode="json"), indent=2) + "\n"
+        try:
             self._file.parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(
-                self._file, json.dumps(_FILE.dump_python(self._scores, mode="json"), indent=2) + "\n"
-            )
+            write_atomic(self._file, content)
+        except (OSError, SetupError) as error:
+            log.warning("the score is not kept for the next time: %s", error)
 
     def known_to_all(self, digests: Sequence[str], peers: Peers) -> set[str]:
         """Those of `digests` that the first of `peers` has: what one process skips, all must skip."""

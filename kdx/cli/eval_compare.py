@@ -46,14 +46,13 @@ def show_comparison(
     first, *others = evaluations
     agreements = [compare_evaluations(first, other) for other in others]
     document = _document(models, evaluations, agreements)
-    if out:
-        save_document(out / COMPARISON, document, md=_markdown(models, evaluations, agreements))
     if as_json:
         print_json(document)
     else:
         click.echo(_text(models, evaluations, agreements))
-        if out:
-            click.echo(f"table: {out / COMPARISON}.md", err=True)
+    if out:  # after what may have taken hours is told: the disk may be full
+        save_document(out / COMPARISON, document, md=_markdown(models, evaluations, agreements))
+        click.echo(f"table: {out / COMPARISON}.md", err=True)
 
 
 def check_distinct(models: Sequence[str | Path]) -> None:

@@ -50,15 +50,14 @@ def show_family(
     document = compare_family(paths, samples, limit=limit, stages=stages, peers=peers, scores=scores)
     if document is None:
         return
-    if out:
-        _tell_before(document, out)
-        save_document(out / TABLE, document, md=family_table(document), html=render_family_page(document))
     if as_json:
         print_json(document)
     else:
         click.echo(family_table(document))
-        if out:
-            click.echo(f"picture: {out / TABLE}.html", err=True)
+    if out:  # after what may have taken hours is told: the disk may be full
+        _tell_before(document, out)
+        save_document(out / TABLE, document, md=family_table(document), html=render_family_page(document))
+        click.echo(f"picture: {out / TABLE}.html", err=True)
 
 
 def _tell_before(document: dict[str, Any], out: Path) -> None:

@@ -131,6 +131,15 @@ def test_a_run_that_was_scored_before_an_interruption_is_not_scored_again(
     assert _runs(_compare(models, data, file))["a"][1] and len(scored) == 2
 
 
+def test_a_score_that_cannot_be_kept_is_no_reason_to_lose_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").write_text("")
+    kept = KeptScores(tmp_path / "file" / "scores.json")
+    kept.keep("a", SCORE)
+    assert kept["a"] == SCORE and "is not kept" in caplog.text
+
+
 @dataclass(frozen=True)
 class _Peers:
     rank: int

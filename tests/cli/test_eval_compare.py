@@ -80,6 +80,16 @@ def test_files_are_for_several_models(model: Path, data: Path, tmp_path: Path) -
     assert done.exit_code == 2 and not (tmp_path / "out").exists()
 
 
+def test_a_comparison_that_cannot_be_written_is_told_all_the_same(
+    model: Path, twin: Path, data: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "out" / "comparison.md").mkdir(parents=True)  # where the file is to lie
+    done = CliRunner().invoke(
+        command, [*map(str, (model, twin)), "--data", str(data), "--out", str(tmp_path / "out")]
+    )
+    assert isinstance(done.exception, UsageError) and "Top-1 agreement: the same class for 12" in done.stdout
+
+
 def test_processes_of_torchrun_print_the_comparison_of_one_once(model: Path, twin: Path, data: Path) -> None:
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--no-python"]
     program = [sys.executable, "-c", "from kdx.cli import main; main()"]
