@@ -23,6 +23,8 @@ from .table import DamagedTable, encode_table, map_table
 
 log = logging.getLogger(__name__)
 
+FOLDER_VARIABLE = "KDX_INDEX_DIR"
+OTHER_INDEX_FOLDER = f"name another folder for the index: kdx data index --index-dir, or {FOLDER_VARIABLE}"
 HEAD = 4096  # bytes of an image in which most say their size
 
 
@@ -32,7 +34,7 @@ def build_index(shard: TarFile, place: Path) -> None:
     Raises DataError for a bad tar, and for one that changes meanwhile; SetupError where nothing can be written.
     """
     if (url := url_of(shard.path)) is None or not _take_the_one_beside(shard, url, place):
-        write_atomic(place, encode_index(shard))
+        _write(place, encode_index(shard))
 
 
 def encode_index(shard: TarFile) -> bytes:
@@ -66,15 +68,24 @@ def _take_the_one_beside(shard: TarFile, url: str, place: Path) -> bool:
     not be fetched. Returns whether it did."""
     if not url.endswith(".tar") or (content := read_text(url.removesuffix(".tar") + INDEX_SUFFIX)) is None:
         return False
-    write_atomic(place, content)
+    _write(place, content)
     try:
         table, facts = map_table(place), read_shard_index(place).facts
         if (facts.name, facts.size) != (file_name(shard.path), shard.size) or not table.is_undamaged():
             return False
     except DamagedTable:
         return False
-    write_atomic(place, encode_table(table.arrays, table.about | {"modified_ns": shard.modified_ns}))
+    _write(place, encode_table(table.arrays, table.about | {"modified_ns": shard.modified_ns}))
     return True
+
+
+def _write(place: Path, content: bytes) -> None:
+    try:
+        write_atomic(place, content)
+    except SetupError as error:
+        raise SetupError(
+            error.what, where=error.where, remedy=f"free space there, or {OTHER_INDEX_FOLDER}"
+        ) from None
 
 
 def _sample(draft: Draft, tokenizer: Tokenizer | None) -> IndexedSample:

@@ -29,11 +29,10 @@ from kdx.core.urls import file_name, shown, url_of
 from ..places import INDEX_SUFFIX, index_beside
 from ..remote.tars import tars_at
 from ..tar_index import TarFile
-from .building import build_index
+from .building import FOLDER_VARIABLE, OTHER_INDEX_FOLDER, build_index
 from .shard_index import ShardFacts, ShardIndex, read_shard_index
 from .table import DamagedTable
 
-FOLDER_VARIABLE = "KDX_INDEX_DIR"
 WORTH_PROCESSES = 2**29  # bytes of shards: with fewer, starting processes takes longer than they save
 
 
@@ -159,7 +158,7 @@ def _make_folder(folder: Path) -> None:
         raise SetupError(
             f"cannot be made: {error.strerror}",
             where=folder,
-            remedy=f"name another folder for the index: kdx data index --index-dir, or {FOLDER_VARIABLE}",
+            remedy=OTHER_INDEX_FOLDER,
         ) from None
 
 

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from kdx.core.errors import DataError, SetupError
-from kdx.data.index import opening
+from kdx.data.index import building, opening
 from kdx.data.index.opening import find_index, mapped_index, open_indexes
 from kdx.data.index.shard_index import CONTEXT, is_undamaged
 from kdx.data.places import index_beside
@@ -291,6 +291,18 @@ def test_where_no_index_can_be_written_another_folder_can_be_named(
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("KDX_INDEX_DIR", str(tmp_path / "file"))
     with pytest.raises(SetupError) as error:
+        open_split(folder, "train")
+    assert "KDX_INDEX_DIR" in str(error.value.remedy)
+
+
+def test_where_the_disk_is_full_another_folder_is_named(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, content: bytes) -> None:
+        raise SetupError("cannot be written: No space left on device", where=path, remedy="free space")
+
+    monkeypatch.setattr(building, "write_atomic", full)
+    with pytest.raises(SetupError, match="No space left") as error:
         open_split(folder, "train")
     assert "KDX_INDEX_DIR" in str(error.value.remedy)
 
