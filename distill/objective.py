@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
@@ -40,6 +40,10 @@ class Objective(nn.Module):
     affinity, of losses in all else. Where student and teacher differ in width, all but task, crd, affinity and afd
     see the student's embedding through Linear(student_dim → teacher_dim) before normalisation.
 
+    config.dims (Matryoshka, arXiv 2205.13147): the loss is the weighted sum of what it would be for students whose
+    embeddings are the first dims[0], dims[1], … dimensions of this one. Each has projections and learnable scales of
+    its own; multiplier and bias of the logits are the student's for all.
+
     ranks: the processes over which a batch is spread. Each gives its own b pairs and gets the mean over its own rows;
     the mean of these losses over the processes is the loss of the whole batch, and the mean of their gradients its
     gradient, which is what DistributedDataParallel makes of them.
@@ -60,10 +64,16 @@ class Objective(nn.Module):
                 f"{', '.join(config.methods)} need the teacher's embedding width: give teacher_dim"
             )
         config.check_teachers(len(widths))
+        config.check_width(student_dim)
         self.config = config
         self.ranks = ranks
         self.bridges = nn.ModuleList(
             _Bridge(config, student_dim, width, ranks) for width in (widths if config.needs_teacher else ())
+        )
+        # after the bridges of the whole embedding, whose first weights are then those of a student without dims
+        alone = config.model_copy(update={"dims": None, "dim_weights": None})
+        self.narrower = nn.ModuleList(
+            Objective(alone, dim, widths, ranks=ranks) for dim in config.widths if dim < student_dim
         )
 
     def forward(
@@ -73,19 +83,11 @@ class Objective(nn.Module):
 
         Raises ValueError where an embedding that a term needs is not given.
         """
-        own = self._rows(_prepared(student, unit=True))
         given = _teachers(teacher) if self.bridges else []
         teachers = [self._rows(each, self.config.scale_of(number)) for number, each in enumerate(given)]
         if len(teachers) != len(self.bridges):
             raise ValueError(f"the objective was made for {len(self.bridges)} teachers, {len(teachers)} came")
-        terms: dict[str, Tensor] = {}
-        if self.config.task:
-            terms["task"] = self._task(own)
-        if self.bridges:
-            terms |= self._relations(own, teachers)
-            raw = _prepared(student, unit=False)
-            each = [bridge(raw, its) for bridge, its in zip(self.bridges, teachers, strict=True)]
-            terms |= {name: torch.stack([some[name] for some in each]).mean() for name in each[0]}
+        terms = self._at_all_widths(student, teachers)
         weighted = {name: getattr(self.config, name) * term for name, term in terms.items()}
         return torch.stack(list(weighted.values())).sum(), weighted
 
@@ -113,6 +115,34 @@ class Objective(nn.Module):
             bias = None if bias is None else bias * scale / own
             own = torch.full_like(own, scale)
         return LocalRows(embeddings.image, embeddings.text, own, bias, ranks=self.ranks)
+
+    def _at_all_widths(self, student: Embeddings, teachers: list[LocalRows]) -> dict[str, Tensor]:
+        """Each term, summed over config.dims with their weights."""
+        whole = self._terms(student, teachers)
+        if not self.config.dims:
+            return whole
+        dims, weights = self.config.dims, list(self.config.widths.values())
+        narrower = zip(dims, self.narrower, strict=False)  # the last of dims is the whole embedding
+        each = [cast(Objective, one)._terms(_first(dim, student), teachers) for dim, one in narrower] + [
+            whole
+        ]
+        return {
+            name: torch.stack([weight * some[name] for weight, some in zip(weights, each, strict=True)]).sum()
+            for name in whole
+        }
+
+    def _terms(self, student: Embeddings, teachers: list[LocalRows]) -> dict[str, Tensor]:
+        """Each term for the whole embedding, without its weight. student: rows of any norm."""
+        own = self._rows(_prepared(student, unit=True))
+        terms: dict[str, Tensor] = {}
+        if self.config.task:
+            terms["task"] = self._task(own)
+        if self.bridges:
+            terms |= self._relations(own, teachers)
+            raw = _prepared(student, unit=False)
+            each = [bridge(raw, its) for bridge, its in zip(self.bridges, teachers, strict=True)]
+            terms |= {name: torch.stack([some[name] for some in each]).mean() for name in each[0]}
+        return terms
 
     def _task(self, student: LocalRows) -> Tensor:
         if self.config.contrast == "sigmoid":
@@ -219,6 +249,17 @@ def _prepared(embeddings: Embeddings, *, unit: bool) -> Embeddings:
         scale=embeddings.scale,
         bias=embeddings.bias,
         masked_image=None if masked is None else _widened(masked),
+    )
+
+
+def _first(dim: int, embeddings: Embeddings) -> Embeddings:
+    """What a student says whose embedding is the first `dim` dimensions of this one's."""
+    masked = embeddings.masked_image
+    return replace(
+        embeddings,
+        image=embeddings.image[:, :dim],
+        text=embeddings.text[:, :dim],
+        masked_image=None if masked is None else masked[:, :dim],
     )
 
 

@@ -23,7 +23,18 @@ def _scales(value: Any) -> Any:
     return tuple(map(float, numbers)) if several else float(numbers[0])
 
 
+def _dims(value: Any) -> Any:
+    """Ascending, so that each is cut from the next."""
+    dims = cast(list[Any], list(value) if isinstance(value, list | tuple) else [value])
+    whole = all(isinstance(each, int) and not isinstance(each, bool) and each >= 1 for each in dims)
+    if not whole or not dims or dims != sorted(set(dims)):
+        raise ValueError("is not a list of whole numbers from 1 on, each greater than the one before it")
+    return tuple(dims)
+
+
 Scales = Annotated[float | tuple[float, ...], BeforeValidator(_scales)]
+Dims = Annotated[tuple[int, ...], BeforeValidator(_dims)]
+Weight = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class ObjectiveConfig(Config):
@@ -80,6 +91,14 @@ class ObjectiveConfig(Config):
         description="multiplier of the teacher's cosines, the inverse of a temperature, of all teachers or a list with "
         "one for each; TinyCLIP: 50, MobileCLIP 2: tuned for each. Unset: its own",
     )
+    dims: Dims | None = Field(
+        default=None,
+        description="Matryoshka: so many first dimensions are a whole embedding each, and every term is taken at each; "
+        "the last one is the student's width. Unset: that one alone",
+    )
+    dim_weights: tuple[Weight, ...] | None = Field(
+        default=None, description="of the terms at each of dims; 1 each if unset (arXiv 2205.13147)"
+    )
     mask_ratio: float = Field(
         default=0.75, gt=0, lt=1, description="share of patches that MFD hides from the student"
     )
@@ -134,6 +153,30 @@ class ObjectiveConfig(Config):
                 remedy=f"set one of {', '.join(SCALED)}, or leave teacher_scale out",
             )
         return self
+
+    @model_validator(mode="after")
+    def _each_width_has_a_weight(self) -> ObjectiveConfig:
+        if self.dim_weights is not None and len(self.dim_weights) != len(self.dims or ()):
+            raise UsageError(
+                f"objective.dim_weights has {len(self.dim_weights)} numbers for {len(self.dims or ())} dims",
+                remedy="give one for each of objective.dims, or leave dim_weights out: then each counts 1",
+            )
+        return self
+
+    @property
+    def widths(self) -> dict[int, float]:
+        """The weights of dims, by dimensions; none where they are unset."""
+        dims = self.dims or ()
+        return dict(zip(dims, self.dim_weights or (1.0,) * len(dims), strict=True))
+
+    def check_width(self, student_dim: int) -> None:
+        """Raises UsageError unless the last of dims is the width of the student's embeddings."""
+        if self.dims and self.dims[-1] != student_dim:
+            fitting = [*(each for each in self.dims if each < student_dim), student_dim]
+            raise UsageError(
+                f"objective.dims = {list(self.dims)}, but the student's embeddings have {student_dim} numbers",
+                remedy=f"set objective.dims = {fitting}: the last one is the whole embedding",
+            )
 
     def scale_of(self, number: int) -> float | None:
         """Of teacher `number`, from 0; None for its own."""

@@ -244,6 +244,18 @@ class Recipe(Config):
         self.schedule()  # a warm-up that does not fit is found here, if its steps are known
         return self
 
+    @property
+    def matryoshka_dims(self) -> tuple[int, ...]:
+        """The widths at which the student's embedding is a whole one; none where it is so only as it is."""
+        dims = self.objective.dims or ()
+        return dims if len(dims) > 1 else ()
+
+    @model_validator(mode="after")
+    def _dims_end_with_the_whole_embedding(self) -> Recipe:
+        if self.objective.dims:
+            self.objective.check_width(self.architecture.embed_dim)
+        return self
+
     @model_validator(mode="after")
     def _mfd_has_patches_to_hide(self) -> Recipe:
         if self.objective.masks_patches and not _is_plain_vit(self.architecture):

@@ -36,6 +36,8 @@ VIT = {
 def _config(name: str) -> ObjectiveConfig:
     if name == "all":
         return ObjectiveConfig(**dict.fromkeys(METHODS, 1.0))
+    if name == "widths":
+        return ObjectiveConfig(**dict.fromkeys(METHODS, 1.0), dims=(3, WIDTH))  # type: ignore[arg-type]
     return ObjectiveConfig(**{"task": 0.0, name: 1.0})  # type: ignore[arg-type]
 
 
@@ -86,7 +88,7 @@ def _difference(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
     )
 
 
-@pytest.mark.parametrize("name", [*METHODS, "all"])
+@pytest.mark.parametrize("name", [*METHODS, "all", "widths"])
 def test_parts_have_the_gradients_of_the_undivided_batch(name: str) -> None:
     assert _difference(_gradients(_config(name), 3), _gradients(_config(name), 1)) <= 1e-12
 
@@ -121,7 +123,7 @@ def test_batch_statistics_are_noted_once(checkpointing: bool) -> None:
 def _work(folder: Path) -> None:
     dist.init_process_group("gloo")
     ranks = Ranks(dist.get_rank(), dist.get_world_size())
-    found = {name: _gradients(_config(name), 3, ranks, shared=True) for name in ("fd", "mfd", "all")}
+    found = {name: _gradients(_config(name), 3, ranks, shared=True) for name in ("fd", "mfd", "widths")}
     torch.save(found, folder / f"found.{ranks.rank}")
     dist.destroy_process_group()
 

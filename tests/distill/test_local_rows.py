@@ -22,6 +22,7 @@ SUMS: dict[str, dict[str, Any]] = {
     "sigmoid": {"crd": 1.0, "contrast": "sigmoid"},
     "all": {"task": 1.0, "crd": 0.5, "fd": 3.0, "mfd": 2.0, "gd": 0.1, "icl": 1.0, "afd": 1.0, "cross_kd": 1.0},
     "clip-kd": {"crd": 1.0, "fd": 3.0, "gd": 9.0, "icl": 1.0, "afd": 1.0, "cross_kd": 1.0, "compat": "clip-kd"},
+    "widths": {"crd": 0.5, "fd": 3.0, "gd": 0.1, "icl": 1.0, "dims": (2, 5, STUDENT_DIM)},
 }  # fmt: skip
 
 
