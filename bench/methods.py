@@ -5,11 +5,10 @@ A folder of kind `methods` holds `methods.json` and `runs/METHOD-SEED/`, the tra
 
 from __future__ import annotations
 
+import functools
 import json
 import statistics
 from collections.abc import Sequence
-from concurrent.futures import Future, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +16,8 @@ from typing import Any
 import numpy as np
 
 import kdx
-from kdx.core.bound_pool import bound_pool
 from kdx.core.encoder import FloatArray
-from kdx.core.errors import KdxError, SetupError, UsageError
+from kdx.core.errors import KdxError, UsageError
 from kdx.core.folders import check_free
 from kdx.core.log import read_metrics
 from kdx.core.progress import Progress, silent
@@ -31,20 +29,11 @@ from kdx.evaluate import Evaluation, evaluate_dataset
 from kdx.models.checkpoint import read_checkpoint_spec
 from kdx.runtime.torch import TorchEncoder
 
-from .methods_work import finished_seconds, work_on_comparison
+from .methods_work import Task, finished_seconds, run_all, stdev, work_on_comparison
 
 KIND = "methods"
 BASELINE = "baseline"
 COSINE_IMAGES = 1_000  # held-out images on which student and teacher are compared
-
-
-@dataclass(frozen=True)
-class Task:
-    """One training run: a method at a seed. settings: of the recipe, as `--set` takes them."""
-
-    method: str
-    seed: int
-    settings: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -161,7 +150,7 @@ def compare_methods(
         tasks, left_out = _tasks(recipe, settings, methods, seeds)
         shared = read_recipe(recipe, [*settings, "objective.crd=1"])
         open_teachers(shared, samples, [teacher], job.cache)  # once, before many runs ask for it
-        rows = _run_all(job, tasks, jobs, progress)
+        rows = run_all(functools.partial(_run, job), tasks, jobs, progress)
         document = {
             "recipe": read_recipe(recipe, settings).model_dump(mode="json", exclude_none=True),
             "pairs": len(samples),
@@ -205,23 +194,6 @@ def _tasks(
         if name not in left_out
     ]
     return tasks, left_out
-
-
-def _run_all(job: Job, tasks: list[Task], jobs: int, progress: Progress) -> list[Row]:
-    """Rows in the order of the tasks."""
-    with bound_pool(jobs) as pool:
-        pending: dict[Future[Row], int] = {pool.submit(_run, job, task): i for i, task in enumerate(tasks)}
-        rows: dict[int, Row] = {}
-        try:
-            for done in as_completed(pending):
-                rows[pending[done]] = done.result()
-                progress(len(rows), len(tasks), tasks[pending[done]].method)
-        except BrokenProcessPool:
-            raise SetupError(
-                "the process of a run was killed, as a machine does when its memory is used up",
-                remedy="choose fewer --jobs, or a smaller batch_size",
-            ) from None
-    return [rows[number] for number in range(len(tasks))]
 
 
 def _run(job: Job, task: Task) -> Row:
@@ -285,16 +257,12 @@ def _summary(method: str, settings: tuple[str, ...], rows: list[Row]) -> dict[st
         "settings": list(settings),
         "num_seeds": len(scores),
         "mean": statistics.mean(scores) if scores else None,
-        "std": _stdev(scores),
+        "std": stdev(scores),
         "recalls": {
-            name: {"mean": statistics.mean(each), "std": _stdev(each)}
+            name: {"mean": statistics.mean(each), "std": stdev(each)}
             for name in (ended[0].recalls if ended else ())
             for each in ([row.recalls[name] for row in ended],)
         },
         "teacher_cosine": statistics.mean(cosines) if cosines else None,
         "seconds": statistics.mean(seconds) if seconds else None,
     }
-
-
-def _stdev(values: list[float]) -> float | None:
-    return statistics.stdev(values) if len(values) > 1 else None

@@ -1,4 +1,7 @@
-"""A comparison in work: OUT.unfinished, in which a finished run is kept and recognised when it goes on."""
+"""A comparison of trained students in work: its runs, several at a time, in OUT.unfinished.
+
+A finished run is kept there, and recognised when the comparison goes on.
+"""
 
 from __future__ import annotations
 
@@ -6,18 +9,60 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Generator
+import statistics
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Future, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from kdx.core.bound_pool import bound_pool
 from kdx.core.claims import Claim, claim
-from kdx.core.errors import UsageError
+from kdx.core.errors import SetupError, UsageError
 from kdx.core.folders import MANIFEST, check_free, open_sealed, read_json, seal, write_atomic
+from kdx.core.progress import Progress
 from kdx.core.provenance import collect_provenance
 from kdx.core.workspace import full_disk_said
 from kdx.models.checkpoint import RUN_KIND
 
 IDENTITY = "comparison.json"
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Task:
+    """One training run: a method at a seed. settings: of the recipe, as `--set` takes them."""
+
+    method: str
+    seed: int
+    settings: tuple[str, ...]
+
+
+def run_all(run: Callable[[Task], Result], tasks: list[Task], jobs: int, progress: Progress) -> list[Result]:
+    """What each task gives, in their order, so many at a time in processes of their own.
+
+    run: can be pickled. Raises SetupError when a process is killed.
+    """
+    with bound_pool(jobs) as pool:
+        pending: dict[Future[Result], int] = {pool.submit(run, task): i for i, task in enumerate(tasks)}
+        results: dict[int, Result] = {}
+        try:
+            for done in as_completed(pending):
+                results[pending[done]] = done.result()
+                progress(len(results), len(tasks), tasks[pending[done]].method)
+        except BrokenProcessPool:
+            raise SetupError(
+                "the process of a run was killed, as a machine does when its memory is used up",
+                remedy="choose fewer --jobs, or a smaller batch_size",
+            ) from None
+    return [results[number] for number in range(len(tasks))]
+
+
+def stdev(values: Sequence[float]) -> float | None:
+    """Of the sample; None of a single value."""
+    return statistics.stdev(values) if len(values) > 1 else None
 
 
 @contextlib.contextmanager

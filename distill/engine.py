@@ -123,6 +123,7 @@ def train(
     digests = [each["digest"] for each in taught_by]
     inputs = {**inherited, **_numbered("teacher", digests), "data": samples.digest}
     seeds = {"recipe": recipe.seed, "views": recipe.views.seed}
+    origin: dict[str, Any] = {"inputs": inputs, "seeds": seeds, "matryoshka_dims": recipe.matryoshka_dims}
     if not recipe.validate_every:
         val = None
     val_digest = None if val is None else val.digest
@@ -131,9 +132,7 @@ def train(
 
     def save_student(place: Path, *, overwrite: bool = False) -> None:
         with state.student():
-            save_checkpoint(
-                place, model, architecture, tokenizer, overwrite=overwrite, inputs=inputs, seeds=seeds
-            )
+            save_checkpoint(place, model, architecture, tokenizer, overwrite=overwrite, **origin)
 
     with contextlib.ExitStack() as writing:
         work = writing.enter_context(work_on_run(out, identity, ranks, resume=resume, overwrite=overwrite))
@@ -153,7 +152,7 @@ def train(
                 doubts,
                 every=recipe.validate_every,
                 steps=schedule.steps,
-                origin={"inputs": inputs, "seeds": seeds},
+                origin=origin,
             )
         loop = Loop(recipe, schedule, state, caches, device, ranks, validation)
         writing.enter_context(_student_kept(out, loop, save_student, ranks))

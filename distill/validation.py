@@ -40,8 +40,8 @@ class Validation:
     """Scores `samples` after every `every` steps and after the last of `steps`.
 
     The first rank does it, and the others wait: it takes the time of `kdx eval`, and memory for one more student and
-    the embeddings of the set. best, doubts: what takes each score, on the first rank; origin: `inputs` and `seeds` of
-    the best student's manifest.
+    the embeddings of the set. best, doubts: what takes each score, on the first rank; origin: what else
+    `save_checkpoint` is told of the best student: `inputs`, `seeds`, `matryoshka_dims`.
     """
 
     def __init__(

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kdx.core.dimensions import first_dimensions
 from kdx.core.encoder import FloatArray
 from kdx.runtime.formats import Limits
 
@@ -28,13 +29,14 @@ ONE_DIRECTION = 0.999
 class Embeddings:
     """What one model makes of the samples, unit rows. images: [N, D]. texts: [M, D]. classes: [C, D], or None.
 
-    paired: text i belongs to image i.
+    paired: text i belongs to image i. narrower: how many first dimensions are an embedding by themselves, but all.
     """
 
     images: FloatArray
     texts: FloatArray
     classes: FloatArray | None = None
     paired: bool = False
+    narrower: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,11 @@ def compare(
     )
     numbers["worst_images"] = worst(reference.images, candidate.images)
     numbers["worst_texts"] = worst(reference.texts, candidate.texts)
+    if reference.narrower:
+        numbers["at_widths"] = {
+            str(width): {name: cut_distances(first, second, width) for name, first, second in towers}
+            for width in reference.narrower
+        }
     decisions = decide(reference, candidate)
     numbers |= _first_counts(decisions[0], limits) | {
         "decisions": [_counts(each, limits) for each in decisions]
@@ -67,6 +74,7 @@ def compare(
     checks = [
         *(check for name, *_ in towers for check in check_distances(name, numbers[name], limits)),
         *(check_direction(*tower) for tower in towers),
+        *check_widths(numbers.get("at_widths", {}), limits),
     ]
     note = one_direction(reference)
     tiers = [
@@ -123,6 +131,29 @@ def check_distances(tower: str, numbers: dict[str, float], limits: Limits) -> li
     return [
         Check.at_most(f"{tower} {name}", value, limit) for name, value, limit in asked if limit is not None
     ]
+
+
+def cut_distances(reference: FloatArray, candidate: FloatArray, width: int) -> dict[str, float]:
+    """Angles between the first `width` dimensions of matching rows: these may be off where the whole rows are not."""
+    first, second = (first_dimensions(rows, width) for rows in (reference, candidate))
+    return {
+        "min_cosine": float(1 - cosine_distances(first, second).max()),
+        "centred_cosine_distance_p50": float(np.median(centred_distances(first, second))),
+    }
+
+
+def check_widths(at_widths: dict[str, dict[str, dict[str, float]]], limits: Limits) -> list[Check]:
+    """By the limits of the whole embedding, of angles alone."""
+    checks: list[Check] = []
+    for width, towers in at_widths.items():
+        for tower, numbers in towers.items():
+            name = f"{tower} cosine_distance of the first {width} dimensions"
+            checks.append(Check.at_most(name, 1 - numbers["min_cosine"], limits.cosine_distance))
+            if limits.centred_cosine_distance is not None:
+                centred = numbers["centred_cosine_distance_p50"]
+                name = f"{tower} centred_cosine_distance_p50 of the first {width} dimensions"
+                checks.append(Check.at_most(name, centred, limits.centred_cosine_distance))
+    return checks
 
 
 def check_direction(tower: str, reference: FloatArray, candidate: FloatArray) -> Check:

@@ -67,7 +67,7 @@ class GateInputs:
         if self.num_templates:
             classes = class_vectors(self._gather(answers, "text/class"), self.num_templates)
         images, texts = (self._gather(answers, kind) for kind in ("image/sample", "text/sample"))
-        return Embeddings(images, texts, classes, self.paired)
+        return Embeddings(images, texts, classes, self.paired, self.spec.widths[:-1])
 
     def sample(self, tower: str, index: int) -> npt.NDArray[Any]:
         """What is asked about one sample: [1, …]. tower: image or text."""

@@ -29,6 +29,7 @@ def embed_samples(model: Embedder, samples: ParitySamples) -> Embeddings:
         texts=model.embed_texts(samples.texts),
         classes=classes,
         paired=samples.paired,
+        narrower=model.spec.widths[:-1],
     )
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .bench_data import command as data
+from .bench_matryoshka import command as matryoshka
 from .bench_train import command as train
 from .output import print_json, print_table, tell_document
 
@@ -30,6 +31,7 @@ def command() -> None:
 
 command.add_command(data)
 command.add_command(train)
+command.add_command(matryoshka)
 
 
 @command.command()

@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 from kdx.core.spelling import count_of
-from kdx.evaluate import Direction, Estimate, Evaluation, Proportion, RetrievalResult, ZeroShotResult
+from kdx.evaluate import (
+    Direction,
+    Estimate,
+    Evaluation,
+    Proportion,
+    RetrievalResult,
+    WidthScores,
+    ZeroShotResult,
+)
 
 
 def evaluation_text(evaluation: Evaluation) -> str:
@@ -20,7 +28,20 @@ def evaluation_text(evaluation: Evaluation) -> str:
         lines += _zero_shot(evaluation.zero_shot)
     if evaluation.retrieval:
         lines += _retrieval(evaluation.retrieval, evaluation.protocol)
+    if evaluation.at_widths:
+        lines += ["", "by how many of the first dimensions, from the same embeddings"]
+        lines += [_at_width(each) for each in evaluation.at_widths]
     return "\n".join(lines)
+
+
+def _at_width(scores: WidthScores) -> str:
+    parts = [f"  {scores.dimensions:>5}"]
+    if scores.zero_shot:
+        parts.append(f"top-1 {_percent(scores.zero_shot.top1)}")
+    if scores.retrieval:
+        recalls = scores.retrieval.mean_recall
+        parts.append(f"mean recall@1 {100 * recalls[1]:.1f} %, @5 {100 * recalls[5]:.1f} %")
+    return "  ".join(parts)
 
 
 def _zero_shot(result: ZeroShotResult) -> list[str]:

@@ -230,6 +230,11 @@ def parity_table(report: dict[str, object]) -> str:
             f"   centred, half are above {1 - numbers['centred_cosine_distance_p50']:.6f}"
             f"   ({numbers['num_samples']} samples)"
         )
+    at_widths = report.get("at_widths", {})
+    assert isinstance(at_widths, dict)
+    for width, towers in at_widths.items():
+        image, text = (towers[tower]["min_cosine"] for tower in ("image", "text"))
+        lines.append(f"  first {width} dimensions: min cosine {image:.8f} of images, {text:.8f} of texts")
     decisions = report["decisions"]
     assert isinstance(decisions, list)
     for made in decisions:

@@ -37,8 +37,8 @@ def command(folder: Path, as_json: bool) -> None:
     """Say what FOLDER is: its kind, what it was made from and with what command, its figures, what to type next.
 
     FOLDER is anything that kdx has written (a checkpoint, a run, an exported model, a Triton repository, a teacher
-    cache, a comparison of methods, a demo) or a set of image–text pairs. The folder is checked as well: exit 4 if a
-    file of it is missing or has changed (of a teacher cache of more than 256 MiB, files are only counted).
+    cache, a comparison of methods or of widths, a demo) or a set of image–text pairs. The folder is checked as well:
+    exit 4 if a file of it is missing or has changed (of a teacher cache of more than 256 MiB, files are only counted).
 
     Example: kdx info student-run
     """
@@ -144,6 +144,7 @@ def _run(folder: Path, fields: Mapping[str, Any]) -> Facts:
 
 def _model(folder: Path, fields: Mapping[str, Any]) -> Facts:
     from kdx.core.folders import read_json
+    from kdx.core.spelling import listed
 
     spec = read_json(folder / "config.json").get("spec", {})
     facts: Facts = {
@@ -151,6 +152,8 @@ def _model(folder: Path, fields: Mapping[str, Any]) -> Facts:
         "embeddings": f"{spec.get('embed_dim')} numbers each, from images of {spec.get('image_size')} pixels "
         f"and texts of up to {spec.get('context_length')} tokens",
     }
+    if dims := spec.get("matryoshka_dims"):
+        facts["dimensions"] = f"the first {listed(dims[:-1], 'or')} are an embedding by themselves"
     if count := _read_if_there(folder / "model.safetensors", _count_weights):
         facts["weights"] = count
     for name, title in (("changes", "imported"), ("assumptions", "assumed")):
@@ -217,6 +220,22 @@ def _methods(folder: Path, fields: Mapping[str, Any]) -> Facts:
     }
 
 
+def _widths(folder: Path, fields: Mapping[str, Any]) -> Facts:
+    from kdx.core.folders import read_json
+
+    document = read_json(folder / "widths.json")
+    return {
+        "student": document.get("recipe", {}).get("student"),
+        "pairs": document.get("pairs"),
+        "metric": document.get("metric"),
+        "scores": {
+            f"{kind}, {width} dimensions": row.get("mean")
+            for kind, by_width in document.get("students", {}).items()
+            for width, row in by_width.items()
+        },
+    }
+
+
 def _for_open_clip(folder: Path, fields: Mapping[str, Any]) -> Facts:
     file = folder / "open_clip_model.safetensors"
     return {
@@ -277,6 +296,7 @@ KINDS = {
         ),
     ),
     "methods": Kind("a comparison of distillation methods", _methods, ()),
+    "widths": Kind("a comparison of embeddings of several widths", _widths, ()),
     "open-clip-model": Kind(
         "a model for open_clip", _for_open_clip, ('in Python: open_clip.create_model("local-dir:{}")',)
     ),

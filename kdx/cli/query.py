@@ -50,6 +50,11 @@ _out = click.option(
 )
 
 
+_dimensions = click.option(
+    "--dimensions", type=int, help="The first so many alone, of a model that was trained for it (kdx info)."
+)
+
+
 @click.group(name="query")
 def command() -> None:
     """Ask MODEL: a Triton server at grpc://HOST:PORT, an exported model, a checkpoint or a run.
@@ -61,9 +66,10 @@ def command() -> None:
 @command.command()
 @click.argument("model")
 @click.argument("texts", nargs=-1, required=True, metavar="TEXT...", type=_Utf8())
+@_dimensions
 @_out
 @_json
-def text(model: str, texts: tuple[str, ...], out: Path | None, as_json: bool) -> None:
+def text(model: str, texts: tuple[str, ...], dimensions: int | None, out: Path | None, as_json: bool) -> None:
     """Embed TEXTs.
 
     Example: kdx query text grpc://localhost:8001 "a dog" "two cats" --out texts.npy
@@ -71,15 +77,18 @@ def text(model: str, texts: tuple[str, ...], out: Path | None, as_json: bool) ->
     import kdx
 
     with kdx.load(model) as embedder:
-        _show(list(texts), embedder.embed_texts(texts), out, as_json)
+        _show(list(texts), embedder.embed_texts(texts, dimensions=dimensions), out, as_json)
 
 
 @command.command()
 @click.argument("model")
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
+@_dimensions
 @_out
 @_json
-def image(model: str, images: tuple[str, ...], out: Path | None, as_json: bool) -> None:
+def image(
+    model: str, images: tuple[str, ...], dimensions: int | None, out: Path | None, as_json: bool
+) -> None:
     """Embed IMAGE files.
 
     Example: kdx query image grpc://localhost:8001 photo.jpg
@@ -87,7 +96,7 @@ def image(model: str, images: tuple[str, ...], out: Path | None, as_json: bool) 
     import kdx
 
     with kdx.load(model) as embedder:
-        _show(list(images), embedder.embed_images(images), out, as_json)
+        _show(list(images), embedder.embed_images(images, dimensions=dimensions), out, as_json)
 
 
 @command.command()

@@ -17,6 +17,7 @@ from typing import Any, Literal, Self, TypeVar, get_args
 import numpy as np
 import numpy.typing as npt
 
+from .dimensions import are_widths, check_dimensions, first_dimensions
 from .errors import DataError, UsageError
 from .preprocess import ImageSource, Preprocess
 from .prompts import best_labels, class_vectors, label_probabilities, prompt_texts
@@ -43,7 +44,8 @@ class EncoderSpec:
     text_padding: "longest" for a text tower that is causal and pooled at end-of-text, to which the padding after a text
     makes no difference: tokens may have any length up to context_length. "full" for all others: texts are padded to
     context_length. pad_id: with this token; 0 where it makes no difference. text_pooling: open_clip's `pool_type`.
-    tokenizer_kind: see Tokenizer.
+    tokenizer_kind: see Tokenizer. matryoshka_dims: how many first dimensions are an embedding by themselves, ascending,
+    embed_dim the last; none for a model whose embeddings are only whole.
     The digests are sha256 in hex; two encoders with the same model_digest hold the same weights.
     """
 
@@ -66,6 +68,12 @@ class EncoderSpec:
     pad_id: int = 0
     text_pooling: str = "argmax"
     tokenizer_kind: str = "clip"
+    matryoshka_dims: tuple[int, ...] = ()
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """How many dimensions may be asked for, ascending; the last is embed_dim."""
+        return self.matryoshka_dims or (self.embed_dim,)
 
     @property
     def has_free_length(self) -> bool:
@@ -94,12 +102,16 @@ class EncoderSpec:
     def from_dict(cls, described: dict[str, Any]) -> EncoderSpec:
         """Inverse of to_dict after a round trip through JSON. Raises DataError for keys and values that do not fit."""
         try:
-            triples: dict[str, Any] = {
-                name: tuple(described[name]) for name in ("mean", "std") if name in described
+            tuples: dict[str, Any] = {
+                name: tuple(described[name])
+                for name in ("mean", "std", "matryoshka_dims")
+                if name in described
             }
-            spec = cls(**{**described, **triples})
+            spec = cls(**{**described, **tuples})
             if spec.text_padding not in get_args(TextPadding):
                 raise TypeError(f"text_padding = {spec.text_padding!r} is not known")
+            if not are_widths(spec.matryoshka_dims, spec.embed_dim):
+                raise TypeError(f"matryoshka_dims = {list(spec.matryoshka_dims)} of {spec.embed_dim} numbers")
         except TypeError as error:
             raise DataError(
                 f"the encoder's specification does not fit: {error}",
@@ -144,25 +156,40 @@ class Embedder(ABC):
     precision: str | None = None
     identity: str | None = None
 
-    @abstractmethod
-    def embed_images(self, images: Iterable[ImageSource], batch_size: int = EMBED_BATCH) -> FloatArray:
+    def embed_images(
+        self, images: Iterable[ImageSource], batch_size: int = EMBED_BATCH, *, dimensions: int | None = None
+    ) -> FloatArray:
         """images: paths, encoded bytes or PIL images, any number. Returns float32 [N, D], unit rows.
 
+        dimensions: the first D ones, to length 1, of a model that was trained for them (`spec.widths`); all by default.
         Raises UsageError, and DataError for an image that cannot be decoded.
         """
+        check_dimensions(self.spec, dimensions)
+        return first_dimensions(self._embed_images(images, batch_size), dimensions)
 
-    @abstractmethod
-    def embed_texts(self, texts: Iterable[str], batch_size: int = EMBED_BATCH) -> FloatArray:
+    def embed_texts(
+        self, texts: Iterable[str], batch_size: int = EMBED_BATCH, *, dimensions: int | None = None
+    ) -> FloatArray:
         """texts: any number of strings. Returns float32 [N, D], unit rows, in the order given. Raises UsageError.
 
-        A warning tells how many were longer than the context and were cut to it, where that is known here.
+        dimensions: as for images. A warning tells how many were longer than the context and were cut to it, where that
+        is known here.
         """
+        check_dimensions(self.spec, dimensions)
+        texts = check_texts(texts)
+        embeddings, cut = self.embed_and_count(texts, batch_size)
+        warn_of_cut(cut or 0, len(texts), self.spec)
+        return first_dimensions(embeddings, dimensions)
 
+    @abstractmethod
+    def _embed_images(self, images: Iterable[ImageSource], batch_size: int) -> FloatArray:
+        """All dimensions of each, float32 [N, D], unit rows."""
+
+    @abstractmethod
     def embed_and_count(
         self, texts: Iterable[str], batch_size: int = EMBED_BATCH
     ) -> tuple[FloatArray, int | None]:
-        """The same without the warning, and how many were cut; None where a server cuts them."""
-        return self.embed_texts(texts, batch_size), None
+        """All dimensions of each text without the warning, and how many were cut; None where a server cuts them."""
 
     def classify(
         self,
@@ -214,19 +241,13 @@ class Encoder(Embedder):
     def encode_text(self, tokens: IntArray) -> FloatArray:
         """tokens: int [B, L], as `spec.pad` gives them. Returns float32 [B, D], unit rows."""
 
-    def embed_images(self, images: Iterable[ImageSource], batch_size: int = EMBED_BATCH) -> FloatArray:
+    def _embed_images(self, images: Iterable[ImageSource], batch_size: int) -> FloatArray:
         numbered = enumerate(check_images(images))
         batches = [
             self.encode_image(np.stack([self._pixels(index, image) for index, image in batch]))
             for batch in batched(numbered, check_count(batch_size, "batch_size"))
         ]
         return concatenate(batches, self.spec.embed_dim)
-
-    def embed_texts(self, texts: Iterable[str], batch_size: int = EMBED_BATCH) -> FloatArray:
-        texts = check_texts(texts)
-        embeddings, cut = self.embed_and_count(texts, batch_size)
-        warn_of_cut(cut, len(texts), self.spec)
-        return embeddings
 
     def embed_and_count(self, texts: Iterable[str], batch_size: int = EMBED_BATCH) -> tuple[FloatArray, int]:
         """Texts are encoded in order of length, so that no batch is padded further than it needs."""

@@ -14,3 +14,9 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
 def count_of(number: int, one: str, several: str = "") -> str:
     """As it is read: "1 template", "1,000 classes"."""
     return f"{number:,} {one if number == 1 else several or f'{one}s'}"
+
+
+def listed(items: Iterable[object], last: str = "and") -> str:
+    """As it is read: "64, 128 or 256"."""
+    *others, final = map(str, items)
+    return f"{', '.join(others)} {last} {final}" if others else final

@@ -18,7 +18,7 @@ from kdx.core.requests import check_labels, check_templates
 from .embedding import TEXTS_A_PIECE
 from .sharing import Workplace
 from .stored import Arrays, read_arrays, write_arrays
-from .zero_shot import class_weights
+from .zero_shot import weights_side_by_side
 
 log = logging.getLogger(__name__)
 
@@ -28,10 +28,10 @@ WEIGHTS = "weights"
 def classifier(
     embedder: Embedder, classes: Sequence[str], templates: Sequence[str], work: Workplace, progress: Progress
 ) -> FloatArray:
-    """`class_weights`, float32 [C, D], from kdx's cache where they are there whole, else made and kept there."""
+    """`weights_side_by_side`, from kdx's cache where they are there whole, else made and kept there."""
     classes, templates = check_labels(classes), check_templates(templates)
     path = _place(embedder, classes, templates)
-    kept = None if path is None else _read(path, (len(classes), embedder.spec.embed_dim))
+    kept = None if path is None else _read(path, (len(classes), sum(embedder.spec.widths)))
     if kept is not None and work.peers.size == 1:
         return kept
     # of several processes one may find a file that another one did not find yet: all share, and wait for each other
@@ -62,7 +62,7 @@ def _make(
     def make(numbers: Sequence[int]) -> Iterator[tuple[str, Arrays]]:
         for number in numbers:
             if kept is None:
-                weights = class_weights(embedder, pieces[number], templates)
+                weights = weights_side_by_side(embedder, pieces[number], templates)
             else:
                 weights = kept[number * size : (number + 1) * size]
             progress(min((number + 1) * size, len(classes)), len(classes), "classes")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kdx.core.digests import value_digest
+from kdx.core.dimensions import first_dimensions
 from kdx.core.encoder import Embedder, Encoder, FloatArray
 from kdx.core.errors import DataError, UsageError
 from kdx.core.progress import Progress, silent
@@ -21,7 +23,7 @@ from kdx.data.shards import open_split
 
 from .classifier import classifier
 from .embedding import EmbeddedImages, embed_set, embed_texts, images_a_piece
-from .evaluation import Evaluation
+from .evaluation import Evaluation, WidthScores
 from .pixels import reads_fast
 from .retrieval import RetrievalResult, score_retrieval
 from .sharing import Alone, Peers, Workplace, workplace
@@ -68,6 +70,10 @@ def evaluate_set(
         images = embed_set(embedder, samples, chosen, work, progress)
         labelled, zero_shot = _zero_shot(embedder, samples, images, work, progress)
         captioned, retrieval = _retrieval(embedder, samples, images, work, progress)
+    at_widths = tuple(
+        WidthScores(width, zero_shot.get(width), retrieval.get(width)) for width in embedder.spec.widths
+    )
+    whole = at_widths[-1]
     return Evaluation(
         model=embedder.spec.name,
         model_digest=embedder.spec.model_digest,
@@ -78,10 +84,11 @@ def evaluate_set(
         num_images=len(images.rows),
         bad_images=images.refused,
         skipped_samples=len(samples.skipped),
-        zero_shot=zero_shot,
-        retrieval=retrieval,
+        zero_shot=whole.zero_shot,
+        retrieval=whole.retrieval,
         labelled_keys=labelled,
         captioned_keys=captioned,
+        at_widths=at_widths if len(at_widths) > 1 else (),
     )
 
 
@@ -122,37 +129,55 @@ def check_task(samples: ImageSet) -> None:
 
 def _zero_shot(
     embedder: Embedder, samples: ImageSet, images: EmbeddedImages, work: Workplace, progress: Progress
-) -> tuple[list[str], ZeroShotResult | None]:
-    """With the keys of the images that have a label."""
+) -> tuple[list[str], dict[int, ZeroShotResult]]:
+    """With the keys of the images that have a label; by the model's widths."""
     labels = samples.labels[images.rows]
     labelled = labels >= 0
     if samples.classes is None or not labelled.any():
-        return [], None
+        return [], {}
     templates = samples.templates or list(DEFAULT_TEMPLATES)
-    result = score_zero_shot(
-        _part(images.embeddings, labelled),
-        labels[labelled].astype(np.int64),
-        classifier(embedder, samples.classes, templates, work, progress),
-        num_templates=len(templates),
-    )
+    widths = embedder.spec.widths
+    side_by_side = classifier(embedder, samples.classes, templates, work, progress)
+    weights = np.split(side_by_side, np.cumsum(widths)[:-1], axis=1)
+    found = _part(images.embeddings, labelled)
+    results = {
+        width: score_zero_shot(
+            first_dimensions(found, width),
+            labels[labelled].astype(np.int64),
+            its,
+            num_templates=len(templates),
+        )
+        for width, its in zip(widths, weights, strict=True)
+    }
     rows: list[int] = images.rows[labelled].tolist()
-    return [samples.keys[row] for row in rows], result
+    return [samples.keys[row] for row in rows], results
 
 
 def _retrieval(
     embedder: Embedder, samples: ImageSet, images: EmbeddedImages, work: Workplace, progress: Progress
-) -> tuple[list[str], RetrievalResult | None]:
-    """With the keys of the images that have captions."""
+) -> tuple[list[str], dict[int, RetrievalResult]]:
+    """With the keys of the images that have captions; by the model's widths."""
     captioned = samples.caption_counts[images.rows] > 0
     rows: list[int] = images.rows[captioned].tolist()
     if not rows:
-        return [], None
-    result = score_retrieval(
-        lambda texts: embed_texts(embedder, texts, work, progress),
-        _part(images.embeddings, captioned),
-        [samples.captions(row) for row in rows],
-    )
-    return [samples.keys[row] for row in rows], result
+        return [], {}
+    texts: list[FloatArray] = []
+
+    def first_of_texts(width: int, distinct: list[str]) -> FloatArray:
+        """The same texts at each width: they are embedded once."""
+        if not texts:
+            texts.append(embed_texts(embedder, distinct, work, progress))
+        return first_dimensions(texts[0], width)
+
+    found = _part(images.embeddings, captioned)
+    captions = [samples.captions(row) for row in rows]
+    results = {
+        width: score_retrieval(
+            functools.partial(first_of_texts, width), first_dimensions(found, width), captions
+        )
+        for width in embedder.spec.widths
+    }
+    return [samples.keys[row] for row in rows], results
 
 
 def _part(embeddings: FloatArray, rows: npt.NDArray[np.bool_]) -> FloatArray:

@@ -10,6 +10,23 @@ from .zero_shot import ZeroShotResult
 
 
 @dataclass(frozen=True)
+class WidthScores:
+    """What the first `dimensions` of the same embeddings score, of a model that was trained for that."""
+
+    dimensions: int
+    zero_shot: ZeroShotResult | None
+    retrieval: RetrievalResult | None
+
+    def to_dict(self) -> dict[str, Any]:
+        scores: dict[str, Any] = {"dimensions": self.dimensions}
+        if self.zero_shot:
+            scores["top1"] = self.zero_shot.top1.to_dict()
+        if self.retrieval:
+            scores |= {f"mean_recall@{k}": recall for k, recall in self.retrieval.mean_recall.items()}
+        return scores
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """What a model scores on a data set. zero_shot: where the set has classes; retrieval: where it has captions.
 
@@ -17,6 +34,7 @@ class Evaluation:
     set's name, and which captions it gives. bad_images: how many of the images did not decode
     and were left out; the scores are over num_images. skipped_samples: how many samples of the whole set were
     malformed. labelled_keys, captioned_keys: of the images in the order of zero_shot's and of retrieval's arrays.
+    at_widths: the scores of each of the model's widths, the whole one last; none of a model that has one.
     """
 
     model: str
@@ -32,6 +50,7 @@ class Evaluation:
     retrieval: RetrievalResult | None
     labelled_keys: list[str] = field(repr=False)
     captioned_keys: list[str] = field(repr=False)
+    at_widths: tuple[WidthScores, ...] = ()
 
     @property
     def metric(self) -> str:
@@ -61,4 +80,5 @@ class Evaluation:
             "score": self.score,
             "zero_shot": self.zero_shot and self.zero_shot.to_dict(),
             "retrieval": self.retrieval and self.retrieval.to_dict(),
+            **({"at_widths": [each.to_dict() for each in self.at_widths]} if self.at_widths else {}),
         }

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kdx.core.dimensions import first_dimensions
 from kdx.core.encoder import Embedder, FloatArray
 from kdx.core.errors import DataError
 from kdx.core.preprocess import ImageSource
@@ -62,10 +63,16 @@ def class_weights(embedder: Embedder, classes: Sequence[str], templates: Sequenc
 
     templates: strings with `{}` where the class's name goes. Raises UsageError for others.
     """
+    return weights_side_by_side(embedder, classes, templates)[:, -embedder.spec.embed_dim :]
+
+
+def weights_side_by_side(embedder: Embedder, classes: Sequence[str], templates: Sequence[str]) -> FloatArray:
+    """The classifiers of each of the model's widths, the whole one last: float32 [C, sum(spec.widths)]."""
     classes, templates = check_labels(classes), check_templates(templates)
     embeddings = embedder.embed_texts(prompt_texts(classes, templates))  # [C · T, D]
     check_embeddings(embeddings, "the classes' prompts")
-    return class_vectors(embeddings, len(templates))
+    at_widths = (first_dimensions(embeddings, width) for width in embedder.spec.widths)
+    return np.concatenate([class_vectors(each, len(templates)) for each in at_widths], axis=1)
 
 
 def evaluate_zero_shot(

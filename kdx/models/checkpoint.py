@@ -52,12 +52,17 @@ def save_checkpoint(
     inputs: dict[str, str] | None = None,
     seeds: dict[str, int] | None = None,
     fields: dict[str, Any] | None = None,
+    matryoshka_dims: tuple[int, ...] = (),
 ) -> EncoderSpec:
-    """Seals a model into a Checkpoint folder at `path` and returns its specification. fields: of the manifest."""
+    """Seals a model into a Checkpoint folder at `path` and returns its specification. fields: of the manifest.
+
+    matryoshka_dims: see EncoderSpec.
+    """
     with sealed_folder(path, KIND, overwrite=overwrite, inputs=inputs, seeds=seeds, fields=fields) as folder:
         save_weights(model.state_dict(), folder / "model.safetensors")
         tokenizer.save(folder)
-        spec = describe(model, architecture, tokenizer, file_digest(folder / "model.safetensors"))
+        digest = file_digest(folder / "model.safetensors")
+        spec = describe(model, architecture, tokenizer, digest, matryoshka_dims)
         config = {"architecture": architecture.to_dict(), "spec": spec.to_dict()}
         (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     return spec
@@ -139,7 +144,11 @@ def _read_config(file: Path) -> tuple[Architecture, EncoderSpec]:
 
 
 def describe(
-    model: ClipModel, architecture: Architecture, tokenizer: Tokenizer, weights_digest: str
+    model: ClipModel,
+    architecture: Architecture,
+    tokenizer: Tokenizer,
+    weights_digest: str,
+    matryoshka_dims: tuple[int, ...] = (),
 ) -> EncoderSpec:
     """The specification of a model as it stands."""
     preprocess = architecture.preprocess
@@ -163,4 +172,5 @@ def describe(
         pad_id=tokenizer.pad_id,  # also a tower of free length may look for it
         text_pooling=architecture.text_pooling,
         tokenizer_kind=tokenizer.kind,
+        matryoshka_dims=matryoshka_dims,
     )

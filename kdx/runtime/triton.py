@@ -57,14 +57,16 @@ class TritonEmbedder(Embedder):
         self.precision = self.connection.read_parameter("precision")
         self.identity = self.connection.read_parameter("identity")
 
-    def embed_images(self, images: Iterable[ImageSource], batch_size: int = IMAGE_BATCH) -> FloatArray:
+    def _embed_images(self, images: Iterable[ImageSource], batch_size: int) -> FloatArray:
         size = min(check_count(batch_size, "batch_size"), IMAGE_BATCH)
         answers = [
             answer["embedding"] for answer in self._ask_about(images, "embed_image", {}, ["embedding"], size)
         ]
         return concatenate(answers, self.spec.embed_dim)
 
-    def embed_texts(self, texts: Iterable[str], batch_size: int = TEXT_BATCH) -> FloatArray:
+    def embed_and_count(
+        self, texts: Iterable[str], batch_size: int = TEXT_BATCH
+    ) -> tuple[FloatArray, int | None]:
         size = min(check_count(batch_size, "batch_size"), TEXT_BATCH)
         answers: list[FloatArray] = []
         for number, group in enumerate(batched(check_texts(texts), size)):
@@ -74,7 +76,7 @@ class TritonEmbedder(Embedder):
             except KdxError as error:
                 raise move_item(error, "texts", number * size, group) from None
             answers.append(answer["embedding"])
-        return concatenate(answers, self.spec.embed_dim)
+        return concatenate(answers, self.spec.embed_dim), None
 
     def classify(
         self,

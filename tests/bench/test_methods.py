@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from kdx.bench import methods
+from kdx.bench import methods, methods_work
 from kdx.cli.bench import command
 from kdx.core.errors import DataError, SetupError, UsageError
 from kdx.core.folders import open_sealed, read_manifest
@@ -136,7 +136,7 @@ def test_an_interrupted_comparison_ends_its_own_runs_and_no_process_of_its_host(
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(methods, "as_completed", interrupt)
+    monkeypatch.setattr(methods_work, "as_completed", interrupt)
     places = (tmp_path / name for name in ("pairs", "data", "teacher", "cache", "runs"))
     job = methods.Job(
         "demo-baseline", *places, limit=1, threads=1, teacher_images=np.zeros((1, 2), np.float32)
@@ -145,7 +145,9 @@ def test_an_interrupted_comparison_ends_its_own_runs_and_no_process_of_its_host(
     others.start()
     try:
         with pytest.raises(KeyboardInterrupt):
-            methods._run_all(job, [methods.Task("baseline", 0, ())], 1, silent)
+            methods_work.run_all(
+                functools.partial(methods._run, job), [methods_work.Task("baseline", 0, ())], 1, silent
+            )
         assert multiprocessing.active_children() == [others]
     finally:
         others.kill()

@@ -14,6 +14,9 @@ from kdx.cli.eval import command
 from kdx.cli.models import command as models
 from kdx.core.errors import DataError
 from kdx.data.shards import Sample, write_shards
+from kdx.models.architectures import build_model, read_architecture
+from kdx.models.checkpoint import save_checkpoint
+from kdx.models.clip_vocabulary import clip_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +62,18 @@ def test_the_text_names_protocols_and_intervals(model: Path, data: Path) -> None
     assert "retrieval: 6 images × 6 captions, 1 caption an image" in lines
     assert sum("recall@" in line and "…" in line for line in lines) == 6
     assert sum(("mean rank" in line or "median rank" in line) and "…" in line for line in lines) == 4
+
+
+def test_a_model_of_several_widths_has_a_row_for_each(data: Path, tmp_path: Path) -> None:
+    architecture = read_architecture("kdx-mini")
+    model, out = build_model(architecture, 0), tmp_path / "several"
+    save_checkpoint(out, model, architecture, clip_tokenizer(), matryoshka_dims=(8, 64))
+    lines = _run(out, "--data", data).stdout.splitlines()
+    rows = lines[lines.index("by how many of the first dimensions, from the same embeddings") + 1 :]
+    assert [row.split()[0] for row in rows] == ["8", "64"] and all("top-1" in row for row in rows)
+    document = json.loads(_run(out, "--data", data, "--json").stdout)
+    assert [row["dimensions"] for row in document["at_widths"]] == [8, 64]
+    assert document["at_widths"][1]["top1"] == document["zero_shot"]["top1"]
 
 
 def test_a_missing_split_is_bad_data(model: Path, data: Path) -> None:

@@ -21,14 +21,14 @@ def _info(folder: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, dict[s
 
 
 def test_every_kind_that_kdx_seals_is_known() -> None:
-    from kdx.bench import methods
+    from kdx.bench import matryoshka, methods
     from kdx.distill import teacher_cache
     from kdx.models import checkpoint
     from kdx.models.foreign import sources
     from kdx.runtime import deferred, exported_model
     from kdx.serve import repository
 
-    modules = (checkpoint, exported_model, deferred, repository, teacher_cache, methods)
+    modules = (checkpoint, exported_model, deferred, repository, teacher_cache, methods, matryoshka)
     sealed = {module.KIND for module in modules}
     assert sealed | {checkpoint.RUN_KIND, sources.SEALED_FOR_OTHERS} | {"demo", "set"} == set(KINDS)
 
@@ -42,6 +42,18 @@ def test_a_checkpoint(mini_checkpoint: Path, capsys: pytest.CaptureFixture[str])
     state = open_checkpoint(mini_checkpoint).model.state_dict()
     assert told["weights"] == sum(tensor.numel() for tensor in state.values())
     assert told["by"] and told["made"] and str(mini_checkpoint) in told["next"][0]
+
+
+def test_the_widths_of_a_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from kdx.models.architectures import build_model, read_architecture
+    from kdx.models.checkpoint import save_checkpoint
+    from kdx.models.clip_vocabulary import clip_tokenizer
+
+    architecture = read_architecture("kdx-mini")
+    model = build_model(architecture, 0)
+    save_checkpoint(tmp_path / "several", model, architecture, clip_tokenizer(), matryoshka_dims=(8, 16, 64))
+    code, told = _info(tmp_path / "several", capsys)
+    assert code == 0 and "first 8 or 16 are an embedding" in told["dimensions"]
 
 
 def test_an_exported_model_and_its_repository(

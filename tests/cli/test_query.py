@@ -26,6 +26,14 @@ def test_embeddings_are_saved(exported_model: Path, tmp_path: Path) -> None:
     assert saved.dtype == np.float32 and np.allclose(np.linalg.norm(saved, axis=1), 1, atol=1e-5)
 
 
+def test_a_width_that_the_model_was_not_trained_for_is_a_usage_error(
+    exported_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _run("text", str(exported_model), "a star", "--dimensions", "8") == 2
+    assert "trained for embeddings of 64 numbers alone" in capsys.readouterr().err
+    assert _run("text", str(exported_model), "a star", "--dimensions", "64") == 0
+
+
 @pytest.mark.parametrize(
     "arguments",
     [("text", "a\udcffb"), ("classify", "x.png", "--label", "\udcff"), ("search", "\udcff", "folder")],

@@ -15,6 +15,7 @@ import torch
 from safetensors.numpy import save_file
 from safetensors.torch import load_file
 
+import kdx
 from kdx.core.encoder import EncoderSpec, IntArray
 from kdx.core.errors import DataError, SetupError, UsageError
 from kdx.core.folders import open_sealed, read_manifest
@@ -74,6 +75,28 @@ def test_precision_parts_blocks_and_average_make_nearly_the_same_loss_and_are_in
     assert other.final_loss == pytest.approx(plain.final_loss, rel=0.02)
     kept = read_recipe(str(tmp_path / "other" / "recipe.toml"))
     assert (kept.precision, kept.accumulate, kept.text_blocks, kept.ema) == ("bf16", 2, 3, 0.5)
+
+
+def test_a_student_of_several_widths_says_so_and_its_first_dimensions_are_given(
+    tmp_path: Path, samples: ShardSet
+) -> None:
+    train(_recipe("demo-baseline", "objective.dims=[8,32,64]"), samples, tmp_path / "run")
+    assert read_recipe(str(tmp_path / "run/recipe.toml")).objective.dims == (8, 32, 64)
+    with kdx.load(tmp_path / "run") as student:
+        assert student.spec.matryoshka_dims == (8, 32, 64)
+        whole, first = (student.embed_texts(["a dog", "two"], dimensions=dims) for dims in (None, 8))
+    norms = np.linalg.norm(whole[:, :8], axis=1, keepdims=True)
+    np.testing.assert_allclose(first, whole[:, :8] / norms, atol=1e-6)
+
+
+def test_the_whole_width_alone_trains_as_without_widths_bit_for_bit(
+    tmp_path: Path, samples: ShardSet
+) -> None:
+    train(_recipe(), samples, tmp_path / "plain")
+    train(_recipe("demo-baseline", "objective.dims=[64]"), samples, tmp_path / "whole")
+    plain, whole = (_weights(tmp_path / name) for name in ("plain", "whole"))
+    assert all(torch.equal(value, whole[name]) for name, value in plain.items())
+    assert "matryoshka_dims" not in (tmp_path / "whole/student/config.json").read_text()
 
 
 def test_parts_of_fewer_than_two_pairs_are_refused(tmp_path: Path, samples: ShardSet) -> None:

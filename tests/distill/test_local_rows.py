@@ -31,7 +31,8 @@ def _objectives() -> dict[str, ObjectiveConfig]:
     alone = {name: parse(ObjectiveConfig, {"task": 0.0, name: 1.0}, name) for name in METHODS}
     sums = {name: ObjectiveConfig(**table) for name, table in SUMS.items()}
     shipped = {
-        each.model_dump_json(): each for each in (read_recipe(name).objective for name in recipe_names())
+        each.model_dump_json(): each.model_copy(update={"dims": each.dims and (2, STUDENT_DIM)})
+        for each in (read_recipe(name).objective for name in recipe_names())
     }
     return alone | sums | {f"recipe {number}": each for number, each in enumerate(shipped.values())}
 

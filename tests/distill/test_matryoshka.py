@@ -1,6 +1,7 @@
 """Facts of an objective with several widths (Matryoshka, arXiv 2205.13147): distill/objective.py, its configuration."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -13,8 +14,8 @@ from kdx.core.errors import UsageError
 from kdx.distill import Embeddings, Objective, ObjectiveConfig, read_recipe
 from kdx.distill.objective_config import DISTILLING
 
-ALONE = {name: {name: 1.0} for name in DISTILLING}
-SUMS = {
+ALONE: dict[str, dict[str, Any]] = {name: {name: 1.0} for name in DISTILLING}
+SUMS: dict[str, dict[str, Any]] = {
     "task": {},
     "clip-kd": {"crd": 0.5, "fd": 3.0, "icl": 2.0},
     "released": {"crd": 1.0, "fd": 3.0, "gd": 9.0, "icl": 1.0, "afd": 1.0, "mfd": 1.0, "compat": "clip-kd"},
@@ -46,7 +47,7 @@ def _first(dim: int, student: Embeddings) -> Embeddings:
     return replace(student, image=image, text=text, masked_image=masked)
 
 
-def _objective(table: dict[str, object], **widths: object) -> Objective:
+def _objective(table: dict[str, Any], **widths: Any) -> Objective:
     torch.manual_seed(0)
     config = parse(ObjectiveConfig, {**table, **widths}, "test")
     return Objective(config, WIDTH, (WIDTH, 5) if config.needs_teacher else None).double()

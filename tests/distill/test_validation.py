@@ -19,7 +19,7 @@ from kdx.data.shards import Sample, open_split, write_shards
 from kdx.distill import Recipe, loop, read_recipe, run_recipe, validation
 from kdx.distill.ranks import join_ranks
 from kdx.evaluate import evaluate_dataset
-from kdx.models.checkpoint import open_checkpoint
+from kdx.models.checkpoint import open_checkpoint, read_checkpoint_spec
 
 from .rank_processes import start_ranks
 
@@ -169,7 +169,8 @@ def test_the_best_student_lies_beside_the_last_one_and_the_run_says_which_it_is(
         saving(self, path, fields)
 
     monkeypatch.setattr(validation.Validation, "_save", note)
-    result = run_recipe(_recipe(), data, tmp_path / "run")
+    result = run_recipe(_recipe("objective.dims=[8,64]"), data, tmp_path / "run")
+    assert read_checkpoint_spec(tmp_path / "run/best").matryoshka_dims == (8, 64)
     told = read_manifest(tmp_path / "run").fields["validation"]
     assert told == result.validation and told["every"] == 5 and told["data"]["pairs"] == 12
     assert told["best"] == {"step": 10, "metric": "zero_shot_top1", "score": 0.5, "num_images": 12}

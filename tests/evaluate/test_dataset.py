@@ -242,3 +242,24 @@ def test_a_set_with_nothing_to_compare_is_refused_before_an_image_is_embedded(
     with pytest.raises(DataError) as error:
         evaluate_dataset(encoder, tmp_path)
     assert error.value.where == str(tmp_path) and encoder.images_embedded == 0
+
+
+def test_a_model_of_several_widths_is_scored_at_each_from_one_pass(
+    encoder: Any, write_set: Callable[..., Path]
+) -> None:
+    """Of red, green and blue, the first dimension tells red from the others, the first two all but nothing more."""
+    folder = write_set()
+    plain = evaluate_dataset(encoder, folder)
+    assert plain.at_widths == () and "at_widths" not in plain.to_dict()
+    seen, read = encoder.images_embedded, encoder.texts_embedded
+    encoder.spec = replace(encoder.spec, matryoshka_dims=(1, 2, 4))
+    evaluation = evaluate_dataset(encoder, folder)
+    assert encoder.images_embedded - seen == 12 and encoder.texts_embedded - read == read
+    assert (evaluation.zero_shot, evaluation.retrieval) == (plain.zero_shot, plain.retrieval)
+    scores = {each.dimensions: each for each in evaluation.at_widths}
+    assert list(scores) == [1, 2, 4]
+    assert (scores[4].zero_shot, scores[4].retrieval) == (plain.zero_shot, plain.retrieval)
+    assert scores[1].zero_shot is not None and scores[1].zero_shot.top1.value < 1
+    rows = evaluation.to_dict()["at_widths"]
+    assert [row["dimensions"] for row in rows] == [1, 2, 4]
+    assert rows[2]["top1"]["value"] == 1 and rows[2]["mean_recall@1"] == plain.retrieval.mean_recall[1]  # type: ignore[union-attr]

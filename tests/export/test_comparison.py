@@ -131,3 +131,24 @@ def test_the_number_that_is_missing_is_known_before() -> None:
     assert samples_missing(299, limits) == 0 == samples_missing(5000, limits)
     assert samples_missing(40, limits) == 259
     assert samples_missing(40, replace(limits, margin=0.002)) == 1497 - 40
+
+
+def test_a_prefix_is_judged_where_the_model_was_trained_for_it() -> None:
+    """The first two of 32 dimensions hold a hundredth of a row, and the candidate has them the wrong way round."""
+    random = np.random.default_rng(0)
+    rows = _unit(random.standard_normal((400, 32)) * np.where(np.arange(32) < 2, 0.02, 1))
+    turned = np.concatenate([rows[:, 1::-1], rows[:, 2:]], axis=1)
+    limits = replace(INT8, margin=1.0)
+    names = (
+        "image cosine_distance of the first 2 dimensions",
+        "text cosine_distance of the first 2 dimensions",
+    )
+    for narrower, failing in (((), set[str]()), ((2, 16), set(names))):
+        reference = Embeddings(rows, rows, narrower=narrower)
+        numbers, (tier, _) = compare(reference, Embeddings(turned, rows), limits)
+        found = {check.name for check in tier.checks if check.verdict is Verdict.FAIL}
+        assert found & set(names) == failing & {names[0]}
+        assert ("at_widths" in numbers) == bool(narrower)
+        assert numbers["image"]["min_cosine"] > 0.99
+    assert numbers["at_widths"]["2"]["image"]["min_cosine"] < 0.5
+    assert numbers["at_widths"]["2"]["text"]["min_cosine"] == pytest.approx(1, abs=1e-6)

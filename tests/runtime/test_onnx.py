@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 from collections.abc import Iterator
@@ -15,9 +16,10 @@ import numpy as np
 import pytest
 
 from kdx.core.errors import DataError, KdxError, SetupError, UsageError
+from kdx.core.folders import read_json
 from kdx.runtime import onnx
 from kdx.runtime.exported_encoder import IMAGE_FEATURES, PIXELS, TEXT_FEATURES, TOKENS
-from kdx.runtime.exported_model import ExportedModel, open_exported_model
+from kdx.runtime.exported_model import ExportedModel, open_exported_model, read_exported_model
 from kdx.runtime.onnx import OnnxEncoder, import_onnxruntime, open_session, run_bound
 
 
@@ -41,6 +43,17 @@ def test_embeddings_are_unit_rows_in_fp32(encoder: OnnxEncoder) -> None:
     for embeddings in (encoder.encode_image(_pixels(encoder, 3)), encoder.embed_texts(["a", "b c", ""])):
         assert embeddings.shape == (3, encoder.spec.embed_dim) and embeddings.dtype == np.float32
         assert np.linalg.norm(embeddings, axis=1) == pytest.approx(np.ones(3), abs=1e-5)
+
+
+def test_what_was_exported_says_its_widths_and_is_cut_to_them(model: ExportedModel, tmp_path: Path) -> None:
+    folder = tmp_path / "exported"
+    shutil.copytree(model.path, folder)
+    config = read_json(folder / "config.json")
+    config["spec"]["matryoshka_dims"] = [8, model.spec.embed_dim]
+    (folder / "config.json").write_text(json.dumps(config))
+    with OnnxEncoder(read_exported_model(folder, model.manifest), num_threads=1) as several:
+        whole, first = several.embed_texts(["a"]), several.embed_texts(["a"], dimensions=8)
+    np.testing.assert_allclose(first[0], whole[0, :8] / np.linalg.norm(whole[0, :8]), atol=1e-6)
 
 
 def test_an_empty_batch_gives_no_rows_without_a_session(model: ExportedModel) -> None:

@@ -3,6 +3,7 @@
 import io
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -187,6 +188,17 @@ def test_requests_hold_what_the_server_takes_at_once(embedder: TritonEmbedder) -
     assert texts[:, 0].tolist() == list(range(1, 131)) and sizes == [64, 64, 2]
     sizes.clear()
     assert len(embedder.embed_texts(["a", "b", "c"], batch_size=2)) == 3 and sizes == [2, 1]
+
+
+def test_the_first_dimensions_of_what_the_server_answers_are_given(embedder: TritonEmbedder) -> None:
+    embedder.spec = replace(embedder.spec, embed_dim=2, matryoshka_dims=(1, 2))
+    rows = {"embedding": np.array([[0.6, 0.8]], np.float32)}
+    embedder.connection.infer = lambda *_, **__: rows  # type: ignore[method-assign]
+    assert embedder.embed_texts(["a"]).tolist() == rows["embedding"].tolist()
+    assert embedder.embed_texts(["a"], dimensions=1).tolist() == [[1]]
+    assert embedder.embed_images([b"x"], dimensions=1).tolist() == [[1]]
+    with pytest.raises(UsageError, match="1 or 2 numbers"):
+        embedder.embed_images([b"x"], dimensions=3)
 
 
 def test_nothing_asks_nothing(embedder: TritonEmbedder) -> None:
