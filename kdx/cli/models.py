@@ -89,7 +89,8 @@ def save_open_clip(checkpoint: Path, out: Path, overwrite: bool) -> None:
     """Write CHECKPOINT (or a run's student) as a folder that open_clip loads; the inverse of `kdx import`.
 
     OUT/open_clip_model.safetensors goes into open_clip.create_model(NAME, pretrained=FILE) after
-    open_clip.add_model_config(OUT); open_clip.create_model("local-dir:OUT") needs nothing else.
+    open_clip.add_model_config(OUT); open_clip.create_model("local-dir:OUT") needs nothing else, and
+    open_clip.get_tokenizer("local-dir:OUT") has the model's own tokenizer.
 
     Where torch and torchvision come from different places, `import kdx.models` must come before
     `import open_clip`, as in the line printed at the end.

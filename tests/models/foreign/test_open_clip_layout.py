@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -94,6 +96,31 @@ def test_the_demos_student_comes_back_under_its_name(mini_checkpoint: Path, tmp_
         back = open_checkpoint(tmp_path / str(number))
         assert back.spec.name == "kdx-mini"
         assert back.spec.preprocess_digest == checkpoint.spec.preprocess_digest
+
+
+@pytest.mark.parametrize("name", ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"])
+def test_a_folder_in_shards_is_read_through_their_index(
+    name: str, mini_checkpoint: Path, tmp_path: Path
+) -> None:
+    checkpoint = open_checkpoint(mini_checkpoint)
+    weights = save_open_clip(checkpoint, tmp_path / "theirs")
+    state = safetensors.torch.load_file(weights)
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    shutil.copy(weights.with_name("open_clip_config.json"), folder)
+    index = {key: f"shard-{number % 2}" for number, key in enumerate(state)}
+    for shard in set(index.values()):
+        part = {key: state[key] for key in state if index[key] == shard}
+        if name.endswith(".bin"):
+            torch.save(part, folder / shard)
+        else:
+            safetensors.torch.save_file(part, folder / shard)
+    (folder / f"{name}.index.json").write_text(json.dumps({"weight_map": index}))
+    for number, source in enumerate((folder, folder / f"{name}.index.json")):
+        import_checkpoint(str(source), tmp_path / str(number))
+        back = open_checkpoint(tmp_path / str(number))
+        assert back.spec.name == "kdx-mini"
+        assert all(torch.equal(value, state[key]) for key, value in back.model.state_dict().items())
 
 
 def test_preprocessing_goes_with_the_folder(tmp_path: Path) -> None:
