@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TextIO
 
 from kdx.core.digests import value_digest
-from kdx.core.errors import DataError
+from kdx.core.errors import DataError, beginning
 from kdx.core.folders import write_atomic
 from kdx.core.progress import Progress, silent
 
@@ -27,6 +27,7 @@ from .writing import add_sample
 
 MAX_LEFT_OUT = 0.1  # share of the images
 SHOWN = 3
+LONGEST_NAME = 200  # characters of an image's name in an error
 EVERY = 50  # images between two calls of progress
 RULES = "1"  # part of a plan's identity: change it with what a sample is written as
 
@@ -112,7 +113,9 @@ class _Report:
         count = self.result.num_left_out
         if count <= MAX_LEFT_OUT * self.total:
             return
-        some = "; ".join(f"{image}: {reason}" for image, reason in self.result.left_out)
+        some = "; ".join(
+            f"{beginning(image, LONGEST_NAME)}: {reason}" for image, reason in self.result.left_out
+        )
         self._file.flush()
         shutil.copyfile(self._file.name, self._refused)
         raise DataError(

@@ -11,13 +11,13 @@ with one of, first found first read:
 
 from __future__ import annotations
 
-import csv
 import io
 from pathlib import Path
 from typing import Any
 
-from kdx.core.errors import DataError
+from kdx.core.errors import DataError, beginning
 from kdx.data.sample import is_index
+from kdx.data.sources.csv_rows import OpenQuote, read_rows
 
 from .class_folders import image_files
 from .image_list import Entry, Listing, PlainFile
@@ -87,10 +87,13 @@ def _find(name: str, *folders: Path) -> Path | None:
 
 
 def _from_kaggle(path: Path) -> dict[str, str]:
-    rows = list(csv.reader(io.StringIO(read_text(path))))
+    try:
+        rows = [fields for _, fields in read_rows(io.StringIO(read_text(path)), ",") if fields]
+    except OpenQuote as error:
+        raise DataError(str(error), where=path, remedy="copy it again") from None
     if not rows or rows[0] != ["ImageId", "PredictionString"]:
         raise DataError(
-            f"its columns are {', '.join(rows[0]) if rows else 'missing'}, not ImageId, PredictionString",
+            f"its columns are {beginning(', '.join(rows[0])) if rows else 'missing'}, not ImageId, PredictionString",
             where=path,
             remedy="copy it again",
         )

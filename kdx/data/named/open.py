@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kdx.core.errors import DataError, UsageError
+from kdx.core.errors import DataError, UsageError, beginning
 from kdx.data.image_set import captions_an_image
 from kdx.data.sample import BadSample, LabelFinder, names_among
 
@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 MIN_GOOD_SHARE = 0.9  # with more left out the score would say little about the set
 SHOWN = 3
 NAMED = 20  # of what is left out
+LONGEST_KEY = 200  # characters that are shown; in a file of annotations a name may be anything
 
 
 @dataclass(frozen=True)
@@ -190,7 +191,7 @@ def _protocol(record: SetRecord, listing: Listing) -> str:
 
 def _tell_skipped(name: str, skipped: list[tuple[str, str]]) -> None:
     for key, reason in skipped[:NAMED]:
-        log.warning("left out %s of %s: %s", key, name, reason)
+        log.warning("left out %s of %s: %s", beginning(key, LONGEST_KEY), name, reason)
     if len(skipped) > NAMED:
         log.warning("left out %s more images of %s", f"{len(skipped) - NAMED:,}", name)
 
@@ -200,7 +201,9 @@ def _check_share(name: str, root: Path, listing: Listing) -> None:
     if not good and not bad:
         raise DataError(f"there are no images of {name}", where=root, remedy="copy the set again")
     if good < MIN_GOOD_SHARE * (good + bad):
-        reasons = "; ".join(f"{key}: {reason}" for key, reason in listing.skipped[:SHOWN])
+        reasons = "; ".join(
+            f"{beginning(key, LONGEST_KEY)}: {reason}" for key, reason in listing.skipped[:SHOWN]
+        )
         more = "; …" if bad > SHOWN else ""
         raise DataError(
             f"only {good:,} of {good + bad:,} images can be scored ({reasons}{more})",

@@ -6,7 +6,7 @@ taken as they are, because Google's captions hold single quotation marks; fields
 
 from __future__ import annotations
 
-import csv
+import contextlib
 import itertools
 import re
 from collections.abc import Sequence
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kdx.core.errors import DataError, UsageError, beginning
+from kdx.data.sources.csv_rows import OpenQuote, read_rows
 
 ROWS_SEEN = 100
 URL = re.compile(r"https?://[^\s/]+", re.IGNORECASE)
@@ -72,11 +73,11 @@ def read_text_list(path: Path, url_column: str | None, caption_column: str | Non
     if format_ == "tab":
         rows = [line.split("\t") for line in lines]
     elif format_ == "comma":
-        rows = [row for row in csv.reader(lines) if row]
+        rows = _comma_rows(lines)
     else:
         rows = [[line] for line in lines]
-    header = not any(is_url(field) for field in rows[0])
-    if header and len(rows) == 1:
+    header = bool(rows) and not any(is_url(field) for field in rows[0])
+    if len(rows) == header:
         raise DataError("holds no URL", where=path, remedy="give a list with a URL (http, https) in each row")
     names = tuple(name.strip() for name in rows[0]) if header else ()
     url, caption = choose_columns(path, names, rows[header:], url_column, caption_column)
@@ -171,6 +172,14 @@ def _first_lines(path: Path) -> list[str]:
     if not lines:
         raise DataError("is empty", where=path, remedy="give a list with a URL in each row")
     return lines
+
+
+def _comma_rows(lines: Sequence[str]) -> list[list[str]]:
+    """Those that end among the lines."""
+    rows: list[list[str]] = []
+    with contextlib.suppress(OpenQuote):
+        rows.extend(fields for _, fields in read_rows(lines, ",") if fields)
+    return rows
 
 
 def _find_format(path: Path, lines: Sequence[str]) -> str:

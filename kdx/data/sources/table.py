@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,10 +42,10 @@ class Table(OfFiles):
 
     def _rows(self, leave_out: LeaveOut) -> Iterator[Row]:
         with self.place.open(encoding="utf-8-sig", newline="") as file:
-            delimiter, names = _read_header(self.place, file.readline(), self._wanted)
-            columns = find_columns(names, self._wanted, self.place)
-            at = {name: index for index, name in enumerate(names)}
             try:
+                delimiter, names = _read_header(self.place, file.readline(), self._wanted)
+                columns = find_columns(names, self._wanted, self.place)
+                at = {name: index for index, name in enumerate(names)}
                 for lines, fields in read_rows(file, delimiter, first=2):
                     if fields is None or len(fields) not in (0, len(names)):
                         reason = _unfit(fields, len(names), delimiter, lines)
@@ -94,11 +93,14 @@ def _read_header(place: Path, line: str, wanted: Wanted) -> tuple[str, list[str]
     """The delimiter and the names: that with which there is a column of images, or else the most columns."""
     if not line.strip():
         raise DataError("is empty", where=place, remedy="give a table whose first line names its columns")
-    headers = [
-        (delimiter, [name.strip() for name in next(csv.reader([line], delimiter=delimiter))])
-        for delimiter in DELIMITERS
-    ]
+    headers = [(delimiter, _names(line, delimiter)) for delimiter in DELIMITERS]
     return max(headers, key=lambda header: (has_images(header[1], wanted), len(header[1])))
+
+
+def _names(line: str, delimiter: str) -> list[str]:
+    """Raises OpenQuote."""
+    _, fields = next(read_rows([line], delimiter))
+    return [name.strip() for name in fields or ()]
 
 
 def _unfit(fields: list[str] | None, expected: int, delimiter: str, lines: range) -> str:

@@ -107,8 +107,18 @@ def test_a_label_that_is_no_class(tmp_path: Path, make_photo: Callable[..., byte
         open_named("imagenet", tmp_path)
 
 
-def test_other_columns_are_shown(tmp_path: Path, make_photo: Callable[..., bytes]) -> None:
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("file,label\na,1\n", "its columns are file, label, not ImageId, PredictionString"),
+        ('"file\nname",label\na,1\n', "its columns are file name, label, not ImageId, PredictionString"),
+        ('ImageId,PredictionString\na,"' + "b\n" * 10**5, "a quote that opens in line 2 is never closed"),
+    ],
+)
+def test_another_table_is_said_in_one_line(
+    tmp_path: Path, make_photo: Callable[..., bytes], content: str, message: str
+) -> None:
     write_photos(tmp_path, make_photo(0))
-    (tmp_path / "LOC_val_solution.csv").write_text("file,label\na,1\n")
-    with pytest.raises(DataError, match="its columns are file, label, not ImageId, PredictionString"):
+    (tmp_path / "LOC_val_solution.csv").write_text(content)
+    with pytest.raises(DataError, match=message):
         open_named("imagenet", tmp_path)

@@ -94,3 +94,10 @@ def test_the_digest_tells_another_image_name_or_caption(tmp_path: Path, write_fo
         (tmp_path / "set.csv").write_text(f"title,filepath\n{caption},set/cat/cat_00000000.JPEG\n")
         digests.add(open_named("csv", tmp_path / "set.csv").digest)
     assert len(digests) == 5
+
+
+def test_names_with_line_breaks_are_shown_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "set.csv").write_text('title,filepath\na,"one\nname.jpg"\nb,"other\nname.jpg"\n')
+    with pytest.raises(DataError, match=r"one name\.jpg: the image is absent") as raised:
+        open_named("csv", tmp_path / "set.csv")
+    assert "\n" not in str(raised.value)

@@ -89,3 +89,14 @@ def test_the_parts_of_a_folder_come_in_their_order(tmp_path: Path) -> None:
     for name in ("part-2.parquet", "part-1.parquet", "readme.md"):
         (tmp_path / name).touch()
     assert [path.name for path in list_files(tmp_path)] == ["part-1.parquet", "part-2.parquet"]
+
+
+@pytest.mark.parametrize("text", [f'"{ONE}', f'url,caption\n"{ONE}', "x" * 2**21])
+def test_a_table_whose_rows_do_not_end_holds_no_url(tmp_path: Path, text: str) -> None:
+    with pytest.raises(DataError, match="holds no URL"):
+        read(tmp_path / "a.csv", text)
+
+
+def test_a_text_that_runs_over_the_rows_that_are_seen_is_no_matter(tmp_path: Path) -> None:
+    found = read(tmp_path / "a.csv", f'url,caption\n{ONE},a\n{TWO.replace(",", "")},"' + "b\n" * 200 + '"\n')
+    assert (found.format, found.header, found.url, found.caption) == ("comma", True, 0, 1)

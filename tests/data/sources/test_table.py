@@ -93,6 +93,13 @@ def test_an_open_quote_hides_no_rows(tmp_path: Path, behind: int) -> None:
     assert "a quote in it is written twice" in str(caught.value.remedy) and "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("header", ['filepath,"title', "filepath,title" + "x" * 2**21])
+def test_a_header_that_is_none_is_said_in_one_line(tmp_path: Path, header: str) -> None:
+    with pytest.raises(DataError, match=r"line 1|no column is called") as caught:
+        _read(_table(tmp_path, header + "\n1.jpg,a\n"))
+    assert "\n" not in str(caught.value)
+
+
 def test_rows_between_two_quotes_that_do_not_belong_together_are_each_named(tmp_path: Path) -> None:
     rows, left_out = _read(
         _table(tmp_path, 'filepath,title\n1.jpg,"a\n2.jpg,b\n3.jpg,"c\n4.jpg,d\n5.jpg,"e, ""f""\ng"\n')
