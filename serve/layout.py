@@ -145,7 +145,7 @@ def _embedders(exported: ExportedModel, instances: int, *, apart: bool) -> tuple
             (Tensor("label", "TYPE_STRING", (-1, -1)), Tensor("score", "TYPE_FP32", (-1, -1))),
             ZERO_SHOT_INSTANCES,
             asks=("embed_image", "embed_text"),
-            parameters={"logit_scale": repr(spec.logit_scale)},
+            parameters={"logit_scale": repr(spec.logit_scale), "logit_bias": repr(spec.logit_bias)},
         ),
     )
 

@@ -199,7 +199,8 @@ class Embedder(ABC):
         templates: Iterable[str] | None = None,
         top_k: int = 5,
     ) -> list[list[tuple[str, float]]]:
-        """For each image its `top_k` best labels with their probabilities over all labels, best first.
+        """For each image its `top_k` best labels with their probabilities, best first: over all labels, or of a model
+        with a bias each label's own (kdx.core.prompts.label_probabilities).
 
         templates: prompts with `{}` where the label goes, whose vectors are averaged; without them "a photo of a
         {}.". A top_k above the number of labels gives all. A label may stand there twice: each counts by itself.
@@ -208,7 +209,8 @@ class Embedder(ABC):
         labels, templates = check_labels(labels), check_templates(templates)
         top_k, images = check_count(top_k, "top_k"), check_images(images)
         vectors = class_vectors(self.embed_texts(prompt_texts(labels, templates)), len(templates))  # [C, D]
-        scores = label_probabilities(self.embed_images(images), vectors, self.spec.logit_scale)  # [N, C]
+        embeddings, spec = self.embed_images(images), self.spec
+        scores = label_probabilities(embeddings, vectors, spec.logit_scale, spec.logit_bias)  # [N, C]
         return [
             [(labels[column], float(row[column])) for column in best]
             for row, best in zip(scores, best_labels(scores, top_k), strict=True)

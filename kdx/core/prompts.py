@@ -27,10 +27,20 @@ def class_vectors(text_embeddings: npt.NDArray[np.float32], num_templates: int) 
 
 
 def label_probabilities(
-    images: npt.NDArray[np.float32], vectors: npt.NDArray[np.float32], logit_scale: float
+    images: npt.NDArray[np.float32],
+    vectors: npt.NDArray[np.float32],
+    logit_scale: float,
+    logit_bias: float = 0.0,
 ) -> npt.NDArray[np.float32]:
-    """Softmax of logit_scale × cosine. images: float32 [B, D]; vectors: of the labels, float32 [C, D]. → [B, C]."""
+    """How well each label fits each image. images: float32 [B, D]; vectors: of the labels, float32 [C, D]. → [B, C].
+
+    Of a model with a bias (SigLIP) the sigmoid of logit_scale × cosine + bias: each label is judged by itself, and none
+    may fit. Else the softmax of logit_scale × cosine: the labels share 1.
+    """
     logits = np.float32(logit_scale) * (images @ vectors.T)
+    if logit_bias:
+        # in fp32 exp overflows beyond 88, where the sigmoid is 0 long since
+        return np.reciprocal(1 + np.exp(-np.clip(logits + np.float32(logit_bias), -80, 80)))
     exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
     return exponentials / exponentials.sum(axis=1, keepdims=True)
 

@@ -2,7 +2,7 @@
 
 `image` BYTES [B, 1]; `labels` BYTES [1], a JSON list of strings; `templates` BYTES [1], optional, a JSON list of
 prompts with `{}`; `top_k` INT32 [1], optional → `label` BYTES [B, K], `score` FP32 [B, K], best first. The score is
-the softmax of logit_scale × cosine over all labels.
+that of kdx.core.prompts.label_probabilities: the softmax over all labels, or of a sigmoid model each label's own.
 """
 
 from __future__ import annotations
@@ -35,7 +35,9 @@ class TritonPythonModel:
 
     def initialize(self, args: dict[str, Any]) -> None:
         parameters = json.loads(args["model_config"])["parameters"]
-        self._logit_scale = float(parameters["logit_scale"]["string_value"])
+        self._logit_scale, self._logit_bias = (
+            float(parameters[name]["string_value"]) for name in ("logit_scale", "logit_bias")
+        )
         self._class_vectors: OrderedDict[Prompts, FloatArray] = OrderedDict()
 
     def execute(self, requests: list[Any]) -> list[Any]:
@@ -54,7 +56,7 @@ class TritonPythonModel:
         top_k = _read_top_k(request)
         embeddings = ask("embed_image", "image", to_bytes_column(images))  # [B, D]
         vectors = self._vectors_of(prompts, request)  # [C, D]
-        scores = label_probabilities(embeddings, vectors, self._logit_scale)  # [B, C]
+        scores = label_probabilities(embeddings, vectors, self._logit_scale, self._logit_bias)  # [B, C]
         best = best_labels(scores, top_k)  # [B, K]
         labels = np.array([label.encode() for label in prompts[0]], dtype=np.object_)
         return {"label": labels[best], "score": np.take_along_axis(scores, best, axis=1)}

@@ -41,3 +41,11 @@ def test_a_large_scale_overflows_nothing() -> None:
     images = np.array([[1, 0]], np.float32)
     probabilities = label_probabilities(images, np.array([[1, 0], [-1, 0]], np.float32), 1e4)
     assert probabilities.dtype == np.float32 and probabilities.tolist() == [[1, 0]]
+
+
+def test_of_a_model_with_a_bias_each_label_is_judged_by_itself() -> None:
+    images = np.array([[1, 0]], np.float32)
+    vectors = np.array([[1, 0], [0, 1], [-1, 0]], np.float32)
+    expected = [[1 / (1 + math.exp(-logit)) for logit in (2 - 1, 0 - 1, -2 - 1)]]
+    assert label_probabilities(images, vectors, 2.0, -1.0) == pytest.approx(np.array(expected), abs=1e-6)
+    assert label_probabilities(images, vectors, 1e4, -10.0)[0, [0, 2]].tolist() == pytest.approx([1, 0])
