@@ -41,8 +41,8 @@ class Objective(nn.Module):
     see the student's embedding through Linear(student_dim → teacher_dim) before normalisation.
 
     config.dims (Matryoshka, arXiv 2205.13147): the loss is the weighted sum of what it would be for students whose
-    embeddings are the first dims[0], dims[1], … dimensions of this one. Each has projections and learnable scales of
-    its own; multiplier and bias of the logits are the student's for all.
+    embeddings are the first dims[0], dims[1], … dimensions of this one. All share what is learnt beside the student: a
+    narrower one is projected by the first columns of the whole one's projection (MRL-E).
 
     ranks: the processes over which a batch is spread. Each gives its own b pairs and gets the mean over its own rows;
     the mean of these losses over the processes is the loss of the whole batch, and the mean of their gradients its
@@ -69,11 +69,6 @@ class Objective(nn.Module):
         self.ranks = ranks
         self.bridges = nn.ModuleList(
             _Bridge(config, student_dim, width, ranks) for width in (widths if config.needs_teacher else ())
-        )
-        # after the bridges of the whole embedding, whose first weights are then those of a student without dims
-        alone = config.model_copy(update={"dims": None, "dim_weights": None})
-        self.narrower = nn.ModuleList(
-            Objective(alone, dim, widths, ranks=ranks) for dim in config.widths if dim < student_dim
         )
 
     def forward(
@@ -118,17 +113,15 @@ class Objective(nn.Module):
 
     def _at_all_widths(self, student: Embeddings, teachers: list[LocalRows]) -> dict[str, Tensor]:
         """Each term, summed over config.dims with their weights."""
-        whole = self._terms(student, teachers)
         if not self.config.dims:
-            return whole
-        dims, weights = self.config.dims, list(self.config.widths.values())
-        narrower = zip(dims, self.narrower, strict=False)  # the last of dims is the whole embedding
-        each = [cast(Objective, one)._terms(_first(dim, student), teachers) for dim, one in narrower] + [
-            whole
-        ]
+            return self._terms(student, teachers)
+        weights = self.config.widths
+        each = [self._terms(_first(dim, student), teachers) for dim in weights]
         return {
-            name: torch.stack([weight * some[name] for weight, some in zip(weights, each, strict=True)]).sum()
-            for name in whole
+            name: torch.stack(
+                [weight * some[name] for weight, some in zip(weights.values(), each, strict=True)]
+            ).sum()
+            for name in each[0]
         }
 
     def _terms(self, student: Embeddings, teachers: list[LocalRows]) -> dict[str, Tensor]:
@@ -253,14 +246,18 @@ def _prepared(embeddings: Embeddings, *, unit: bool) -> Embeddings:
 
 
 def _first(dim: int, embeddings: Embeddings) -> Embeddings:
-    """What a student says whose embedding is the first `dim` dimensions of this one's."""
+    """The first `dim` dimensions, then zeros: no similarity sees them, and a projection keeps its first columns."""
     masked = embeddings.masked_image
     return replace(
         embeddings,
-        image=embeddings.image[:, :dim],
-        text=embeddings.text[:, :dim],
-        masked_image=None if masked is None else masked[:, :dim],
+        image=_cut(embeddings.image, dim),
+        text=_cut(embeddings.text, dim),
+        masked_image=None if masked is None else _cut(masked, dim),
     )
+
+
+def _cut(rows: Tensor, dim: int) -> Tensor:
+    return rows if dim == rows.shape[1] else F.pad(rows[:, :dim], (0, rows.shape[1] - dim))
 
 
 def _widened(embedding: Tensor) -> Tensor:
