@@ -9,16 +9,17 @@ from typing import Any
 
 import open_clip
 import pytest
-import timm
 import torch
 from open_clip.coca_model import CoCa
 from open_clip.model import CLIP, CustomTextCLIP
-from torch import Tensor, nn
+from torch import nn
 
 from kdx.models.architectures import build_model, count_parameters
 from kdx.models.clip_configuration import unsupported_reason
 from kdx.models.hugging_face_text import known_configs
 from kdx.models.open_clip_architectures import from_open_clip, open_clip_names
+
+from .open_clip_cuts import cut, cut_trunks, padded_tokens
 
 LIMIT = 1e-5
 FAMILIES = [
@@ -43,43 +44,11 @@ FAMILIES = [
     "nllb-clip-base",
     "coca_roberta-ViT-B-32",
 ]
-SHALLOW = {  # each kind of Hugging Face model has its own names
-    **dict.fromkeys(("num_hidden_layers", "num_layers", "num_decoder_layers"), 1),
-    **dict.fromkeys(("encoder_layers", "decoder_layers"), 1),
-    "vocab_size": 64,
-}
-TRUNK_CUTS = (
-    ({"depth": 1}, ("vit", "eva")),
-    ({"layers": (1, 1, 1, 1)}, ("fastvit_mci0", "fastvit_mci1", "fastvit_mci2")),
-    ({"layers": (1, 1, 1, 1, 1)}, ("fastvit",)),
-    ({"depths": (1, 1, 1, 1)}, ("convnext", "swin")),
-)
-
-
-def cut(config: dict[str, Any]) -> dict[str, Any]:
-    """The configuration with one layer (or one in each stage) and a small vocabulary."""
-    config = copy.deepcopy(config)
-    vision, text = config["vision_cfg"], config["text_cfg"]
-    staged = isinstance(vision.get("layers"), list)
-    vision["layers"] = [1, 1, 1, 1] if staged else 1
-    text |= {"layers": 1, "vocab_size": max(64, text.get("eos_id", 2) + 1)}
-    if text.get("hf_model_name"):
-        text["hf_config"] = known_configs()[text["hf_model_name"]] | SHALLOW
-    if "multimodal_cfg" in config:
-        config["multimodal_cfg"]["layers"] = 1
-    return config
 
 
 @pytest.fixture
 def shallow_trunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """timm's trunks with one block in each stage, for kdx and open_clip alike."""
-    whole = timm.create_model
-
-    def shallow(name: str, **options: Any) -> nn.Module:
-        depth = next((depth for depth, names in TRUNK_CUTS if name.startswith(names)), {})
-        return whole(name, **{**options, **depth})
-
-    monkeypatch.setattr(timm, "create_model", shallow)
+    cut_trunks(monkeypatch)
 
 
 def _open_clips_own(config: dict[str, Any], folder: Path) -> nn.Module:
@@ -96,18 +65,6 @@ def _open_clips_own(config: dict[str, Any], folder: Path) -> nn.Module:
     return CoCa(**config) if "multimodal_cfg" in config else CustomTextCLIP(**config)
 
 
-def _tokens(config: dict[str, Any], length: int) -> Tensor:
-    """Two texts, the second padded: ended by what the tower pools at, or by the highest id."""
-    text = config["text_cfg"]
-    hugging_face = text.get("hf_config") or known_configs().get(text.get("hf_model_name", ""), {})
-    end = text.get("eos_id") if text.get("pool_type") == "eos" else None
-    end = text.get("vocab_size", 49408) - 1 if end is None else end
-    tokens = torch.randint(3, 60, (2, length), generator=torch.Generator().manual_seed(0))
-    tokens[0, -1] = tokens[1, 5] = end
-    tokens[1, 6:] = hugging_face.get("pad_token_id", 0)
-    return tokens
-
-
 def compare(name: str, config: dict[str, Any], folder: Path) -> None:
     """Asserts that both towers put out what open_clip's do, finite numbers of the declared shape.
 
@@ -119,7 +76,7 @@ def compare(name: str, config: dict[str, Any], folder: Path) -> None:
     assert not surplus and all(key.startswith("text_decoder.") for key in missing)
     size = architecture.vision_cfg.image_size
     pixels = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
-    tokens = _tokens(config, ours.context_length)
+    tokens = padded_tokens(config, ours.context_length)
     with torch.no_grad():
         for encode, given in (("encode_image", pixels), ("encode_text", tokens)):
             mine = getattr(ours, encode)(given)
