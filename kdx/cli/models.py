@@ -15,9 +15,10 @@ from .output import print_json, print_table
 def command(ctx: click.Context, as_json: bool) -> None:
     """List the architectures that have a name: kdx's own and open_clip's.
 
-    Each can be trained as a student, distilled from as a teacher, and exported; the last column says what it needs for
-    that. A recipe's student and `kdx models init` also take timm:NAME+TEXT, a timm trunk beside a text tower from the
-    smallest, XS, over S, T and B to L (timm:efficientnet_b1+S).
+    Each can be trained as a student, distilled from as a teacher, and exported; `needs` says what has to be there for
+    that. Texts are up to so many tokens long (≤), or always as long. A recipe's student and `kdx models init` also take
+    timm:NAME+TEXT, a timm trunk beside a text tower from the smallest, XS, over S, T and B to L
+    (timm:efficientnet_b1+S).
 
     Example: kdx models --json
     """
@@ -39,7 +40,7 @@ def command(ctx: click.Context, as_json: bool) -> None:
         column.justify = "right"
     for each in listed:
         millions = (f"{n / 1e6:.2f} M" for n in (each.image_params, each.text_params, each.total_params))
-        sizes = str(each.image_size), str(each.tokens)
+        sizes = str(each.image_size), each.lengths
         table.add_row(each.name, *millions, *sizes, ", ".join(each.needs), each.about)
     print_table(table)
     click.echo(f"{len(listed)} architectures, among them {census()}", err=True)

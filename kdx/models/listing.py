@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import open_clip
 
@@ -15,6 +15,8 @@ from .open_clip_architectures import open_clip_names
 class ListedArchitecture:
     """image_params: the image tower's; text_params: all else, so with the logit scale. tokens: of a text, at most.
 
+    text_padding: "longest" if a batch of texts is as long as its longest, "full" if each is padded to `tokens`; then
+    exports have texts of that length alone, which cost the same however short they are.
     needs: what has to be there for its use, besides kdx[train].
     """
 
@@ -24,9 +26,15 @@ class ListedArchitecture:
     total_params: int
     image_size: int
     tokens: int
+    text_padding: Literal["longest", "full"]
     tokenizer: str
     needs: tuple[str, ...]
     about: str
+
+    @property
+    def lengths(self) -> str:
+        """Of texts, in tokens: "≤ 77" where shorter ones cost less, "64" where all are that long."""
+        return f"≤ {self.tokens}" if self.text_padding == "longest" else str(self.tokens)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -58,6 +66,7 @@ def _listed(architecture: Architecture, image: int, text: int) -> ListedArchitec
         total_params=image + text,
         image_size=architecture.vision_cfg.image_size,
         tokens=words.context_length,
+        text_padding=architecture.text_padding,
         tokenizer=tokenizer,
         needs=needs,
         about=architecture.about,

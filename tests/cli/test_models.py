@@ -20,6 +20,7 @@ def test_json_lists_every_architecture_with_its_counts() -> None:
         "total_params": 46_116_097,
         "image_size": 224,
         "tokens": 77,
+        "text_padding": "longest",
         "tokenizer": "CLIP",
         "needs": [],
         "about": by_name["ViT-T-16"]["about"],

@@ -19,7 +19,12 @@ def test_the_table_in_the_documents_is_the_list() -> None:
 def _row(each: ListedArchitecture) -> str:
     image, text, total = (n / 1e6 for n in (each.image_params, each.text_params, each.total_params))
     millions = f"{image:.2f} | {text:.2f} | {total:.2f}"
-    return f"| `{each.name}` | {millions} | {each.image_size} | {each.tokens} | {', '.join(each.needs)} |"
+    return f"| `{each.name}` | {millions} | {each.image_size} | {each.lengths} | {', '.join(each.needs)} |"
+
+
+def test_a_length_is_fixed_where_a_text_tower_sees_its_padding() -> None:
+    lengths = {name: LISTED[name].lengths for name in ("ViT-B-16", "ViT-B-16-SigLIP2", "roberta-ViT-B-32")}
+    assert lengths == {"ViT-B-16": "≤ 77", "ViT-B-16-SigLIP2": "64", "roberta-ViT-B-32": "≤ 77"}
 
 
 def _assert_counts(name: str) -> None:
