@@ -92,3 +92,19 @@ def test_it_is_imported_exported_and_served_with_the_answers_of_pytorch(
                 assert [label for label, _ in row] == [label for label, _ in expected]
                 scores, wanted = ([score for _, score in each] for each in (row, expected))
                 assert scores == pytest.approx(wanted, abs=1e-5)
+
+
+@pytest.mark.slow  # pt2 compiles for half a minute
+@pytest.mark.parametrize(("format", "precision"), [("onnx", "fp16"), ("openvino", "fp32"), ("pt2", "fp32")])
+def test_it_passes_the_gate_in_other_formats(
+    published: Path, parity_samples: ParitySamples, format: str, precision: str, tmp_path: Path
+) -> None:
+    import_checkpoint(str(published), tmp_path / "model")
+    checkpoint = open_checkpoint(tmp_path / "model")
+    exported = export_checkpoint(
+        checkpoint, tmp_path / "exported", format=format, precision=precision, samples=parity_samples
+    )
+    assert exported.parity()["verdict"] == "PASS"
+    with load(exported.path) as local:
+        given = TorchEncoder(checkpoint).embed_texts(TEXTS)
+        np.testing.assert_allclose(local.embed_texts(TEXTS), given, atol=1e-3)
