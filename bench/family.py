@@ -25,6 +25,7 @@ from kdx.evaluate.speed import TEXT_LENGTH, Case, SpeedProcess, take_turns
 from .family_members import BASELINE, Member, read_members
 from .family_scores import KeptScores, Score, score_digests
 from .page import METRICS
+from .spread import percent, stdev
 
 MIN_SAMPLES = 5  # calls that are timed of each network, however long one takes
 IMAGE, TEXT = Case(1), Case(1, TEXT_LENGTH)
@@ -117,7 +118,7 @@ def cells(row: Row) -> list[str]:
         row["method"] or "–",
         " + ".join(row["teachers"]) or "–",
         score_text(row),
-        *(_percent(each["mean"], each["std"]) for each in row["recalls"].values()),
+        *(percent(each["mean"], each["std"]) for each in row["recalls"].values()),
         str(len(row["runs"])),
         "–" if published is None else f"{published:.2f} %",
         f"{row['image_parameters'] / 1e6:.3g} + {(row['parameters'] - row['image_parameters']) / 1e6:.3g} M",
@@ -148,15 +149,11 @@ def about(document: Mapping[str, Any]) -> list[str]:
 
 def score_text(row: Row) -> str:
     """In percent; with the deviation over seeds, or the interval of one."""
-    score = _percent(row["score"], row["std"])
+    score = percent(row["score"], row["std"])
     if row["interval"] is None:
         return score
     low, high = row["interval"]
     return f"{score} ({100 * low:.1f}–{100 * high:.1f})"
-
-
-def _percent(mean: float, std: float | None) -> str:
-    return f"{100 * mean:.1f} %" if std is None else f"{100 * mean:.1f} ± {100 * std:.1f} %"
 
 
 def _score(
@@ -209,7 +206,7 @@ def _row(group: Sequence[Scored], members: Sequence[Member], times: dict[str, An
         "method": None if taught and first.method == BASELINE else first.method,
         "teachers": list(first.teachers),
         "score": statistics.mean(scores),
-        "std": _stdev(scores),
+        "std": stdev(scores),
         "recalls": {
             f"recall@{k}": _recall([each.score for each in group], k) for k in group[0].score.recalls
         },
@@ -234,8 +231,4 @@ def _row(group: Sequence[Scored], members: Sequence[Member], times: dict[str, An
 
 def _recall(scores: Sequence[Score], k: int) -> dict[str, float | None]:
     values = [score.recalls[k] for score in scores]
-    return {"mean": statistics.mean(values), "std": _stdev(values)}
-
-
-def _stdev(values: Sequence[float]) -> float | None:
-    return statistics.stdev(values) if len(values) > 1 else None
+    return {"mean": statistics.mean(values), "std": stdev(values)}

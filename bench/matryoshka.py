@@ -27,7 +27,8 @@ from kdx.models.architecture import Architecture
 from kdx.models.checkpoint import read_checkpoint_spec
 from kdx.runtime.torch import TorchEncoder
 
-from .methods_work import Task, finished_seconds, run_all, stdev, work_on_comparison
+from .methods_work import Task, finished_seconds, run_all, work_on_comparison
+from .spread import percent, stdev
 
 KIND = "widths"
 TOGETHER, CUT, ALONE = "matryoshka", "cut", "alone"
@@ -222,13 +223,8 @@ def widths_table(document: dict[str, Any]) -> str:
         lines = [f"| dimensions | {' | '.join(students)} |", f"|{'---|' * (1 + len(students))}"]
         for width in map(str, document["dims"]):
             found = [by_width[width] for by_width in students.values()]
-            cells = [_percent(each if cutoff is None else each["recalls"][cutoff]) for each in found]
+            spreads = (each if cutoff is None else each["recalls"][cutoff] for each in found)
+            cells = [percent(each["mean"], each["std"]) for each in spreads]
             lines.append(f"| {width} | {' | '.join(cells)} |")
         tables.append("\n".join([cutoff or document["metric"], "", *lines]))
     return "\n\n".join([f"teacher: {document['metric']} {100 * document['teacher']:.1f} %", *tables])
-
-
-def _percent(spread: dict[str, float | None]) -> str:
-    mean, std = spread["mean"], spread["std"]
-    assert mean is not None
-    return f"{100 * mean:.1f} %" if std is None else f"{100 * mean:.1f} ± {100 * std:.1f} %"

@@ -29,7 +29,8 @@ from kdx.evaluate import Evaluation, evaluate_dataset
 from kdx.models.checkpoint import read_checkpoint_spec
 from kdx.runtime.torch import TorchEncoder
 
-from .methods_work import Task, finished_seconds, run_all, stdev, work_on_comparison
+from .methods_work import Task, finished_seconds, run_all, work_on_comparison
+from .spread import percent, stdev
 
 KIND = "methods"
 BASELINE = "baseline"
@@ -266,3 +267,29 @@ def _summary(method: str, settings: tuple[str, ...], rows: list[Row]) -> dict[st
         "teacher_cosine": statistics.mean(cosines) if cosines else None,
         "seconds": statistics.mean(seconds) if seconds else None,
     }
+
+
+def methods_table(document: dict[str, Any]) -> str:
+    """What compare_methods() returned, as a Markdown table."""
+    baseline = document["methods"]["baseline"]["mean"]
+    more = ["recall@5", "recall@10"] if document["metric"] == "retrieval_recall@1" else []
+    header = ["method", document["metric"], "gain", *more, "cosine to the teacher", "seconds"]
+    table = [header, ["---"] * len(header)]
+    teacher = [percent(document["teacher_recalls"][name]) for name in more]
+    table.append(["teacher", percent(document["teacher"]), "", *teacher, "1", ""])
+    for name, row in document["methods"].items():
+        if row["mean"] is None:
+            table.append([name, "failed", *[""] * (len(header) - 2)])
+            continue
+        gain = "" if baseline is None or name == "baseline" else f"{100 * (row['mean'] - baseline):+.1f}"
+        cosine = "" if row["teacher_cosine"] is None else f"{row['teacher_cosine']:.2f}"
+        each = [percent(row["recalls"][name]["mean"], row["recalls"][name]["std"]) for name in more]
+        table.append([name, percent(row["mean"], row["std"]), gain, *each, cosine, f"{row['seconds']:.0f}"])
+    lines = [f"| {' | '.join(cells)} |" for cells in table]
+    lines += [f"\nleft out: {name}: {why}" for name, why in document["left_out"].items()]
+    lines += [
+        f"\nfailed: {run['method']}, seed {run['seed']}: {run['error']}"
+        for run in document["runs"]
+        if run["error"]
+    ]
+    return "\n".join(lines)

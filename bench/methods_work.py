@@ -9,8 +9,7 @@ import contextlib
 import json
 import os
 import shutil
-import statistics
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 from concurrent.futures import Future, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -58,11 +57,6 @@ def run_all(run: Callable[[Task], Result], tasks: list[Task], jobs: int, progres
                 remedy="choose fewer --jobs, or a smaller batch_size",
             ) from None
     return [results[number] for number in range(len(tasks))]
-
-
-def stdev(values: Sequence[float]) -> float | None:
-    """Of the sample; None of a single value."""
-    return statistics.stdev(values) if len(values) > 1 else None
 
 
 @contextlib.contextmanager

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from .bench_data import command as data
 from .bench_matryoshka import command as matryoshka
+from .bench_methods import command as methods
 from .bench_train import command as train
 from .output import print_json, print_table, tell_document
 
@@ -31,6 +32,7 @@ def command() -> None:
 
 command.add_command(data)
 command.add_command(train)
+command.add_command(methods)
 command.add_command(matryoshka)
 
 
@@ -236,99 +238,6 @@ def report(folder: Path) -> None:
     from kdx.bench import render_report
 
     click.echo(render_report(folder))
-
-
-@command.command()
-@click.argument("recipe")
-@click.option("--pairs", type=click.Path(path_type=Path), required=True, help="Shards to train on.")
-@click.option(
-    "--data", type=click.Path(path_type=Path), required=True, help="Shards whose val split is evaluated."
-)
-@click.option(
-    "--teacher", type=click.Path(path_type=Path), required=True, help="Checkpoint or run of the teacher."
-)
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Where runs and methods.json go.")
-@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a key of the recipe.")
-@click.option("--method", "only", multiple=True, help="Compare only this one with the baseline; repeatable.")
-@click.option(
-    "--seeds", type=click.IntRange(1, 1000), default=3, show_default=True, help="Runs of each method."
-)
-@click.option("--jobs", type=click.IntRange(1, 1000), default=1, show_default=True, help="Runs at a time.")
-@click.option("--limit", type=click.IntRange(min=1), help="Evaluate at most this many images.")
-@click.option("--overwrite", is_flag=True, help="Replace a comparison that lies at OUT.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-def methods(
-    recipe: str,
-    pairs: Path,
-    data: Path,
-    teacher: Path,
-    out: Path,
-    settings: tuple[str, ...],
-    only: tuple[str, ...],
-    seeds: int,
-    jobs: int,
-    limit: int | None,
-    overwrite: bool,
-    as_json: bool,
-) -> None:
-    """Train RECIPE's student alone and with every distillation method, and compare.
-
-    RECIPE is a baseline, a recipe without a distilling term. Methods have the published weights.
-
-    Example: kdx bench methods demo-baseline --pairs few --data shards --teacher teacher-run --out compared
-    """
-    from kdx.bench.methods import compare_methods
-    from kdx.cli.progress import show_progress
-
-    with show_progress("runs") as progress:
-        document = compare_methods(
-            recipe,
-            pairs,
-            data,
-            teacher,
-            out,
-            settings=settings,
-            only=only,
-            seeds=seeds,
-            jobs=jobs,
-            limit=limit,
-            overwrite=overwrite,
-            progress=progress,
-        )
-    if as_json:
-        print_json(document)
-    else:
-        click.echo(_comparison(document))
-
-
-def _comparison(document: dict[str, Any]) -> str:
-    """A Markdown table."""
-    baseline = document["methods"]["baseline"]["mean"]
-    more = ["recall@5", "recall@10"] if document["metric"] == "retrieval_recall@1" else []
-    header = ["method", document["metric"], "gain", *more, "cosine to the teacher", "seconds"]
-    table = [header, ["---"] * len(header)]
-    teacher = [_percent(document["teacher_recalls"][name]) for name in more]
-    table.append(["teacher", _percent(document["teacher"]), "", *teacher, "1", ""])
-    for name, row in document["methods"].items():
-        if row["mean"] is None:
-            table.append([name, "failed", *[""] * (len(header) - 2)])
-            continue
-        gain = "" if baseline is None or name == "baseline" else f"{100 * (row['mean'] - baseline):+.1f}"
-        cosine = "" if row["teacher_cosine"] is None else f"{row['teacher_cosine']:.2f}"
-        each = [_percent(row["recalls"][name]["mean"], row["recalls"][name]["std"]) for name in more]
-        table.append([name, _percent(row["mean"], row["std"]), gain, *each, cosine, f"{row['seconds']:.0f}"])
-    lines = [f"| {' | '.join(cells)} |" for cells in table]
-    lines += [f"\nleft out: {name}: {why}" for name, why in document["left_out"].items()]
-    lines += [
-        f"\nfailed: {run['method']}, seed {run['seed']}: {run['error']}"
-        for run in document["runs"]
-        if run["error"]
-    ]
-    return "\n".join(lines)
-
-
-def _percent(mean: float, std: float | None = None) -> str:
-    return f"{100 * mean:.1f} %" if std is None else f"{100 * mean:.1f} ± {100 * std:.1f} %"
 
 
 def _print_latency(

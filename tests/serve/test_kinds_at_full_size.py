@@ -20,9 +20,10 @@ import torch
 from torch import nn
 
 from kdx.data.synthetic.drawn_set import draw_sample
+from kdx.export.comparison import ONE_DIRECTION, mean_pairwise_cosine
 from kdx.export.exported import export_checkpoint
 from kdx.export.samples import ParitySamples
-from kdx.models.checkpoint import open_checkpoint
+from kdx.models.checkpoint import Checkpoint, open_checkpoint
 from kdx.models.foreign.importing import import_checkpoint
 from kdx.runtime.torch import TorchEncoder
 from kdx.runtime.triton import TritonEmbedder
@@ -47,8 +48,8 @@ LABELS = ["circle", "square", "star", "dog"]
 NOT_A_WORD = "filler{}▁"  # the vocabulary of a small tokenizer is filled up with these
 
 
-def _publish(name: str, preprocess: dict[str, Any], folder: Path) -> None:
-    """A folder in open_clip's layout, with a tokenizer of the kind that the architecture names."""
+def _publish(name: str, preprocess: dict[str, Any], folder: Path) -> Any:
+    """A folder in open_clip's layout, with a tokenizer of the kind that the architecture names. Returns its model."""
     model: Any = open_clip.create_model(name).eval()
     described = open_clip.get_model_config(name) or {}
     _set_batch_norms(model)
@@ -60,6 +61,7 @@ def _publish(name: str, preprocess: dict[str, Any], folder: Path) -> None:
     (folder / "open_clip_config.json").write_text(json.dumps(config))
     state = {key: value.contiguous().clone() for key, value in model.state_dict().items()}
     safetensors.torch.save_file(state, folder / "open_clip_model.safetensors")
+    return model
 
 
 def _fill_vocabulary(path: Path, size: int) -> None:
@@ -85,9 +87,23 @@ def _set_batch_norms(model: Any) -> None:
     model.eval()
 
 
+def _embeddings(model: Any, checkpoint: Checkpoint, images: Any, texts: Any) -> tuple[Any, Any]:
+    """open_clip's own, of the texts padded to the whole context."""
+    spec, tokenizer = checkpoint.spec, checkpoint.tokenizer
+    preprocess = spec.preprocess()
+    pixels = torch.stack([torch.from_numpy(preprocess(image)) for image in images])
+    tokens = torch.full((len(texts), spec.context_length), spec.pad_id)
+    for row, text in zip(tokens, texts, strict=True):
+        ids = tokenizer.encode(text, spec.context_length)
+        row[: len(ids)] = torch.tensor(ids)
+    with torch.no_grad():
+        found = model.encode_image(pixels, normalize=True), model.encode_text(tokens, normalize=True)
+    return found[0].numpy(), found[1].numpy()
+
+
 @pytest.mark.parametrize("name", KINDS)
 def test_it_is_served_with_the_answers_of_pytorch(name: str, tmp_path: Path) -> None:
-    _publish(name, KINDS[name], tmp_path / "published")
+    published = _publish(name, KINDS[name], tmp_path / "published")
     seconds = [time.monotonic()]
     import_checkpoint(str(tmp_path / "published"), tmp_path / "model")
     seconds.append(time.monotonic())
@@ -101,6 +117,12 @@ def test_it_is_served_with_the_answers_of_pytorch(name: str, tmp_path: Path) -> 
     write_repository(exported.path, tmp_path / "repository")
     images, texts = samples.images[:8], samples.texts[:8]
     reference = TorchEncoder(checkpoint)
+    expected = _embeddings(published, checkpoint, images, texts)
+    for encoded, theirs in zip(
+        (reference.embed_images(images), reference.embed_texts(texts)), expected, strict=True
+    ):
+        assert np.abs(encoded - theirs).max() < 1e-5
+        assert mean_pairwise_cosine(theirs) < ONE_DIRECTION  # else any two models would agree
     with (
         TritonServer(tmp_path / "repository", tmp_path / "log", start_timeout=600) as server,
         TritonEmbedder(server.url) as served,
