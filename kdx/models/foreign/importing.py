@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from kdx.core.errors import UsageError
+from kdx.core.errors import DataError, UsageError
 from kdx.core.folders import check_free
 from kdx.core.tokenizers import Tokenizer
 
@@ -106,6 +106,12 @@ def _widened(state: State) -> tuple[str, ...]:
 def _tokenizer(architecture: Architecture, source: str, given: Path | None) -> Tokenizer:
     own = Path(source)
     has_own = architecture.text_cfg.tokenizer_name and holds_tokenizer(own)
+    if not (given or has_own) and architecture.text_cfg.tokenizer_name == architecture.name:
+        raise DataError(  # the folder's name is all that there is to call it by
+            "holds no tokenizer, and none of open_clip's models reads texts by so many ids",
+            where=own,
+            remedy="add its tokenizer.json, or give --tokenizer DIR",
+        )
     return tokenizer_of(architecture, given or (own if has_own else None))
 
 

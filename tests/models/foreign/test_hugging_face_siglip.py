@@ -98,7 +98,7 @@ def test_a_siglip_folder_gives_the_features_of_transformers(
         texts = theirs.get_text_features(tokens).pooler_output
         torch.testing.assert_close(ours.model.encode_image(pixels), images, atol=1e-5, rtol=0)
         torch.testing.assert_close(ours.model.encode_text(tokens), texts, atol=1e-5, rtol=0)
-    assert ours.spec.logit_scale == pytest.approx(float(theirs.logit_scale.exp()), rel=1e-6)
+    assert ours.spec.logit_scale == pytest.approx(theirs.logit_scale.exp().item(), rel=1e-6)
     assert ours.spec.logit_bias == pytest.approx(float(theirs.logit_bias), rel=1e-6)
     assert (ours.spec.name, ours.spec.text_padding) == ("their-siglip", "full")
 
@@ -133,6 +133,15 @@ def test_halves_in_shards_are_widened_and_it_is_said(tmp_path: Path, dtype: torc
     weights = open_checkpoint(tmp_path / "out").model.state_dict()
     assert all(value.dtype == torch.float32 for value in weights.values())
     assert torch.equal(weights["text.ln_final.weight"], theirs.text_model.final_layer_norm.weight.float())
+
+
+def test_a_folder_without_its_tokenizer_is_said_to_be_that(tmp_path: Path) -> None:
+    _write(tmp_path / "alone")
+    for file in (tmp_path / "alone").glob("tokenizer*"):
+        file.unlink()
+    with pytest.raises(DataError, match="holds no tokenizer") as caught:
+        import_checkpoint(str(tmp_path / "alone"), tmp_path / "out")
+    assert "--tokenizer DIR" in (caught.value.remedy or "") and not (tmp_path / "out").exists()
 
 
 def test_prefixes_of_wrappers_are_removed_before_the_keys_are_read(tmp_path: Path) -> None:
