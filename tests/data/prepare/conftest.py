@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-SLOW = 3.0  # seconds; the tests wait for less
+SLOW = 8.0  # seconds; the tests wait for less
 
 
 class Web:
