@@ -81,5 +81,5 @@ def export_checkpoint(
         fields |= {"tools": package_versions(), "sizes": sizes}
         if measure:
             progress(2, 3, "measuring its speed")
-            fields["speed"] = measure_speed(folder)
+            fields["speed"] = measure_speed(folder, checkpoint.spec)
     return open_exported_model(out)

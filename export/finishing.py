@@ -103,7 +103,7 @@ def _finish(
         (folder / "parity.json").write_text(json.dumps(report.to_dict(), indent=2) + "\n", encoding="utf-8")
         fields["tools"] = package_versions()
         fields["sizes"] = {**source.manifest.fields.get("sizes", {}), "bytes": files}
-        fields["speed"] = measure_speed(folder)
+        fields["speed"] = measure_speed(folder, source.spec)
     return open_exported_model(out)
 
 

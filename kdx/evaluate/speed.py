@@ -36,7 +36,7 @@ LONG = 1000.0  # ms of a call beside which a cold cache counts for nothing
 
 @dataclass(frozen=True)
 class Case:
-    """One shape of batch: images, or texts of `length` tokens (cut to what the model takes)."""
+    """One shape of batch: images, or texts of `length` tokens (cut or padded to what the model takes)."""
 
     batch: int
     length: int | None = None
@@ -51,10 +51,15 @@ class Case:
         random = np.random.default_rng(self.batch)
         if self.length is None:
             return random.standard_normal((self.batch, 3, spec.image_size, spec.image_size), dtype=np.float32)
-        length = max(spec.min_length, min(self.length, spec.context_length))
-        tokens = random.integers(1, spec.vocab_size - 2, (self.batch, length), dtype=np.int32)
+        shape = self.batch, taken_length(spec, self.length)
+        tokens = random.integers(1, spec.vocab_size - 2, shape, dtype=np.int32)
         tokens[:, 0], tokens[:, -1] = spec.vocab_size - 2, spec.vocab_size - 1
         return tokens
+
+
+def taken_length(spec: EncoderSpec, length: int = TEXT_LENGTH) -> int:
+    """What a text of so many tokens is cut or padded to: of some models all texts have one length."""
+    return max(spec.min_length, min(length, spec.context_length))
 
 
 @contextmanager
@@ -176,10 +181,10 @@ def take_turns(
     return timings
 
 
-def measure_speed(path: Path) -> dict[str, Any]:
+def measure_speed(path: Path, spec: EncoderSpec) -> dict[str, Any]:
     """A brief measurement for an exported model's manifest: milliseconds of a whole batch on one thread.
 
-    Returns, as JSON, `image` and `text` (of TEXT_LENGTH tokens): batch size → Timing.summary; `peak_mib` of the
+    Returns, as JSON, `image` and `text` (of `text_length` tokens): batch size → Timing.summary; `peak_mib` of the
     process, `threads`, `cpu`, `load_average`.
     """
     cases = {
@@ -196,7 +201,7 @@ def measure_speed(path: Path) -> dict[str, Any]:
         for tower, of_tower in cases.items()
     }
     about = {"peak_mib": peak, "threads": 1, "cpu": cpu_name(), "load_average": os.getloadavg()[0]}
-    return {**measured, "text_length": TEXT_LENGTH, **about}
+    return {**measured, "text_length": taken_length(spec), **about}
 
 
 def _serve(path: str, connection: Connection) -> None:

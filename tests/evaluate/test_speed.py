@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,18 +13,25 @@ import pytest
 
 from kdx.core.errors import DataError, SetupError
 from kdx.core.folders import MANIFEST
-from kdx.evaluate.speed import ONE_THREAD, Case, SpeedProcess, measure_speed
+from kdx.evaluate.speed import ONE_THREAD, Case, SpeedProcess, measure_speed, taken_length
 from kdx.runtime.exported_model import open_exported_model
 from kdx.runtime.torch import TorchEncoder
 
 
 def test_a_brief_measurement_tells_each_batch_and_the_peak(exported_model: Path) -> None:
-    measured = measure_speed(exported_model)
+    measured = measure_speed(exported_model, open_exported_model(exported_model).spec)
     for tower in ("image", "text"):
         assert list(measured[tower]) == ["1", "32"]
         for times in measured[tower].values():
             assert 0 < times["min"] <= times["p50"] <= times["p95"] and times["num_samples"] >= 1
     assert measured["threads"] == 1 and measured["cpu"] and 20 < measured["peak_mib"] < 5_000
+
+
+def test_the_length_that_is_told_is_the_one_that_was_measured(exported_model: Path) -> None:
+    spec = open_exported_model(exported_model).spec
+    fixed = replace(spec, text_padding="full")
+    assert [taken_length(each) for each in (spec, fixed)] == [12, spec.context_length]
+    assert Case(1, 12).inputs(fixed).shape == (1, spec.context_length)
 
 
 def test_the_answers_are_those_of_the_model(mini_checkpoint: Path) -> None:
