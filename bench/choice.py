@@ -145,8 +145,8 @@ def about(document: Mapping[str, Any]) -> str:
     """What the numbers were taken on, in a line."""
     provenance = document["provenance"]
     return (
-        f"p50 (p95) of the whole batch on one thread; text of {document['text_length']} tokens, or of the one length that a model takes; scores on "
-        f"{document['num_images']:,} images. {provenance['cpu']}, {', '.join(document['instruction_sets'])}; "
+        f"p50 (p95) of the whole batch on one thread; text of {document['text_length']} tokens, or of the one "
+        f"length that a model takes; scores on {document['num_images']:,} images. {provenance['cpu']}, {', '.join(document['instruction_sets'])}; "
         f"load average {document['load_average']:.1f}."
     )
 
