@@ -146,7 +146,8 @@ def about(document: Mapping[str, Any]) -> str:
     provenance = document["provenance"]
     return (
         f"p50 (p95) of the whole batch on one thread; text of {document['text_length']} tokens, or of the one "
-        f"length that a model takes; scores on {document['num_images']:,} images. {provenance['cpu']}, {', '.join(document['instruction_sets'])}; "
+        f"length that a model takes; scores on {document['num_images']:,} images. {provenance['cpu']}, "
+        f"{', '.join(document['instruction_sets'])}; "
         f"load average {document['load_average']:.1f}."
     )
 

@@ -136,8 +136,8 @@ def about(document: Mapping[str, Any]) -> list[str]:
     lines = [
         f"Measured: {metric} on {document['dataset']} ({document['protocol']}); ± is the standard deviation over "
         "seeds, brackets the 95 % interval of one.",
-        f"Latency: p50 of one image, and of one text of {TEXT_LENGTH} tokens (or of the one length that a model takes), "
-        f"through its encoder on {place}; load average {document['load_average']:.1f}.",
+        f"Latency: p50 of one image, and of one text of {TEXT_LENGTH} tokens (or of the one length that a model "
+        f"takes), through its encoder on {place}; load average {document['load_average']:.1f}.",
     ]
     sources = dict.fromkeys(row["published_source"] for row in document["rows"] if row["published_source"])
     if sources:
