@@ -7,6 +7,7 @@ their configuration names another backend and device: all else is what NVIDIA's 
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -140,13 +141,22 @@ def test_a_bad_image_hurts_no_other_request_and_never_reaches_the_encoder(
 def test_triton_joins_the_requests_of_several_clients_for_the_encoder(
     client: TritonEmbedder, server: TritonServer, make_photo: Callable[..., bytes]
 ) -> None:
-    before = client.connection.count_answered()
+    before = _settled(client)
     images = [make_photo(seed, 300) for seed in range(64)]
     with ThreadPoolExecutor(16) as pool:
         list(pool.map(lambda image: client.embed_images([image]), images))
-    after = client.connection.count_answered()
+    after = _settled(client)
     assert after["embed_image"] - before["embed_image"] == 64
     assert after["image_encoder"] - before["image_encoder"] < 64  # one call of each batch of embed_image
+
+
+def _settled(client: TritonEmbedder) -> dict[str, int]:
+    """How many requests each model has answered. Triton counts an answer some time after it has sent it."""
+    last: dict[str, int] | None = None
+    while last != (counts := client.connection.count_answered()):
+        last = counts
+        time.sleep(0.5)
+    return counts
 
 
 def test_the_probe_walks_what_the_server_has(server: TritonServer) -> None:
