@@ -337,8 +337,10 @@ def _as_toml(recipe: Recipe, taught_by: Sequence[Mapping[str, str]]) -> str:
     said = "".join(f"# teacher: {each['name']}, {each['path']}, {each['digest']}\n" for each in taught_by)
     if taught_by:
         names = tuple(each["name"] for each in taught_by)
-        known = all(map(_is_known, names))
-        recipe = recipe.model_copy(update={"teacher": (names if names[1:] else names[0]) if known else None})
+        if names != recipe.teacher_names:
+            known = all(map(_is_known, names))
+            teacher = (names if names[1:] else names[0]) if known else None
+            recipe = recipe.model_copy(update={"teacher": teacher, "teacher_source": None})
     return said + tomli_w.dumps(recipe.model_dump(mode="json", exclude_none=True))
 
 

@@ -37,7 +37,7 @@ from .validation import Validation, beside
 
 LOG_EVERY = 10  # steps
 KEEP_EVERY = 50  # steps between copies of the weights, a multiple of LOG_EVERY
-MAX_LOG_SCALE = 4.6052  # ln 100, CLIP's limit on logit_scale
+MAX_LOG_SCALE = 4.6052  # ln 100, CLIP's limit on logit_scale; SigLIP has none, and published ones lie above
 # streams of random numbers
 MASKS = key_digest("masks of mfd")
 DROPOUT = key_digest("dropout and stochastic depth")
@@ -68,6 +68,7 @@ class Loop:
         self.validation = validation
         self.teachers, self.device, self.ranks = tuple(teachers), device, ranks
         distillation = Distillation(state.model, state.objective, device)
+        self._max_log_scale = MAX_LOG_SCALE if recipe.objective.contrast == "softmax" else None
         self.distillation = ranks.share(distillation, backwards=recipe.accumulate)
         self._finite = FiniteCheck(device.place)
         self._pace = Pace(recipe, schedule.batch_size, device)
@@ -152,7 +153,7 @@ class Loop:
         state.scaler.step(state.optimizer)
         state.scaler.update()
         with torch.no_grad():
-            state.model.logit_scale.clamp_(0, MAX_LOG_SCALE)
+            state.model.logit_scale.clamp_(0, self._max_log_scale)
         if state.average is not None:
             state.average.update(batch.step + 1)
         return {name: number.detach() for name, number in numbers.items()}

@@ -207,13 +207,17 @@ class Recipe(Config):
 
     @property
     def architecture(self) -> Architecture:
-        """The student's; for a sigmoid objective with SigLIP's initial scale and bias (arXiv 2303.15343)."""
+        """The student's; for a sigmoid objective with SigLIP's initial scale and bias (arXiv 2303.15343).
+
+        For softmax it has no bias, which would learn nothing and turn its zero-shot scores into sigmoids.
+        """
         architecture = read_architecture(self.student)
-        if self.objective.contrast == "sigmoid":
-            initial = {"init_logit_scale": math.log(10), "init_logit_bias": -10.0}
-            missing = initial.keys() - architecture.model_fields_set
-            architecture = architecture.changed(**{field: initial[field] for field in missing})
-        return architecture
+        if self.objective.contrast == "softmax":
+            has_bias = architecture.init_logit_bias is not None
+            return architecture.changed(init_logit_bias=None) if has_bias else architecture
+        initial = {"init_logit_scale": math.log(10), "init_logit_bias": -10.0}
+        missing = initial.keys() - architecture.model_fields_set
+        return architecture.changed(**{field: initial[field] for field in missing})
 
     @property
     def teacher_names(self) -> tuple[str, ...]:
@@ -242,6 +246,16 @@ class Recipe(Config):
             both = "both are set" if self.steps else "neither is set"
             raise UsageError(f"a run has either steps or epochs: {both}", remedy="set one of them")
         self.schedule()  # a warm-up that does not fit is found here, if its steps are known
+        return self
+
+    @model_validator(mode="after")
+    def _each_teacher_has_its_source(self) -> Recipe:
+        named, sources = len(self.teacher_names), len(_names(self.teacher_source))
+        if sources not in (0, named):
+            raise UsageError(
+                f"teacher_source is of {sources} and teacher of {named}",
+                remedy="name as many sources as teachers, in their order, or leave teacher_source out",
+            )
         return self
 
     @property
@@ -295,9 +309,9 @@ def read_recipe(name_or_path: str, settings: Iterable[str] = ()) -> Recipe:
 
 
 def _merge(base: Table, over: Table) -> Table:
-    """Steps and epochs say the same thing: the nearer one counts."""
+    """Steps and epochs say the same thing: the nearer one counts. A source is that of the teacher beside it."""
     merged = merge(base, over)
-    for one, other in (("steps", "epochs"), ("epochs", "steps")):
+    for one, other in (("steps", "epochs"), ("epochs", "steps"), ("teacher", "teacher_source")):
         if one in over and other not in over:
             merged.pop(other, None)
     return merged

@@ -80,8 +80,9 @@ def inherit(
     """Overwrites the student's towers with weights of the teacher's; None leaves that tower as it is.
 
     Of the embedding's dimensions and of the text positions the first are taken. The logit scale is taken when both
-    towers are. A student of the teacher's shape becomes the teacher. Image towers that are not open_clip's vision
-    transformer are taken only whole, by an equal one. Models may lie on torch's meta device: then it is only checked.
+    towers are, and the bias with it. A student of the teacher's shape becomes the teacher. Image towers that are not
+    open_clip's vision transformer are taken only whole, by an equal one. Models may lie on torch's meta device: then it
+    is only checked.
 
     Raises UsageError when a tower cannot come from the teacher's, or a choice does not fit.
     """
@@ -97,9 +98,17 @@ def inherit(
                 own, source = (_tower(model, name) for model in (student, teacher))
                 pairs += _whole(name, own, source, choice)
         if image is not None and text is not None:
-            pairs.append((student.logit_scale, teacher.logit_scale))
+            pairs += _logits(student, teacher)
         for weight, inherited in pairs:
             weight.copy_(inherited)
+
+
+def _logits(student: ClipModel, teacher: ClipModel) -> list[Pair]:
+    """Scale and bias, which belong together: beside a softmax's scale no bias of the student's own would be right."""
+    scales = student.logit_scale, teacher.logit_scale
+    if student.logit_bias is None:
+        return [scales]
+    return [] if teacher.logit_bias is None else [scales, (student.logit_bias, teacher.logit_bias)]
 
 
 def even_layers(wanted: int, available: int) -> tuple[int, ...]:

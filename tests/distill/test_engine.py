@@ -386,6 +386,10 @@ def test_a_run_and_its_cache_tell_where_they_came_from_and_what_they_reached(
         digest in kept.splitlines()[0]
         and read_recipe(str(tmp_path / "run" / "recipe.toml")).teacher == "kdx-mini"
     )
+    other = _recipe("demo-clip-kd", 'teacher="RN50"', 'teacher_source="RN50:openai"')
+    train(other, samples, tmp_path / "other", caches=caches, teachers=[teacher])
+    kept = read_recipe(str(tmp_path / "other" / "recipe.toml"))
+    assert (kept.teacher, kept.teacher_source) == ("kdx-mini", None)
     cached = read_manifest(tmp_path / "cache").fields
     assert cached["teacher"] == told["teachers"][0] and cached["data"] == told["data"]
     assert (cached["views"], cached["captions"], cached["bad_images"]) == (2, 20, 0) and cached["seconds"] > 0

@@ -35,6 +35,18 @@ def test_a_users_file_may_extend_a_shipped_recipe(tmp_path: Path) -> None:
     assert recipe.steps == 90 and recipe.objective.fd == 31.25
 
 
+def test_another_teacher_does_not_keep_the_source_of_the_first() -> None:
+    recipe = read_recipe("siglip2-b-16-to-vit-t-16", ['teacher=["RN50", "RN101"]'])
+    assert recipe.teacher_names == ("RN50", "RN101") and recipe.teacher_imports == {}
+
+
+def test_a_softmax_student_has_no_bias() -> None:
+    """It would learn nothing, and its zero-shot scores would be sigmoids around it."""
+    for contrast, bias in (("softmax", None), ("sigmoid", -10)):
+        settings = ['student="ViT-B-16-SigLIP2"', f'objective.contrast="{contrast}"']
+        assert read_recipe("demo-baseline", settings).architecture.init_logit_bias == bias
+
+
 @pytest.mark.parametrize(
     ("content", "what", "remedy"),
     [
@@ -55,6 +67,11 @@ def test_a_users_file_may_extend_a_shipped_recipe(tmp_path: Path) -> None:
             'extends = "demo-baseline"\n[objective]\ntask = 0',
             "objective.task = 0",
             "set objective.task, or one of",
+        ),
+        (
+            'extends = "demo-baseline"\nteacher = "ViT-B-16"\nteacher_source = ["ViT-B-16:openai", "RN50:openai"]',
+            "teacher_source is of 2 and teacher of 1",
+            "as many sources as teachers",
         ),
         ('extends = "demo-baseline"\nsteps = 0', "steps = 0", "set steps to 1 or more"),
         ('extends = "demo-baseline"\nmax_bad_share = 1', "max_bad_share = 1", "set max_bad_share below 1"),

@@ -1,5 +1,6 @@
 """Facts of distill/student.py and distill/model_config.py: how a recipe's student starts."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -55,6 +56,20 @@ def test_the_towers_named_are_inherited_and_the_others_random(teacher: Path) -> 
     student, inputs = build_student(_recipe('inherit.towers=["text"]'), [teacher])
     assert _equal(student, source, image=False) and _equal(student, random, image=True)
     assert inputs == {"inherited": open_checkpoint(teacher).spec.model_digest}
+
+
+@pytest.mark.parametrize(("contrast", "expected"), [("softmax", 100), ("sigmoid", 112)])
+def test_clips_limit_on_the_scale_is_not_siglips(
+    contrast: str, expected: float, samples: ShardSet, tmp_path: Path
+) -> None:
+    """Published SigLIPs have scales of 110 and more, which whoever inherits them must not lose."""
+    recipe = _recipe(f'objective.contrast="{contrast}"', f'inherit.source="{tmp_path / "source"}"', "steps=2")
+    source = build_model(recipe.architecture, 77)
+    with torch.no_grad():
+        source.logit_scale.fill_(math.log(112))
+    save_checkpoint(tmp_path / "source", source, recipe.architecture, clip_tokenizer())
+    train(recipe, samples, tmp_path / "run")
+    assert open_checkpoint(tmp_path / "run").spec.logit_scale == pytest.approx(expected, rel=1e-2)
 
 
 def test_without_the_table_nothing_is_inherited(teacher: Path) -> None:

@@ -194,6 +194,17 @@ def test_a_tower_that_does_not_inherit_stays_as_it_was(teacher: ClipModel) -> No
     assert torch.equal(student.logit_scale, before.logit_scale)
 
 
+@pytest.mark.parametrize(("mine", "theirs"), [(-10.0, -16.0), (-10.0, None), (None, -16.0)])
+def test_scale_and_bias_are_inherited_together(mine: float | None, theirs: float | None) -> None:
+    student, before = (_built(_toy(init_logit_bias=mine), seed=2) for _ in range(2))
+    teacher = _built(_toy(init_logit_bias=theirs), seed=1)
+    inherit(student, teacher)
+    kept = mine is not None and theirs is None  # a softmax's scale does not fit a bias
+    source = before if kept else teacher
+    assert student.logit_scale == source.logit_scale
+    assert student.logit_bias == (source.logit_bias if mine is not None else None)
+
+
 def test_a_shorter_context_keeps_short_texts_as_they_were(teacher: ClipModel) -> None:
     student = _built(_toy(None, {"context_length": 3}), seed=2)
     inherit(student, teacher, image=None)
