@@ -118,6 +118,8 @@ def _check_projection_fits(architecture: Architecture) -> None:
         reason = f"its output is {list(image.shape)}"
     except Exception as error:  # timm's trunks raise whatever their own code stumbles over
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if "reset_classifier" in reason:  # what all have that end in one vector
+            reason = "it is a language model's encoder, which puts out a vector for each patch and none of the image"
     raise UsageError(f"{architecture.name} cannot be an image tower: {reason}", remedy="choose another trunk")
 
 

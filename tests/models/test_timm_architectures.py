@@ -63,8 +63,19 @@ def test_what_timm_does_not_have_is_refused_with_a_remedy(name: str, what: str, 
     assert caught.value.remedy is not None and remedy in caught.value.remedy
 
 
+@pytest.mark.parametrize(
+    ("trunk", "reason"),
+    [("qwen3_vit_88m_enc", "a language model's encoder"), ("vit_base_patch16_sapiens2", "not square")],
+)
+def test_a_trunk_that_has_no_vector_of_a_square_image_is_refused_with_the_reason(
+    trunk: str, reason: str
+) -> None:
+    with pytest.raises(UsageError, match=reason):
+        read_architecture(f"timm:{trunk}")
+
+
 def test_a_trunk_that_fails_its_forward_pass_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """timm 1.0.31 has no such trunk in a sample of each of its 99 families, so one is broken here."""
+    """None of timm 1.0.31 does, so one is broken here."""
     from kdx.models import architectures
 
     monkeypatch.setattr(architectures, "_fit_projection", lambda model: None)
