@@ -152,8 +152,8 @@ class Architecture(_Description):
     """All that a model is built from, parsed once where it comes in.
 
     name: its name in kdx, open_clip or timm, or one that tells it apart. The fields down to init_logit_bias are
-    open_clip's, with open_clip's defaults. custom_text: the text tower's weights are named `text.…`, which changes no
-    embedding. about: a line for `kdx models`.
+    open_clip's, with open_clip's defaults. custom_text: asks for a text tower that is a module of its own, which changes
+    no embedding. about: a line for `kdx models`.
     """
 
     name: Text
@@ -166,6 +166,11 @@ class Architecture(_Description):
     init_logit_scale: Number = INITIAL_LOG_SCALE
     init_logit_bias: Number | None = None
     preprocess_cfg: PreprocessConfig = PreprocessConfig()
+
+    @property
+    def has_text_module(self) -> bool:
+        """Whether the text tower is a module of its own, so that its weights are named `text.…`."""
+        return self.custom_text or self.text_cfg.hf_model_name is not None
 
     @property
     def text_pooling(self) -> str:

@@ -87,7 +87,7 @@ def _built(architecture: Architecture) -> ClipModel:
     image_settings.pop("timm_act", None)
     text_settings: Any = text.to_dict()
     logits = architecture.init_logit_scale, architecture.init_logit_bias
-    if not architecture.custom_text and not text.hf_model_name:
+    if not architecture.has_text_module:
         return PlainClip(embed_dim, image_settings, text_settings, quick_gelu, *logits)
     image_tower = _build_vision_tower(embed_dim, image_settings, quick_gelu)
     if text.hf_model_name:

@@ -44,7 +44,7 @@ def unsupported_text_reason(text: TextConfig) -> str | None:
     if config is None:
         return (
             f"its text tower is the Hugging Face model {text.hf_model_name}, whose configuration is not here: "
-            "name the folder with its config.json as text_cfg.hf_model_name"
+            f"put its config.json into {text.hf_model_name}/ beside open_clip_config.json"
         )
     if config.get("model_type") not in MODEL_TYPES:
         return f"its text tower is a Hugging Face model of the type {config.get('model_type')}"

@@ -16,6 +16,7 @@ from kdx.core.folders import read_json
 
 from .architecture import Architecture, PreprocessConfig
 from .clip_configuration import parse_architecture, unsupported_reason
+from .hugging_face_text import known_configs
 
 # what of a configuration describes the model; the captioning decoder of a CoCa (multimodal_cfg) is left out
 MODEL_FIELDS = ("embed_dim", "vision_cfg", "text_cfg", "custom_text", "quick_gelu", "init_logit_bias")
@@ -50,7 +51,7 @@ def from_open_clip(name: str, configuration: Any, where: str | Path) -> Architec
     """A configuration of open_clip as an architecture of kdx. Raises DataError if it is none."""
     if isinstance(configuration, dict):
         described = {field: configuration[field] for field in MODEL_FIELDS if field in configuration}
-        configuration = {"name": name, **_with_hugging_face_config(described)}
+        configuration = {"name": name, **_with_hugging_face_config(described, where)}
     architecture = parse_architecture(configuration, where)
     vision = architecture.vision_cfg
     return architecture.changed(
@@ -58,16 +59,26 @@ def from_open_clip(name: str, configuration: Any, where: str | Path) -> Architec
     )  # written, though a default
 
 
-def _with_hugging_face_config(described: dict[str, Any]) -> dict[str, Any]:
-    """With the config.json in the folder that `text_cfg.hf_model_name` may be, which then is not needed again."""
+def _with_hugging_face_config(described: dict[str, Any], where: str | Path) -> dict[str, Any]:
+    """With the config.json of a Hugging Face text tower, which then is not needed again.
+
+    It lies in a folder by the tower's name beside the file `where`, as open_clip_layout.py writes it, or
+    `text_cfg.hf_model_name` itself is a folder; one by a name that kdx knows, which happens to lie here, does not count.
+    """
     text = described.get("text_cfg")
-    if not isinstance(text, dict):
+    if not isinstance(text, dict) or not text.get("hf_model_name"):
         return described
-    path = Path(str(text.get("hf_model_name"))) / "config.json"
-    if not path.is_file():
+    name = str(text["hf_model_name"])
+    folder, known = Path(name), known_configs().get(name)
+    beside = where.parent / folder / "config.json" if isinstance(where, Path) else None
+    if beside and not folder.is_absolute() and beside.is_file():
+        config = read_json(beside)
+        found = {} if config == known else {"hf_config": config}
+    elif not known and (folder / "config.json").is_file():
+        found = {"hf_model_name": folder.name, "hf_config": read_json(folder / "config.json")}
+    else:
         return described
-    own = {"hf_model_name": path.parent.name, "hf_config": read_json(path)}
-    return {**described, "text_cfg": {**text, **own}}
+    return {**described, "text_cfg": {**text, **found}}
 
 
 def with_preprocess(architecture: Architecture, settings: dict[str, Any]) -> Architecture:

@@ -72,10 +72,10 @@ def import_checkpoint(
     decided = _decide(found, normalised, named_one, quick_gelu or normalised.from_openai)
     check_supported(decided.architecture, found.where)
     reads_with = _tokenizer(decided.architecture, source, tokenizer)
-    state = place_text_tower(normalised.state, custom_text=decided.architecture.custom_text)
+    state = place_text_tower(normalised.state, own_module=decided.architecture.has_text_module)
     changes = (*found.changes, *normalised.changes, *_widened(normalised.state))
     if state.keys() != normalised.state.keys():
-        there = "under `text.`" if decided.architecture.custom_text else "to the top level"
+        there = "under `text.`" if decided.architecture.has_text_module else "to the top level"
         changes += (f"moved the text tower {there}",)
     model = fit(state, decided.architecture, found.where)
     spec = save_checkpoint(

@@ -65,10 +65,10 @@ def lift_text_tower(state: State) -> State:
     return lifted if len(lifted) == len(state) else state  # a key in both places: the check will name it
 
 
-def place_text_tower(state: State, *, custom_text: bool) -> State:
+def place_text_tower(state: State, *, own_module: bool) -> State:
     """The text tower where the model keeps it: under `text.`, or at the top level."""
     lifted = lift_text_tower(state)
-    if not custom_text:
+    if not own_module:
         return lifted
     return {
         key if key.startswith(("visual.", "logit_")) else f"{TEXT}{key}": value
