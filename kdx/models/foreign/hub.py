@@ -106,10 +106,10 @@ def _fetch_tag(name: str, tag: str) -> Published:
         close = nearest(tag, tags) or next(iter(tags), None)
         remedy = f"did you mean {name}:{close}?" if close else "see open_clip.list_pretrained()"
         raise UsageError(f"open_clip has no weights {tag!r} of {name}", remedy=remedy)
-    # the tag knows what the weights were trained with; open_clip itself goes by the name and only warns
-    quick_gelu = bool(config.get("quick_gelu"))
-    if quick_gelu != architecture.quick_gelu:
-        architecture = named(architecture.changed(name=f"{name}-quickgelu", quick_gelu=quick_gelu))
+    # the tag knows what the weights were trained with; open_clip itself goes by the name and only warns. A tag that says
+    # nothing does not deny it: roberta-ViT-B-32 has QuickGELU by its name
+    if config.get("quick_gelu") and not architecture.quick_gelu:
+        architecture = named(architecture.changed(name=f"{name}-quickgelu", quick_gelu=True))
     repository, _, file = config.get("hf_hub", "").rpartition("/")
     if repository:
         weights = _from_hub(repository, file or hub.HF_WEIGHTS_NAME, f"{name}:{tag}")

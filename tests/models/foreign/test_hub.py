@@ -9,12 +9,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import open_clip
 import pytest
 import safetensors.torch
 import torch
 from huggingface_hub import constants
 from huggingface_hub.errors import EntryNotFoundError
-from open_clip import pretrained
+from open_clip import factory, pretrained
 from open_clip.transform import PreprocessCfg
 from torch import Tensor
 
@@ -25,7 +26,9 @@ from kdx.models.clip import ClipModel
 from kdx.models.foreign import hub
 from kdx.models.foreign.hub import fetch, fetch_tokenizer
 from kdx.models.foreign.importing import import_checkpoint
+from kdx.models.foreign.known import model_key
 from kdx.models.foreign.preprocessing import read_open_clip_preprocess
+from kdx.models.open_clip_architectures import from_open_clip
 
 from .small_tokenizers import t5
 
@@ -51,6 +54,39 @@ def test_the_tag_decides_on_quick_gelu_where_open_clip_only_warns(monkeypatch: p
     monkeypatch.setattr(pretrained, "download_pretrained", lambda cfg: "/x/weights.bin")
     architecture = fetch("ViT-B/32:openai").architecture
     assert architecture.quick_gelu is True and architecture.name == "ViT-B-32-quickgelu"
+
+
+def test_every_tag_is_fetched_and_described_as_open_clip_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, str]] = []
+
+    def hf_hub_download(repo_id: str, filename: str, **_: object) -> str:
+        asked.append((repo_id, filename))
+        if filename.endswith(".safetensors"):
+            raise EntryNotFoundError("404")
+        return "/x/weights.bin"
+
+    monkeypatch.setattr(hub, "hf_hub_download", hf_hub_download)
+    monkeypatch.setattr(pretrained, "hf_hub_download", hf_hub_download)
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_: [])
+    assert len(open_clip.list_pretrained()) == 196
+    for name, tag in open_clip.list_pretrained():
+        published = open_clip.get_pretrained_cfg(name, tag)
+        assert pretrained.download_pretrained(published) == "/x/weights.bin"
+        theirs = list(asked)
+        asked.clear()
+        architecture = fetch(f"{name}:{tag}").architecture
+        assert asked == theirs, (name, tag)
+        asked.clear()
+
+        described = open_clip.get_model_config(name) or {}
+        if published.get("quick_gelu"):  # open_clip warns of a name without
+            described["quick_gelu"] = True
+        assert model_key(architecture) == model_key(from_open_clip(name, described, name)), (name, tag)
+        assert architecture.text_cfg.tokenizer_name == described["text_cfg"].get("hf_tokenizer_name")
+        assert architecture.preprocess.image_size == described["vision_cfg"].get("image_size", 224)
+        prepared = factory.merge_preprocess_dict(PreprocessCfg(), published)
+        for field, value in dict(architecture.preprocess_cfg).items():
+            assert value == prepared[field], (name, tag, field)
 
 
 def test_unknown_tags_and_names_are_answered_with_the_nearest() -> None:
