@@ -21,8 +21,10 @@ from kdx.core.digests import file_digest
 from kdx.core.errors import DataError
 from kdx.core.folders import read_json
 
+State = dict[str, Any]
+
 PICKLE = b"\x80"  # with this begins every pickle of protocol 2 and up; torch.save never wrote lower ones
-STATE_KEYS = ("state_dict", "model_state_dict", "model", "ema")
+STATE_KEYS = ("state_dict", "model_state_dict", "model", "module", "weights", "ema")
 INDEX = ".index.json"  # ends the name of the file that says which shard holds which key
 GET_AGAIN = "it is damaged or incomplete; get it again"
 
@@ -159,6 +161,12 @@ def _check_torch_zip(path: Path) -> None:
     """Raises DataError for a zip archive that torch.save did not write, and for TorchScript."""
     with zipfile.ZipFile(path) as archive:
         names = archive.namelist()
+    if all(name.endswith(".npy") for name in names):
+        raise DataError(
+            "is an archive of NumPy arrays, as big_vision publishes SigLIP",
+            where=path,
+            remedy="import the same weights by open_clip's name, such as ViT-B-16-SigLIP2:webli",
+        )
     if not any(name.endswith("/data.pkl") for name in names):
         raise DataError(
             f"is a zip archive of {_list(names)}",

@@ -22,6 +22,7 @@ from .hugging_face_tokenizer import holds_tokenizer
 from .identify import Identified, identify
 from .known import named
 from .layouts import Normalised, State, normalise, place_text_tower
+from .refusals import refuse_unreadable
 from .sources import Source, read_source
 
 
@@ -51,8 +52,8 @@ def import_checkpoint(
 ) -> ImportReport:
     """Reads foreign weights and seals a Checkpoint at `out`, float32 whatever they are stored in.
 
-    source: a weight file or the index of its shards, a folder of open_clip or of Hugging Face's CLIPModel or
-    SiglipModel, NAME:TAG or hf-hub:OWNER/MODEL.
+    source: a weight file or the index of its shards, a folder of open_clip or of Hugging Face's CLIPModel,
+    MetaClip2Model or SiglipModel, NAME:TAG or hf-hub:OWNER/MODEL.
     architecture: a name of kdx, open_clip or timm, where the weights alone shall not decide. quick_gelu: what they
     cannot show. tokenizer: the folder with the tokenizer of a model that does not have CLIP's; left out, the source's
     own, else the one on the hub that the architecture names. Nothing of the source is executed. Raises UsageError,
@@ -69,6 +70,7 @@ def import_checkpoint(
             remedy="leave --architecture and --quick-gelu out",
         )
     normalised = normalise(found.state)
+    refuse_unreadable(normalised.state, found.where)
     decided = _decide(found, normalised, named_one, quick_gelu or normalised.from_openai)
     check_supported(decided.architecture, found.where)
     reads_with = _tokenizer(decided.architecture, source, tokenizer)

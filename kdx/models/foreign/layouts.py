@@ -8,16 +8,21 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-State = dict[str, Any]
+from .eva_clip import from_eva_clip
+from .files import State
+from .mobileclip import from_mobileclip
+from .perception_encoder import from_perception_encoder
 
 WRAPPERS = ("module.", "model.")  # DistributedDataParallel, a training module around the model
 COMPILED = re.compile(r"(^|\.)(?:_orig_mod\.)+")  # torch.compile
 OPENAI_SIZES = ("input_resolution", "context_length", "vocab_size")
+TINYCLIP = re.compile(  # its three modules, and the wrapper around each
+    r"(?:_image_encoder|_text_encoder|_logit_scale|image_encoder_without_ddp|text_encoder_without_ddp)\.(?:module\.)?"
+)
 UNWRAPPED = "removed the prefix that DistributedDataParallel or torch.compile puts before every key"
 TEXT = "text."  # before the names of a text tower that is a module of its own
 CLASSIFIER = "visual.trunk.classifier"
@@ -44,7 +49,7 @@ def normalise(state: State) -> Normalised:
         after = step(state)
         if after.keys() != state.keys():
             dropped = len(state) - len(after)
-            changes.append(f"{change} ({dropped} entries)" if dropped else change)
+            changes.append(f"{change} ({dropped} entries)" if dropped > 0 else change)
             from_openai |= step is drop_openai_sizes
         state = after
     return Normalised(shape_scales(state), tuple(changes), from_openai)
@@ -57,6 +62,14 @@ def strip_wrappers(state: State) -> State:
     while around := [prefix for prefix in WRAPPERS if state and all(key.startswith(prefix) for key in state)]:
         state = {key.removeprefix(around[0]): value for key, value in state.items()}
     return state
+
+
+def join_tinyclip(state: State) -> State:
+    """TinyCLIP's files keep each tower and the scale of the logits in a module of its own."""
+    joined = {
+        TINYCLIP.sub("", key, count=1) if TINYCLIP.match(key) else key: value for key, value in state.items()
+    }
+    return joined if len(joined) == len(state) else state
 
 
 def lift_text_tower(state: State) -> State:
@@ -147,6 +160,10 @@ def shape_scales(state: State) -> State:
 
 STEPS: tuple[tuple[Callable[[State], State], str], ...] = (
     (strip_wrappers, UNWRAPPED),
+    (join_tinyclip, "put the towers together, which TinyCLIP keeps apart"),
+    (from_mobileclip, "renamed Apple's MobileCLIP to open_clip's, with timm's image tower"),
+    (from_perception_encoder, "renamed Meta's Perception Encoder to open_clip's, with timm's image tower"),
+    (from_eva_clip, "renamed BAAI's EVA-CLIP to open_clip's, with timm's image tower"),
     (drop_text_decoder, "dropped the decoder that writes captions (CoCa): kdx has its two towers alone"),
     (drop_openai_sizes, "dropped OpenAI's input_resolution, context_length and vocab_size"),
     (drop_masks, "dropped the text tower's mask or positions, which are computed"),

@@ -12,6 +12,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -79,6 +80,13 @@ def test_a_pickle_with_code_is_refused_and_its_code_not_run(
     assert trace.exists()
 
 
+def test_big_visions_archive_is_named_for_what_it_is(tmp_path: Path) -> None:
+    np.savez(tmp_path / "siglip.npz", np.zeros(1), np.zeros(1))
+    with pytest.raises(DataError, match="NumPy arrays, as big_vision") as caught:
+        read_state_dict(tmp_path / "siglip.npz")
+    assert caught.value.remedy and "ViT-B-16-SigLIP2:webli" in caught.value.remedy
+
+
 def test_a_pickled_module_is_refused(tmp_path: Path) -> None:
     torch.save(nn.Linear(2, 2), tmp_path / "module.pt")
     with pytest.raises(DataError, match=r"torch\.nn\.modules\.linear\.Linear"):
@@ -98,7 +106,7 @@ def test_torchscript_is_refused_with_a_way_out(tmp_path: Path) -> None:
     ("content", "found"),
     [
         ([1, 2], "a list"),
-        ({"epoch": 3, "weights": {"a": torch.zeros(1)}}, '"epoch", "weights"'),
+        ({"epoch": 3, "parts": {"a": torch.zeros(1)}}, '"epoch", "parts"'),
         ({}, "nothing"),
     ],
 )
@@ -218,7 +226,7 @@ def test_shards_that_are_not_those_of_their_index_are_refused(
     assert caught.value.where == str(tmp_path / where) and caught.value.remedy
 
 
-@pytest.mark.parametrize("key", ["state_dict", "model_state_dict", "model", "ema"])
+@pytest.mark.parametrize("key", ["state_dict", "model_state_dict", "model", "module", "weights", "ema"])
 def test_a_state_dict_is_found_under_each_usual_key(tmp_path: Path, key: str) -> None:
     torch.save({key: {"x": torch.ones(1)}, "epoch": 3}, tmp_path / "x.pt")
     assert list(read_state_dict(tmp_path / "x.pt")) == ["x"]

@@ -48,7 +48,15 @@ def _masked(state: dict[str, Tensor]) -> Any:
     return {**state, "attn_mask": torch.zeros(16, 16), "logit_scale": state["logit_scale"].reshape(1)}
 
 
-LAYOUTS = [_bare, _wrapped, _clip_kd, _bare_prefixed, _custom_text, _masked]
+def _tinyclip(state: dict[str, Tensor]) -> Any:
+    def module(key: str) -> str:
+        named = {"v": "_image_encoder", "l": "_logit_scale"}
+        return named.get(key[0] if key.startswith(("visual.", "logit_scale")) else "", "_text_encoder")
+
+    return {"epoch": 1, "state_dict": {f"{module(key)}.module.{key}": value for key, value in state.items()}}
+
+
+LAYOUTS = [_bare, _wrapped, _clip_kd, _bare_prefixed, _custom_text, _masked, _tinyclip]
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.__name__)
