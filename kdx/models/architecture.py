@@ -152,8 +152,8 @@ class Architecture(_Description):
     """All that a model is built from, parsed once where it comes in.
 
     name: its name in kdx, open_clip or timm, or one that tells it apart. The fields down to init_logit_bias are
-    open_clip's, with open_clip's defaults. custom_text: asks for a text tower that is a module of its own, which changes
-    no embedding. about: a line for `kdx models`.
+    open_clip's, with open_clip's defaults. custom_text: the text tower is to be a module of its own, which changes no
+    embedding. about: a line for `kdx models`.
     """
 
     name: Text

@@ -50,6 +50,12 @@ def open_clip_architecture(name: str) -> Architecture:
 def from_open_clip(name: str, configuration: Any, where: str | Path) -> Architecture:
     """A configuration of open_clip as an architecture of kdx. Raises DataError if it is none."""
     if isinstance(configuration, dict):
+        if configuration.get("vision_cfg") and not configuration.get("text_cfg"):
+            raise DataError(
+                "describes an image tower alone (it has no text_cfg), and kdx reads pairs of an image and a text tower",
+                where=where,
+                remedy="take a whole CLIP",
+            )
         described = {field: configuration[field] for field in MODEL_FIELDS if field in configuration}
         configuration = {"name": name, **_with_hugging_face_config(described, where)}
     architecture = parse_architecture(configuration, where)
@@ -63,7 +69,7 @@ def _with_hugging_face_config(described: dict[str, Any], where: str | Path) -> d
     """With the config.json of a Hugging Face text tower, which then is not needed again.
 
     It lies in a folder by the tower's name beside the file `where`, as open_clip_layout.py writes it, or
-    `text_cfg.hf_model_name` itself is a folder; one by a name that kdx knows, which happens to lie here, does not count.
+    `text_cfg.hf_model_name` itself is a folder. One that lies here by a name that kdx knows does not count.
     """
     text = described.get("text_cfg")
     if not isinstance(text, dict) or not text.get("hf_model_name"):

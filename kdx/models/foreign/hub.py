@@ -26,6 +26,7 @@ from .known import named
 from .preprocessing import read_open_clip_preprocess
 
 PREFIX = "hf-hub:"
+OPEN_CLIP_CONFIG = "open_clip_config.json"
 
 
 @dataclass(frozen=True)
@@ -106,8 +107,8 @@ def _fetch_tag(name: str, tag: str) -> Published:
         close = nearest(tag, tags) or next(iter(tags), None)
         remedy = f"did you mean {name}:{close}?" if close else "see open_clip.list_pretrained()"
         raise UsageError(f"open_clip has no weights {tag!r} of {name}", remedy=remedy)
-    # the tag knows what the weights were trained with; open_clip itself goes by the name and only warns. A tag that says
-    # nothing does not deny it: roberta-ViT-B-32 has QuickGELU by its name
+    # the tag knows what the weights were trained with; open_clip itself goes by the name and only warns. A tag that
+    # says nothing does not deny it: roberta-ViT-B-32 has QuickGELU by its name
     if config.get("quick_gelu") and not architecture.quick_gelu:
         architecture = named(architecture.changed(name=f"{name}-quickgelu", quick_gelu=True))
     repository, _, file = config.get("hf_hub", "").rpartition("/")
@@ -120,8 +121,26 @@ def _fetch_tag(name: str, tag: str) -> Published:
 
 def _fetch_repository(repository: str) -> Published:
     what, name = f"{PREFIX}{repository}", repository.rpartition("/")[2]
-    architecture = open_clip_config(_from_hub(repository, "open_clip_config.json", what), name)
+    if _lacks(repository, OPEN_CLIP_CONFIG):
+        raise DataError(
+            f"is no repository of open_clip: it has no {OPEN_CLIP_CONFIG}",
+            where=what,
+            remedy=f"run `hf download {repository} --local-dir DIR` and give DIR, a Hugging Face model, or the weight"
+            " file in it",
+        )
+    architecture = open_clip_config(_from_hub(repository, OPEN_CLIP_CONFIG, what), name)
     return Published(_from_hub(repository, hub.HF_WEIGHTS_NAME, what), architecture)
+
+
+def _lacks(repository: str, file: str) -> bool:
+    """Whether the hub says so; not where it cannot be asked."""
+    try:
+        hf_hub_download(repository, file, local_files_only=bool(_unreachable_hub()))
+    except LocalEntryNotFoundError:
+        return False
+    except Exception as error:  # each kind of network failure has a class of its own in another library
+        return isinstance(error, EntryNotFoundError)
+    return False
 
 
 def _from_hub(repository: str, file: str, what: str) -> Path:

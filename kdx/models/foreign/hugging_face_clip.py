@@ -1,7 +1,8 @@
-"""Hugging Face's CLIPModel: its config.json as an architecture, its keys as open_clip's.
+"""Hugging Face's CLIPModel and MetaClip2Model: config.json as an architecture, keys as open_clip's.
 
-Defaults and the precedence of `text_config_dict` over `text_config` are those of transformers'
-`configuration_clip.py`; a config.json leaves out what equals them.
+They differ in the tokenizer alone: MetaCLIP 2 has XLM-V's, and is pooled at the first end of text. Defaults and the
+precedence of `text_config_dict` over `text_config` are those of transformers' `configuration_clip.py`; a config.json
+leaves out what equals them.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from ..clip_configuration import parse_architecture
 from ..clip_vocabulary import VOCAB_SIZE, clip_tokenizer
 from .hugging_face_config import CONFIG, join_attention, mlp_ratio, read_section
 from .hugging_face_preprocess import read_image_processor
+from .known import named
 from .layouts import State
 
 ACTIVATIONS = {"quick_gelu": True, "gelu": False}  # hidden_act → quick_gelu
@@ -40,6 +42,7 @@ VISION = COMMON | {
     "image_size": 224,
     "patch_size": 32,
 }
+XLM_V, XLM_V_SIZE = "facebook/xlm-v-base", 901_629  # MetaCLIP 2's tokenizer
 LEGACY_END = 2  # transformers pools at the largest id when the config says this (its pull request 24773)
 SPECIALS = {"<|startoftext|>": "<start_of_text>", "<|endoftext|>": "<end_of_text>"}  # Hugging Face's → kdx's
 
@@ -74,32 +77,27 @@ def read_architecture(folder: Path) -> Architecture:
 
     Raises DataError for settings that CLIP's towers in kdx do not have.
     """
-    path = folder / CONFIG
-    config = read_json(path)
-    text, vision = read_section(config, "text", TEXT, path), read_section(config, "vision", VISION, path)
-    _check_supported(text, vision, path)
     _check_vocabulary(folder)
-    described = {
-        "name": folder.resolve().name,
-        "embed_dim": config.get("projection_dim", 512),
-        "quick_gelu": ACTIVATIONS[text["hidden_act"]],
-        "vision_cfg": _tower(vision)
-        | {
-            "image_size": vision["image_size"],
-            "patch_size": vision["patch_size"],
-            "head_width": vision["hidden_size"] // vision["num_attention_heads"],
-        },
-        "text_cfg": _tower(text)
-        | {
-            "context_length": text["max_position_embeddings"],
-            "vocab_size": text["vocab_size"],
-            "heads": text["num_attention_heads"],
-        },
+    config, text, vision = _read_config(folder)
+    if text["eos_token_id"] not in (LEGACY_END, text["vocab_size"] - 1):
+        raise DataError(
+            f"eos_token_id is {text['eos_token_id']}, not the last id {text['vocab_size'] - 1}",
+            where=folder / CONFIG,
+            remedy="kdx reads a CLIPModel with CLIP's own tokenizer, which ends a text with the last id",
+        )
+    return _described(folder, config, text, vision, {})
+
+
+def read_metaclip2(folder: Path) -> Architecture:
+    """As read_architecture, of a MetaClip2Model. Where the folder has no tokenizer XLM-V's is meant."""
+    config, text, vision = _read_config(folder)
+    known = text["vocab_size"] == XLM_V_SIZE
+    reads_with = {
+        "hf_tokenizer_name": XLM_V if known else folder.resolve().name,
+        "pool_type": "eos",
+        "eos_id": text["eos_token_id"],
     }
-    preprocess = read_image_processor(folder, vision["image_size"])
-    if preprocess:
-        described["preprocess_cfg"] = preprocess
-    return parse_architecture(described, path)
+    return named(_described(folder, config, text, vision, reads_with))
 
 
 def to_open_clip(state: State) -> State:
@@ -128,6 +126,47 @@ def to_open_clip(state: State) -> State:
     return renamed
 
 
+def _read_config(folder: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """config.json, and of it the text and the image tower's settings."""
+    path = folder / CONFIG
+    config = read_json(path)
+    text, vision = read_section(config, "text", TEXT, path), read_section(config, "vision", VISION, path)
+    _check_supported(text, vision, path)
+    return config, text, vision
+
+
+def _described(
+    folder: Path,
+    config: dict[str, Any],
+    text: dict[str, Any],
+    vision: dict[str, Any],
+    reads_with: dict[str, Any],
+) -> Architecture:
+    """reads_with: how texts are split and pooled, where not as CLIP does it."""
+    described = {
+        "name": folder.resolve().name,
+        "embed_dim": config.get("projection_dim", 512),
+        "quick_gelu": ACTIVATIONS[text["hidden_act"]],
+        "vision_cfg": _tower(vision)
+        | {
+            "image_size": vision["image_size"],
+            "patch_size": vision["patch_size"],
+            "head_width": vision["hidden_size"] // vision["num_attention_heads"],
+        },
+        "text_cfg": _tower(text)
+        | {
+            "context_length": text["max_position_embeddings"],
+            "vocab_size": text["vocab_size"],
+            "heads": text["num_attention_heads"],
+        }
+        | reads_with,
+    }
+    preprocess = read_image_processor(folder, vision["image_size"])
+    if preprocess:
+        described["preprocess_cfg"] = preprocess
+    return parse_architecture(described, folder / CONFIG)
+
+
 def _check_supported(text: dict[str, Any], vision: dict[str, Any], path: Path) -> None:
     acts = sorted({text["hidden_act"], vision["hidden_act"]})
     if len(acts) != 1 or acts[0] not in ACTIVATIONS:
@@ -139,12 +178,6 @@ def _check_supported(text: dict[str, Any], vision: dict[str, Any], path: Path) -
     if vision["num_channels"] != 3:
         raise DataError(
             f"its images have {vision['num_channels']} channels", where=path, remedy="kdx reads RGB images"
-        )
-    if text["eos_token_id"] not in (LEGACY_END, text["vocab_size"] - 1):
-        raise DataError(
-            f"eos_token_id is {text['eos_token_id']}, not the last id {text['vocab_size'] - 1}",
-            where=path,
-            remedy="kdx reads models with CLIP's own tokenizer, which ends a text with the last id",
         )
 
 

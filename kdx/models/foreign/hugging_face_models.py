@@ -24,23 +24,27 @@ class Reader:
 
 READERS = {
     "clip": Reader(hugging_face_clip.read_architecture, hugging_face_clip.to_open_clip),
+    "metaclip_2": Reader(hugging_face_clip.read_metaclip2, hugging_face_clip.to_open_clip),
     "siglip": Reader(hugging_face_siglip.read_architecture, hugging_face_siglip.to_open_clip),
 }
 ONE_TOWER = "it is one tower of a pair, and kdx reads both"
 REASONS = {
     "siglip2": "a NaFlex SigLIP 2 keeps the shape of each image and cuts it into a varying number of patches, and kdx's"
     " images are squares of one size",
-    "metaclip_2": "kdx reads its texts with the vocabulary of XLM-V in open_clip's form of the model alone",
     "chinese_clip": "its text tower is a Chinese BERT, read at its class token, that open_clip does not have",
     "altclip": "its text tower is an XLM-R with a layer of its own that open_clip does not have",
     "clipseg": "it segments images, and gives no embedding of them",
     "clap": "it embeds sounds and no images",
     **dict.fromkeys(("clip_vision_model", "clip_text_model"), ONE_TOWER),
+    **dict.fromkeys(("metaclip_2_vision_model", "metaclip_2_text_model"), ONE_TOWER),
     **dict.fromkeys(("siglip_vision_model", "siglip_text_model", "siglip2_vision_model"), ONE_TOWER),
 }
+OTHERWISE = (
+    "take a CLIPModel, MetaClip2Model or SiglipModel; if its weights are in open_clip's layout, give their file and"
+    " --architecture NAME"
+)
 REMEDIES = {
     "siglip2": "take weights of a fixed resolution, whose model_type is siglip, such as siglip2-base-patch16-224",
-    "metaclip_2": "import it by open_clip's name, such as ViT-H-14-worldwide-quickgelu:metaclip2_worldwide",
 }
 
 
@@ -48,9 +52,9 @@ def reader_of(model_type: str, folder: Path) -> Reader:
     """Raises DataError that says why a folder with such a model is not read."""
     if reader := READERS.get(model_type):
         return reader
-    reason = REASONS.get(model_type, f"kdx reads {' and '.join(READERS)}, pairs of an image and a text tower")
+    reason = REASONS.get(model_type, f"kdx reads {', '.join(READERS)}, pairs of an image and a text tower")
     raise DataError(
         f"holds a Hugging Face model of the type {model_type}: {reason}",
         where=folder / CONFIG,
-        remedy=REMEDIES.get(model_type, "take a CLIPModel, a SiglipModel, or a model in open_clip's layout"),
+        remedy=REMEDIES.get(model_type, OTHERWISE),
     )

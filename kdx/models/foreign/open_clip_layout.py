@@ -15,10 +15,11 @@ from kdx.core.tokenizers import HuggingFaceTokenizer
 from ..checkpoint import Checkpoint, save_weights
 from ..hugging_face_text import hugging_face_config
 from ..open_clip_architectures import MODEL_FIELDS
+from .hub import OPEN_CLIP_CONFIG
 from .hugging_face_config import CONFIG
 from .hugging_face_tokenizer import write_hugging_face_tokenizer
 from .layouts import projection_to_classifier
-from .sources import OPEN_CLIP_CONFIG, SEALED_FOR_OTHERS
+from .sources import SEALED_FOR_OTHERS
 
 log = logging.getLogger(__name__)
 

@@ -11,8 +11,9 @@ from kdx.core.folders import MANIFEST, read_manifest
 from ..architectures import Architecture
 from . import hub
 from .files import INDEX, read_weights
+from .hub import OPEN_CLIP_CONFIG
 from .hugging_face_config import model_type
-from .hugging_face_models import reader_of
+from .hugging_face_models import READERS, reader_of
 from .layouts import UNWRAPPED, State, strip_wrappers
 
 # the order in which open_clip itself looks
@@ -24,8 +25,8 @@ OPEN_CLIP_WEIGHTS = (
     "model.safetensors",
     "pytorch_model.bin",
 )
+WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 HUGGING_FACE_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
-OPEN_CLIP_CONFIG = "open_clip_config.json"
 SEALED_FOR_OTHERS = "open-clip-model"  # the kind of folder that open_clip_layout.py writes
 
 
@@ -79,10 +80,13 @@ def _read_folder(folder: Path) -> Source:
         return _read_file(weights, hub.open_clip_config(config, folder.resolve().name))
     if kind is not None:
         return _read_hugging_face(folder, kind)
+    remedy = f"give one that holds weights and {OPEN_CLIP_CONFIG}, or a config.json of the type {' or '.join(READERS)}"
+    if alone := sorted(path for path in folder.iterdir() if path.suffix in WEIGHT_SUFFIXES):
+        remedy = f"give the weight file itself, {alone[0]}, and --architecture NAME if its keys do not tell"
     raise DataError(
-        "is neither a folder of open_clip nor of a Hugging Face CLIPModel or SiglipModel",
+        "is neither a folder of open_clip nor of a Hugging Face model that kdx reads",
         where=folder,
-        remedy=f"give one that holds weights and {OPEN_CLIP_CONFIG}, or a config.json of the type clip or siglip",
+        remedy=remedy,
     )
 
 

@@ -192,6 +192,50 @@ def test_a_repository_of_open_clip_is_imported_from_hub_and_folder(
             assert torch.equal(ours, theirs)
 
 
+def test_a_repository_that_is_not_open_clips_is_said_to_be_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def hf_hub_download(repo_id: str, filename: str, **_: object) -> str:
+        raise EntryNotFoundError("404")
+
+    monkeypatch.setattr(hub, "hf_hub_download", hf_hub_download)
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_: [])
+    with pytest.raises(DataError, match=r"it has no open_clip_config\.json") as caught:
+        import_checkpoint("hf-hub:openai/clip-vit-base-patch32", tmp_path / "out")
+    assert "hf download openai/clip-vit-base-patch32" in str(caught.value.remedy)
+
+
+def test_a_folder_with_nothing_but_a_weight_file_names_it(repository: Path, tmp_path: Path) -> None:
+    (repository / "open_clip_config.json").unlink()
+    (repository / "open_clip_model.safetensors").rename(repository / "mobileclip2_s0.pt")
+    with pytest.raises(DataError, match="neither a folder of open_clip nor") as caught:
+        import_checkpoint(str(repository), tmp_path / "out")
+    assert str(repository / "mobileclip2_s0.pt") in str(caught.value.remedy)
+
+
+def test_a_folder_of_both_layouts_is_read_as_open_clips(
+    repository: Path, small_model: ClipModel, embed: Embed, tmp_path: Path
+) -> None:
+    """As DFN's and LAION's repositories are, with Hugging Face's form of the model beside it."""
+    (repository / "config.json").write_text(json.dumps({"model_type": "clip", "projection_dim": 7}))
+    safetensors.torch.save_file({"x": torch.zeros(1)}, repository / "model.safetensors")
+    state = safetensors.torch.load_file(repository / "open_clip_model.safetensors")
+    torch.save(state, repository / "open_clip_pytorch_model.bin")
+    (repository / "open_clip_model.safetensors").unlink()
+    import_checkpoint(str(repository), tmp_path / "out")
+    for ours, theirs in zip(embed(open_checkpoint(tmp_path / "out").model), embed(small_model), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_an_image_tower_alone_is_said_to_be_one(repository: Path, tmp_path: Path) -> None:
+    path = repository / "open_clip_config.json"
+    config = json.loads(path.read_text())
+    del config["model_cfg"]["text_cfg"]
+    path.write_text(json.dumps(config))
+    with pytest.raises(DataError, match="image tower alone"):
+        import_checkpoint(str(repository), tmp_path / "out")
+
+
 def test_a_folder_is_named_when_it_is_where_one_stands(
     repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

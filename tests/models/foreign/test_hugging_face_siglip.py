@@ -197,7 +197,7 @@ def test_the_published_sizes_have_open_clips_parameters(
         ({"model_type": "chinese_clip"}, "Chinese BERT"),
         ({"model_type": "altclip"}, "an XLM-R"),
         ({"model_type": "clipseg"}, "it segments"),
-        ({"model_type": "modernbert"}, "type modernbert: kdx reads clip and siglip"),
+        ({"model_type": "modernbert"}, "type modernbert: kdx reads clip, metaclip_2, siglip"),
     ],
 )
 def test_what_kdx_has_no_architecture_for_is_refused_with_the_reason(

@@ -161,7 +161,7 @@ def test_a_file_that_keeps_one_name_of_shared_weights_is_whole(tmp_path: Path) -
     assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
 
 
-@pytest.mark.parametrize("kind", ["SigLIP", "CLIPA"])
+@pytest.mark.parametrize("kind", ["SigLIP", "CLIPA", "OpenVision"])
 def test_open_clip_opens_the_whole_model_with_its_tokenizer(kind: str, tmp_path: Path) -> None:
     pytest.importorskip("transformers")
     text: dict[str, Any] = {"context_length": 16, "width": 64, "heads": 1, "layers": 2, "vocab_size": 48}
@@ -172,13 +172,20 @@ def test_open_clip_opens_the_whole_model_with_its_tokenizer(kind: str, tmp_path:
         "pool_type": "last",
     }
     kwargs: dict[str, Any] = {"clean": "canonicalize"}
-    if kind == "CLIPA":
+    vision: dict[str, Any] = {"image_size": 32, "layers": 2, "width": 64, "patch_size": 8}
+    if kind != "SigLIP":
         kwargs, text["vocab_size"] = {"clean": "whitespace", "strip_sep_token": True}, 111
+    whole: dict[str, Any] = {"custom_text": True, "init_logit_bias": -10}
+    if kind == "OpenVision":  # as its open_clip_config.json has it
+        vision |= {"no_ln_pre": True, "pool_type": "avg", "final_ln_after_pool": True}
+        vision["norm_kwargs"] = text["norm_kwargs"] = {"eps": 1e-6}
+        text |= {"act_kwargs": {"approximate": "tanh"}, "proj_bias": False}
+        whole = {}
     (t5 if kind == "SigLIP" else bert)(tmp_path / "tokenizer")
     architecture = Architecture.model_validate(
         {
-            **{"name": "small", "embed_dim": 64, "custom_text": True, "init_logit_bias": -10},
-            "vision_cfg": {"image_size": 32, "layers": 2, "width": 64, "patch_size": 8},
+            **{"name": "small", "embed_dim": 64, **whole},
+            "vision_cfg": vision,
             "text_cfg": {**text, "tokenizer_kwargs": kwargs},
             "preprocess_cfg": {"mean": [0.5] * 3, "std": [0.5] * 3, "resize_mode": "squash"},
         }

@@ -13,7 +13,6 @@ import torch
 from huggingface_hub import constants
 from torch import Tensor
 
-from kdx.core.tokenizers import HuggingFaceTokenizer
 from kdx.models.architectures import build_model, read_architecture
 from kdx.models.checkpoint import Checkpoint, open_checkpoint, save_checkpoint
 from kdx.models.foreign.importing import import_checkpoint
