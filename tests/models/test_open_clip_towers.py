@@ -145,3 +145,19 @@ def test_a_hugging_face_tower_comes_from_the_users_folder(tmp_path: Path) -> Non
     assert build_model(architecture).vocab_size == 64
     (tmp_path / "mine/config.json").write_text(json.dumps({**config, "model_type": "modernbert"}))
     assert "modernbert" in (unsupported_reason(from_open_clip("x", described, "x")) or "")
+
+
+def test_a_configuration_by_a_known_name_counts_only_beside_the_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    described = open_clip.get_model_config("roberta-ViT-B-32") or {}
+    config, place = known_configs()["roberta-base"], tmp_path / "roberta-base" / "config.json"
+    place.parent.mkdir()
+    place.write_text(json.dumps(config))
+    beside = tmp_path / "open_clip_config.json"
+    assert from_open_clip("x", described, beside).text_cfg.hf_config is None  # it says what is known
+    place.write_text(json.dumps({**config, "num_hidden_layers": 1}))
+    read = from_open_clip("x", described, beside).text_cfg
+    assert read.hf_model_name == "roberta-base" and (read.hf_config or {})["num_hidden_layers"] == 1
+    monkeypatch.chdir(tmp_path)
+    assert from_open_clip("x", described, "open_clip's x").text_cfg.hf_config is None
