@@ -50,7 +50,7 @@ def open_clip_architecture(name: str) -> Architecture:
 def from_open_clip(name: str, configuration: Any, where: str | Path) -> Architecture:
     """A configuration of open_clip as an architecture of kdx. Raises DataError if it is none."""
     if isinstance(configuration, dict):
-        if configuration.get("vision_cfg") and not configuration.get("text_cfg"):
+        if configuration.get("vision_cfg") and configuration.get("text_cfg") is None:
             raise DataError(
                 "describes an image tower alone (it has no text_cfg), and kdx reads pairs of an image and a text tower",
                 where=where,
