@@ -42,8 +42,8 @@ def command(
 
     SOURCE is a weight file (.pt, .bin, .safetensors, or the index of its shards) of open_clip, OpenAI, CLIP-KD,
     MobileCLIP, PE-Core, EVA-CLIP or TinyCLIP, a folder of open_clip or of a Hugging Face CLIPModel, MetaClip2Model or
-    SiglipModel, or a published name: NAME:TAG of open_clip, or hf-hub:OWNER/MODEL. Keys and shapes of a file tell its architecture; a file that would run code is not read. The
-    inverse is `kdx models save-open-clip`.
+    SiglipModel, or a published name: NAME:TAG of open_clip, or hf-hub:OWNER/MODEL. Keys and shapes of a file tell its
+    architecture; a file that would run code is not read. The inverse is `kdx models save-open-clip`.
 
     Example: kdx import ViT_B_16-laion400m_e32.pt --out teacher
     """
