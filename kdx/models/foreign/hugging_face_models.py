@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kdx.core.errors import DataError
+from kdx.core.folders import read_json
 
 from ..architectures import Architecture
 from . import hugging_face_clip, hugging_face_siglip
@@ -16,16 +17,17 @@ from .layouts import State
 
 @dataclass(frozen=True)
 class Reader:
-    """architecture: of a folder, whose files it checks. convert: its keys as open_clip's."""
+    """name: of the class. architecture: of a folder, whose files it checks. convert: its keys as open_clip's."""
 
+    name: str
     architecture: Callable[[Path], Architecture]
     convert: Callable[[State], State]
 
 
 READERS = {
-    "clip": Reader(hugging_face_clip.read_architecture, hugging_face_clip.to_open_clip),
-    "metaclip_2": Reader(hugging_face_clip.read_metaclip2, hugging_face_clip.to_open_clip),
-    "siglip": Reader(hugging_face_siglip.read_architecture, hugging_face_siglip.to_open_clip),
+    "clip": Reader("CLIPModel", hugging_face_clip.read_architecture, hugging_face_clip.to_open_clip),
+    "metaclip_2": Reader("MetaClip2Model", hugging_face_clip.read_metaclip2, hugging_face_clip.to_open_clip),
+    "siglip": Reader("SiglipModel", hugging_face_siglip.read_architecture, hugging_face_siglip.to_open_clip),
 }
 ONE_TOWER = "it is one tower of a pair, and kdx reads both"
 REASONS = {
@@ -51,6 +53,7 @@ REMEDIES = {
 def reader_of(model_type: str, folder: Path) -> Reader:
     """Raises DataError that says why a folder with such a model is not read."""
     if reader := READERS.get(model_type):
+        _check_class(reader, folder / CONFIG)
         return reader
     reason = REASONS.get(model_type, f"kdx reads {', '.join(READERS)}, pairs of an image and a text tower")
     raise DataError(
@@ -58,3 +61,14 @@ def reader_of(model_type: str, folder: Path) -> Reader:
         where=folder / CONFIG,
         remedy=REMEDIES.get(model_type, OTHERWISE),
     )
+
+
+def _check_class(reader: Reader, path: Path) -> None:
+    """Raises DataError for another class of the same type: a classifier, or one whose code lies beside the weights."""
+    stated = read_json(path).get("architectures")
+    if isinstance(stated, list) and stated and reader.name not in stated:
+        raise DataError(
+            f"is of the class {stated[0]}, and kdx reads {reader.name}: what another computes its weights do not show",
+            where=path,
+            remedy=OTHERWISE,
+        )

@@ -99,7 +99,7 @@ def _refuse_others(state: State, where: str) -> None:
         raise DataError(
             f"is no CLIP model of a known layout: there is no {', no '.join(missing)}; it begins with {found}",
             where=where,
-            remedy="kdx imports open_clip's, OpenAI's and CLIP-KD's files and Hugging Face CLIPModel folders",
+            remedy="`kdx import --help` tells whose files are read; one tower alone is not",
         )
 
 

@@ -197,6 +197,11 @@ def test_the_published_sizes_have_open_clips_parameters(
         ({"model_type": "chinese_clip"}, "Chinese BERT"),
         ({"model_type": "altclip"}, "an XLM-R"),
         ({"model_type": "clipseg"}, "it segments"),
+        ({"architectures": ["SiglipForImageClassification"]}, "class SiglipForImageClassification"),
+        (
+            {"model_type": "clip", "architectures": ["EVACLIPModel"]},
+            "class EVACLIPModel, and kdx reads CLIPModel",
+        ),
         ({"model_type": "modernbert"}, "type modernbert: kdx reads clip, metaclip_2, siglip"),
     ],
 )
