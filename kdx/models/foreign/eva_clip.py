@@ -13,6 +13,7 @@ from .renaming import Renames, rename
 IMAGE, TRUNK = "visual.", "visual.trunk."
 MARKS = ("visual.cls_token", "visual.patch_embed.proj.weight")
 COMPUTED = re.compile(r"visual\.(?:blocks\.\d+\.attn\.)?rope\.freqs_(?:cos|sin)")
+SCALE = "text.logit_scale"
 NAMES: Renames = (
     (r"\battn\.inner_attn_ln\.", "attn.norm."),
     (r"\bmlp\.ffn_ln\.", "mlp.norm."),
@@ -26,10 +27,15 @@ SPLIT: Renames = (
 
 
 def from_eva_clip(state: State) -> State:
-    """state: with BAAI's names, else nothing is changed. The tables of rotary positions are dropped: computed."""
+    """state: with BAAI's names, else nothing is changed. The tables of rotary positions are dropped: computed.
+
+    Some of the files keep the scale of the logits with the text tower.
+    """
     if not all(mark in state for mark in MARKS):
         return state
     table = NAMES + (SPLIT if "visual.blocks.0.attn.q_proj.weight" in state else ())
+    if "logit_scale" not in state and SCALE in state:
+        state = {"logit_scale" if key == SCALE else key: value for key, value in state.items()}
     return {
         f"{TRUNK}{rename(key.removeprefix(IMAGE), table)}" if key.startswith(IMAGE) else key: value
         for key, value in state.items()

@@ -202,6 +202,8 @@ def test_baais_eva_clip_is_read_as_timm_reads_it(name: str, more: Names, full_ke
     _assert_equal({f"visual.trunk.{key}": value for key, value in converted.items()}, own)
     normalised = normalise(theirs)
     _assert_equal(normalised.state, state)
+    theirs["text.logit_scale"] = theirs.pop("logit_scale")
+    _assert_equal(normalise(theirs).state, state)
     assert identify(normalised.state, "x", quick_gelu=False).architecture.name == name
 
 
