@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .eva_clip import from_eva_clip
 from .files import State
-from .mobileclip import from_mobileclip
+from .mobileclip import from_mobileclip, from_mobileclip_b
 from .perception_encoder import from_perception_encoder
 
 WRAPPERS = ("module.", "model.")  # DistributedDataParallel, a training module around the model
@@ -162,6 +162,10 @@ STEPS: tuple[tuple[Callable[[State], State], str], ...] = (
     (strip_wrappers, UNWRAPPED),
     (join_tinyclip, "put the towers together, which TinyCLIP keeps apart"),
     (from_mobileclip, "renamed Apple's MobileCLIP to open_clip's, with timm's image tower"),
+    (
+        from_mobileclip_b,
+        "renamed Apple's MobileCLIP-B to open_clip's, whose image tower does not pad: embeddings differ a little",
+    ),
     (from_perception_encoder, "renamed Meta's Perception Encoder to open_clip's, with timm's image tower"),
     (from_eva_clip, "renamed BAAI's EVA-CLIP to open_clip's, with timm's image tower"),
     (drop_text_decoder, "dropped the decoder that writes captions (CoCa): kdx has its two towers alone"),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -69,15 +70,24 @@ PROJECTIONS = (
 
 
 def from_mobileclip(state: State) -> State:
-    """state: with Apple's names, else nothing is changed."""
-    if not any(key.startswith(IMAGE) for key in state):
-        return state
+    """state: of S0, S1 or S2 with Apple's names, else nothing is changed."""
     halving = (re.match(rf"{IMAGE}network\.(\d+)\.proj\.", key) for key in state)
     begins = sorted({int(found[1]) for found in halving if found})
+    return _converted(state, lambda name: _fastvit_name(name, begins)) if begins else state
+
+
+def from_mobileclip_b(state: State) -> State:
+    """state: of B with Apple's names, else nothing is changed."""
+    if not any(key.startswith(f"{IMAGE}patch_emb.") for key in state):
+        return state
+    return _converted(state, lambda name: rename(name, VIT))
+
+
+def _converted(state: State, image_name: Callable[[str], str]) -> State:
     converted: State = {}
     for key, value in state.items():
         if key.startswith(IMAGE):
-            name = _image_name(key.removeprefix(IMAGE), begins)
+            name = image_name(key.removeprefix(IMAGE))
             if name in PROJECTIONS and isinstance(value, Tensor) and value.ndim == 2:
                 value = value.T
                 converted[f"visual.trunk.{name.removesuffix('weight')}bias"] = torch.zeros(len(value))
@@ -94,10 +104,8 @@ def from_mobileclip(state: State) -> State:
     return converted
 
 
-def _image_name(name: str, begins: list[int]) -> str:
+def _fastvit_name(name: str, begins: list[int]) -> str:
     """begins: the places in the list where a stage begins."""
-    if not begins:
-        return rename(name, VIT)
     if found := PLACE.fullmatch(name):
         place, rest = int(found[1]), found[2]
         stage = f"stages.{bisect_right(begins, place)}"
