@@ -37,7 +37,6 @@ from kdx.data.shards import ShardSet
 from kdx.models.architecture import read_architecture
 from kdx.models.checkpoint import RUN_KIND, describe, save_checkpoint
 from kdx.models.clip import ClipModel
-from kdx.models.text_tokenizer import tokenizer_of
 
 from .best_student import BestStudent
 from .compiled_towers import compile_towers
@@ -52,7 +51,7 @@ from .optimizer import build_optimizer
 from .ranks import ALONE, Ranks
 from .recipe import Recipe
 from .run_state import RunState
-from .student import build_student
+from .student import build_student, student_tokenizer
 from .teacher_source import TeacherSource
 from .teachers import describe_teachers
 from .tracking import tracked
@@ -115,7 +114,7 @@ def train(
     device = find_device(recipe.precision)
     compiled = recipe.compile and device.is_gpu
     recipe = recipe.model_copy(update={"precision": device.precision, "compile": compiled})
-    architecture, tokenizer = recipe.architecture, tokenizer_of(recipe.architecture)
+    architecture, tokenizer = recipe.architecture, student_tokenizer(recipe, teachers)
     state, inherited = _build_state(recipe, teachers, caches, device, ranks)
     model, objective = state.model, state.objective
     reader, loader = _open_loader(recipe, samples, schedule.batch_size, model, tokenizer, device, ranks)

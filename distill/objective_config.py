@@ -142,6 +142,11 @@ class ObjectiveConfig(Config):
                 'objective.contrast = "sigmoid" is not in the released code, objective.compat = "clip-kd"',
                 remedy='set objective.compat = "paper"',
             )
+        if self.contrast == "sigmoid" and not (self.task or self.crd):
+            raise UsageError(
+                'objective.contrast = "sigmoid" has no use: no term is of that form, and the bias would learn nothing',
+                remedy='set objective.task or objective.crd, or objective.contrast = "softmax"',
+            )
         if self.contrast == "sigmoid" and self.gd:
             raise UsageError(
                 f'objective.gd = {self.gd:g} is of the softmax loss, objective.contrast = "sigmoid"',

@@ -8,13 +8,15 @@ from pathlib import Path
 import torch
 from timm.layers.norm_act import convert_sync_batchnorm
 
-from kdx.core.errors import UsageError
+from kdx.core.errors import SetupError, UsageError
+from kdx.core.tokenizers import Tokenizer
 from kdx.models.architectures import build_model
-from kdx.models.checkpoint import open_checkpoint, read_checkpoint_architecture
+from kdx.models.checkpoint import open_checkpoint, read_checkpoint_architecture, read_checkpoint_tokenizer
 from kdx.models.clip import ClipModel
 from kdx.models.grad_checkpointing import checkpoint_gradients
 from kdx.models.inheritance import inherit
 from kdx.models.locking import lock
+from kdx.models.text_tokenizer import tokenizer_of
 
 from .model_config import InheritConfig
 from .objective_config import DISTILLING
@@ -67,6 +69,32 @@ def check_student(recipe: Recipe, teachers: Sequence[Path]) -> None:
             _inherit(recipe.inherit, model, build_model(source))
     if recipe.model.grad_checkpointing:
         checkpoint_gradients(model)
+
+
+def student_tokenizer(recipe: Recipe, teachers: Sequence[Path]) -> Tokenizer:
+    """CLIP's, or the one that the student's architecture names: from a teacher or what it inherits from, else the hub.
+
+    Raises SetupError where it is nowhere here and the hub cannot be reached, else what `tokenizer_of` raises.
+    """
+    text = recipe.architecture.text_cfg
+    sources = [*teachers, *([] if recipe.inherit is None else [_source(recipe.inherit, teachers)])]
+    for source in sources if text.tokenizer_name else ():
+        other = read_checkpoint_architecture(source).text_cfg
+        if (other.tokenizer_name, other.tokenizer_mode, other.tokenizer_kwargs) == (
+            text.tokenizer_name,
+            text.tokenizer_mode,
+            text.tokenizer_kwargs,
+        ):
+            return read_checkpoint_tokenizer(source)
+    try:
+        return tokenizer_of(recipe.architecture)
+    except SetupError as error:
+        raise SetupError(
+            error.what,
+            where=error.where,
+            remedy=f"run `hf download {text.tokenizer_name} --include 'tokenizer*'` where there is a network: it fills "
+            "the hub's cache, which may be copied here",
+        ) from None
 
 
 def _how_to_get(recipe: Recipe) -> str:

@@ -8,11 +8,11 @@ from pathlib import Path
 from kdx.core.errors import UsageError
 from kdx.core.progress import Progress, silent
 from kdx.data.shards import ShardSet
-from kdx.models.checkpoint import read_checkpoint_architecture, read_checkpoint_spec, resolve_run
+from kdx.models.checkpoint import read_checkpoint_architecture, read_checkpoint_spec
 
 from .ranks import ALONE, Ranks
 from .recipe import Precision, Recipe
-from .student import check_student
+from .student import check_student, student_tokenizer
 from .teacher_cache import Storage, TeacherCache, open_cache
 from .teacher_in_loop import TeacherInLoop
 from .teacher_model import TeacherModel
@@ -72,6 +72,7 @@ def _teacher_models(
 ) -> list[TeacherModel]:
     """None if the recipe does not distil."""
     check_student(recipe, teachers)
+    student_tokenizer(recipe, teachers)
     recipe.resolve(samples)
     _check_different(teachers)
     if not recipe.objective.needs_teacher:
@@ -98,6 +99,8 @@ def cache_folders(cache: Path | Sequence[Path], count: int) -> list[Path]:
             f"--cache is given {len(given)} times for {count} teachers",
             remedy="give one for each, in the order of --teacher, or a single one",
         )
+    if twice := [place for number, place in enumerate(given) if place in given[:number]]:
+        raise UsageError("is given as the cache of two teachers", where=twice[0], remedy="give each its own")
     return given
 
 
@@ -126,7 +129,8 @@ def unlike_expected(recipe: Recipe, teachers: Sequence[Path]) -> list[str]:
 
 
 def _check_different(teachers: Sequence[Path]) -> None:
-    places = [resolve_run(teacher).resolve() for teacher in teachers]
+    digests = [read_checkpoint_spec(teacher).model_digest for teacher in teachers]
     for number, teacher in enumerate(teachers):
-        if places[number] in places[:number]:
-            raise UsageError("is given twice as a teacher", where=teacher, remedy="give each teacher once")
+        if digests[number] in digests[:number]:
+            first = teachers[digests.index(digests[number])]
+            raise UsageError(f"is the teacher {first} again", where=teacher, remedy="give each teacher once")

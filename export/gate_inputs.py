@@ -133,7 +133,7 @@ def questions(reference: Encoder, samples: ParitySamples) -> GateInputs:
     """The requests alone, by the reference's preprocessing and tokenizer. Raises DataError for a damaged image."""
     spec = reference.spec
     pixels = _pixels(reference.preprocess, samples)
-    requests = _probes(spec, pixels)
+    requests = _probes(spec, reference.tokenizer, pixels)
     orders = {"image/sample": list(range(len(pixels)))}
     for start in range(0, len(pixels), IMAGES):
         requests[f"image/sample{start:06d}"] = pixels[start : start + IMAGES]
@@ -163,7 +163,7 @@ def _pixels(preprocess: Preprocess, samples: ParitySamples) -> FloatArray:
         return np.stack(list(pool.map(preprocess, samples.images)))
 
 
-def _probes(spec: EncoderSpec, pixels: FloatArray) -> Arrays:
+def _probes(spec: EncoderSpec, tokenizer: Tokenizer, pixels: FloatArray) -> Arrays:
     probes = np.resize(pixels[: max(BATCHES)], (max(BATCHES), *pixels.shape[1:]))
     black = (np.zeros(3, np.float32) - spec.mean) / spec.std
     white = (np.ones(3, np.float32) - spec.mean) / spec.std
@@ -172,7 +172,7 @@ def _probes(spec: EncoderSpec, pixels: FloatArray) -> Arrays:
     requests["image/constant"] = constant.astype(np.float32)
     for size, length in zip(BATCHES, (*LENGTHS, spec.context_length), strict=True):
         length = max(spec.min_length, min(length, spec.context_length))
-        requests[f"text/batch{size}"] = _probe_tokens(size, length, spec.vocab_size)
+        requests[f"text/batch{size}"] = _probe_tokens(size, length, spec, tokenizer)
     if spec.has_free_length:
         requests["text/padded"] = _padded(requests["text/batch3"], spec)
     requests["text/alone"] = requests["text/batch3"][:1]
@@ -191,10 +191,12 @@ def _add_texts(
     return order
 
 
-def _probe_tokens(batch: int, length: int, vocab_size: int) -> npt.NDArray[np.int32]:
-    """int32 [batch, length]: start, arbitrary pieces, end of text at the last place."""
-    tokens = np.random.default_rng(batch).integers(1, vocab_size - 2, (batch, length), dtype=np.int32)
-    tokens[:, 0], tokens[:, -1] = vocab_size - 2, vocab_size - 1
+def _probe_tokens(batch: int, length: int, spec: EncoderSpec, tokenizer: Tokenizer) -> npt.NDArray[np.int32]:
+    """int32 [batch, length]: start, arbitrary pieces and, at the last places, the end, which the tower may look for."""
+    start, end = tokenizer.start, tokenizer.end
+    pieces = np.setdiff1d(np.arange(spec.vocab_size, dtype=np.int32), [spec.pad_id, *start, *end])
+    tokens = np.random.default_rng(batch).choice(pieces, (batch, length))
+    tokens[:, : len(start)], tokens[:, length - len(end) :] = start, end
     return tokens
 
 

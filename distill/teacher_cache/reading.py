@@ -151,7 +151,7 @@ def _check_identity(folder: Path, identity: str, storage: Storage | None) -> Non
             f"holds the cache {str(found)[:12]}, this recipe needs {identity[:12]}: teacher, views, data or kdx's "
             "version differ",
             where=folder,
-            remedy="give another --cache folder, or remove this one",
+            remedy="give another --cache folder (of several teachers in the order of --teacher), or remove this one",
         )
     stored = manifest.fields.get("storage")
     if storage not in (None, stored):

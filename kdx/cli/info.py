@@ -147,10 +147,11 @@ def _model(folder: Path, fields: Mapping[str, Any]) -> Facts:
     from kdx.core.spelling import listed
 
     spec = read_json(folder / "config.json").get("spec", {})
+    free = spec.get("text_padding", "longest") == "longest"
     facts: Facts = {
         "architecture": spec.get("name"),
         "embeddings": f"{spec.get('embed_dim')} numbers each, from images of {spec.get('image_size')} pixels "
-        f"and texts of up to {spec.get('context_length')} tokens",
+        f"and texts of {'up to ' if free else ''}{spec.get('context_length')} tokens",
     }
     if dims := spec.get("matryoshka_dims"):
         facts["dimensions"] = f"the first {listed(dims[:-1], 'or')} are an embedding by themselves"

@@ -155,8 +155,11 @@ def classify(
 @click.argument("query", metavar="TEXT", type=_Utf8())
 @click.argument("places", nargs=-1, required=True, metavar="PLACE...", type=click.Path(path_type=Path))
 @click.option("--top", "top_k", type=click.IntRange(1), default=10, show_default=True, help="Images to show.")
+@_dimensions
 @_json
-def search(model: str, query: str, places: tuple[Path, ...], top_k: int, as_json: bool) -> None:
+def search(
+    model: str, query: str, places: tuple[Path, ...], top_k: int, dimensions: int | None, as_json: bool
+) -> None:
     """Find the images nearest to TEXT. A PLACE is an image, a folder of images, or a set (its val split).
 
     Example: kdx query search grpc://localhost:8001 "a red star" photos
@@ -167,7 +170,7 @@ def search(model: str, query: str, places: tuple[Path, ...], top_k: int, as_json
 
     images = {name: image for place in places for name, image in _images_at(place).items()}
     with kdx.load(model) as embedder, show_progress("embedding images") as progress:
-        index = ExactSearch(embedder, images, progress=progress)
+        index = ExactSearch(embedder, images, dimensions=dimensions, progress=progress)
         hits = index.find(query, top_k)
     for name, reason in list(index.refused.items())[:REFUSED_SHOWN]:
         click.echo(f"left out {name}: {reason}", err=True)

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from .dimensions import are_widths, check_dimensions, first_dimensions
 from .errors import DataError, UsageError
 from .preprocess import ImageSource, Preprocess
-from .prompts import best_labels, class_vectors, label_probabilities, prompt_texts
+from .prompts import best_labels, class_vectors, prompt_texts
 from .requests import at_item, check_count, check_images, check_labels, check_templates, check_texts
 from .tokenizers import Tokenizer, tokenizer_files
 
@@ -86,8 +86,12 @@ class EncoderSpec:
         return MIN_LENGTH if self.has_free_length else self.context_length
 
     def pad(self, sequences: Sequence[Sequence[int]]) -> npt.NDArray[np.int32]:
-        """What the text tower takes of texts that Tokenizer.encode gave: int32 [B, L], padded as it wants them."""
-        length = max(map(len, sequences), default=0) if self.has_free_length else self.context_length
+        """What the text tower takes of texts that Tokenizer.encode gave: int32 [B, L], padded as it wants them.
+
+        L is the longest text's, at least min_length, or context_length.
+        """
+        longest = max(map(len, sequences), default=0) if self.has_free_length else self.context_length
+        length = max(longest, self.min_length)  # T5's tokenizer gives one id of an empty text
         padded = np.full((len(sequences), length), self.pad_id, dtype=np.int32)
         filled = np.arange(length) < np.array([len(sequence) for sequence in sequences])[:, None]  # [B, L]
         padded[filled] = np.fromiter(chain.from_iterable(sequences), dtype=np.int32, count=int(filled.sum()))
@@ -200,7 +204,7 @@ class Embedder(ABC):
         top_k: int = 5,
     ) -> list[list[tuple[str, float]]]:
         """For each image its `top_k` best labels with their probabilities, best first: over all labels, or of a model
-        with a bias each label's own (kdx.core.prompts.label_probabilities).
+        with a bias each label's own (kdx.core.prompts.best_labels).
 
         templates: prompts with `{}` where the label goes, whose vectors are averaged; without them "a photo of a
         {}.". A top_k above the number of labels gives all. A label may stand there twice: each counts by itself.
@@ -210,10 +214,10 @@ class Embedder(ABC):
         top_k, images = check_count(top_k, "top_k"), check_images(images)
         vectors = class_vectors(self.embed_texts(prompt_texts(labels, templates)), len(templates))  # [C, D]
         embeddings, spec = self.embed_images(images), self.spec
-        scores = label_probabilities(embeddings, vectors, spec.logit_scale, spec.logit_bias)  # [N, C]
+        best, scores = best_labels(embeddings, vectors, top_k, spec.logit_scale, spec.logit_bias)  # [N, K]
         return [
-            [(labels[column], float(row[column])) for column in best]
-            for row, best in zip(scores, best_labels(scores, top_k), strict=True)
+            [(labels[number], float(score)) for number, score in zip(*row, strict=True)]
+            for row in zip(best, scores, strict=True)
         ]
 
     def close(self) -> None:  # noqa: B027  most forms hold nothing

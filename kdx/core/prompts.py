@@ -26,25 +26,29 @@ def class_vectors(text_embeddings: npt.NDArray[np.float32], num_templates: int) 
     return (means / np.maximum(norms, np.finfo(np.float32).tiny)).astype(np.float32)
 
 
-def label_probabilities(
+def best_labels(
     images: npt.NDArray[np.float32],
     vectors: npt.NDArray[np.float32],
+    top_k: int,
     logit_scale: float,
     logit_bias: float = 0.0,
-) -> npt.NDArray[np.float32]:
-    """How well each label fits each image. images: float32 [B, D]; vectors: of the labels, float32 [C, D]. → [B, C].
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    """The `top_k` labels that fit each image best, and their probabilities. images: float32 [B, D]; vectors: of the
+    labels, float32 [C, D]. Returns the labels' numbers [B, K], best first, of equal ones the first, and float32 [B, K].
 
     Of a model with a bias (SigLIP) the sigmoid of logit_scale × cosine + bias: each label is judged by itself, and none
-    may fit. Else the softmax of logit_scale × cosine: the labels share 1.
+    may fit. Else the softmax of logit_scale × cosine: all C labels share 1. Ranked by cosines, since the probabilities
+    of two good labels may both be 1.
     """
-    logits = np.float32(logit_scale) * (images @ vectors.T)
-    if logit_bias:
+    cosines = images @ vectors.T
+    best = np.argsort(-cosines, axis=1, kind="stable")[:, :top_k]
+    probabilities = _probabilities(np.float32(logit_scale) * cosines, np.float32(logit_bias))
+    return best, np.take_along_axis(probabilities, best, axis=1)
+
+
+def _probabilities(logits: npt.NDArray[np.float32], bias: np.float32) -> npt.NDArray[np.float32]:
+    if bias:
         # in fp32 exp overflows beyond 88, where the sigmoid is 0 long since
-        return np.reciprocal(1 + np.exp(-np.clip(logits + np.float32(logit_bias), -80, 80)))
+        return np.reciprocal(1 + np.exp(-np.clip(logits + bias, -80, 80)))
     exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
     return exponentials / exponentials.sum(axis=1, keepdims=True)
-
-
-def best_labels(scores: npt.NDArray[np.float32], top_k: int) -> npt.NDArray[np.int64]:
-    """The columns of the `top_k` highest scores of each row, best first; of equal ones the first. [B, C] → [B, K]."""
-    return np.argsort(-scores, axis=1, kind="stable")[:, :top_k]

@@ -84,9 +84,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
             where=path / "model.safetensors",
             remedy="copy the checkpoint again from where it came",
         ) from None
-    tokenizer = open_tokenizer(path)
-    spec.check_tokenizer(tokenizer, path)
-    return Checkpoint(path, model.eval(), spec, tokenizer, architecture)
+    return Checkpoint(path, model.eval(), spec, _open_tokenizer(path, spec), architecture)
 
 
 def read_checkpoint_architecture(path: Path) -> Architecture:
@@ -97,6 +95,17 @@ def read_checkpoint_architecture(path: Path) -> Architecture:
 def read_checkpoint_spec(path: Path) -> EncoderSpec:
     """The specification of a Checkpoint folder or finished run. Of its weights nothing is read. Raises DataError."""
     return _read_described(path)[1]
+
+
+def read_checkpoint_tokenizer(path: Path) -> Tokenizer:
+    """The tokenizer of a Checkpoint folder or finished run. Of its weights nothing is read. Raises DataError."""
+    return _open_tokenizer(resolve_run(path), read_checkpoint_spec(path))
+
+
+def _open_tokenizer(path: Path, spec: EncoderSpec) -> Tokenizer:
+    tokenizer = open_tokenizer(path)
+    spec.check_tokenizer(tokenizer, path)
+    return tokenizer
 
 
 def save_weights(state: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:

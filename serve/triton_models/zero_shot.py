@@ -2,7 +2,7 @@
 
 `image` BYTES [B, 1]; `labels` BYTES [1], a JSON list of strings; `templates` BYTES [1], optional, a JSON list of
 prompts with `{}`; `top_k` INT32 [1], optional → `label` BYTES [B, K], `score` FP32 [B, K], best first. The score is
-that of kdx.core.prompts.label_probabilities: the softmax over all labels, or of a sigmoid model each label's own.
+that of kdx.core.prompts.best_labels: the softmax over all labels, or of a sigmoid model each label's own.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import triton_python_backend_utils as pb_utils  # pyright: ignore[reportMissingI
 
 from kdx.core.encoder import FloatArray
 from kdx.core.errors import UsageError
-from kdx.core.prompts import best_labels, class_vectors, label_probabilities, prompt_texts
+from kdx.core.prompts import best_labels, class_vectors, prompt_texts
 from kdx.core.requests import check_count, check_labels, check_templates
 from kdx.runtime.triton_requests import MAX_JSON_BYTES, MAX_PROMPTS, check_size, to_bytes_column
 
@@ -56,10 +56,9 @@ class TritonPythonModel:
         top_k = _read_top_k(request)
         embeddings = ask("embed_image", "image", to_bytes_column(images))  # [B, D]
         vectors = self._vectors_of(prompts, request)  # [C, D]
-        scores = label_probabilities(embeddings, vectors, self._logit_scale, self._logit_bias)  # [B, C]
-        best = best_labels(scores, top_k)  # [B, K]
+        best, scores = best_labels(embeddings, vectors, top_k, self._logit_scale, self._logit_bias)  # [B, K]
         labels = np.array([label.encode() for label in prompts[0]], dtype=np.object_)
-        return {"label": labels[best], "score": np.take_along_axis(scores, best, axis=1)}
+        return {"label": labels[best], "score": scores}
 
     def _vectors_of(self, prompts: Prompts, request: Any) -> FloatArray:
         vectors = self._class_vectors.get(prompts)

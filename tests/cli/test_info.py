@@ -54,6 +54,19 @@ def test_the_widths_of_a_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixtur
     save_checkpoint(tmp_path / "several", model, architecture, clip_tokenizer(), matryoshka_dims=(8, 16, 64))
     code, told = _info(tmp_path / "several", capsys)
     assert code == 0 and "first 8 or 16 are an embedding" in told["dimensions"]
+    assert told["embeddings"].endswith("texts of up to 32 tokens")
+
+
+def test_a_checkpoint_whose_texts_have_one_length(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from kdx.models.architectures import build_model, read_architecture
+    from kdx.models.checkpoint import save_checkpoint
+    from kdx.models.clip_vocabulary import clip_tokenizer
+
+    described = read_architecture("kdx-mini")
+    text = described.text_cfg.changed(no_causal_mask=True, pool_type="last")
+    architecture = described.changed(custom_text=True, text_cfg=text)
+    save_checkpoint(tmp_path / "padded", build_model(architecture, 0), architecture, clip_tokenizer())
+    assert _info(tmp_path / "padded", capsys)[1]["embeddings"].endswith("texts of 32 tokens")
 
 
 def test_an_exported_model_and_its_repository(

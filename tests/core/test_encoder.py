@@ -151,7 +151,11 @@ def test_texts_are_padded_to_the_longest_or_to_the_context() -> None:
     padded = FULL.pad(texts)
     assert padded.dtype == np.int32 and padded.shape == (3, 16)
     assert padded[0].tolist() == [5, 6, 7, *[1] * 13] and set(padded[1]) == {1}
-    assert SPEC.pad([]).shape == (0, 0) and FULL.pad([]).shape == (0, 16)
+    assert (
+        SPEC.pad([]).shape == (0, 2)
+        and SPEC.pad([[5]]).tolist() == [[5, 0]]
+        and FULL.pad([]).shape == (0, 16)
+    )
 
 
 def test_tokens_of_a_length_that_the_tower_does_not_take_are_refused() -> None:

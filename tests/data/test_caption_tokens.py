@@ -25,6 +25,14 @@ class _Large(Tokenizer):
 
     kind, vocab_size, pad_id = "large", 100_000, 0
 
+    @property
+    def start(self) -> tuple[int, ...]:
+        return ()
+
+    @property
+    def end(self) -> tuple[int, ...]:
+        return ()
+
     def _identity(self) -> object:
         return self.kind
 

@@ -208,10 +208,6 @@ def test_what_cannot_train_is_said_before_the_teacher_is_asked(tmp_path: Path, s
     with pytest.raises(UsageError) as too_few:
         open_teachers(_recipe("demo-clip-kd", "batch_size=21"), samples, [teacher], tmp_path / "cache")
     assert {"21", "20"} <= set(too_few.value.what.split())
-    same = tmp_path / "data" / ".." / "teacher"
-    with pytest.raises(UsageError) as twice:
-        open_teachers(_recipe("demo-clip-kd"), samples, [teacher, same], tmp_path / "cache")
-    assert twice.value.where == str(same)
 
 
 def test_a_teacher_is_asked_for_exactly_when_the_objective_needs_one(

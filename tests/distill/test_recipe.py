@@ -127,6 +127,11 @@ def test_a_fault_is_named_with_its_remedy(tmp_path: Path, content: str, what: st
         (["batch_size=many"], "batch_size = 'many'", '"auto"'),
         (["objective.ckd=1"], "unknown key objective.ckd = 1", "did you mean objective.crd?"),
         (["objective.kl=2.5"], "unknown key objective.kl = 2.5", "known keys: afd, affinity, "),
+        (
+            ["objective.task=0", "objective.affinity=1", "objective.contrast='sigmoid'"],
+            'objective.contrast = "sigmoid" has no use',
+            "set objective.task or objective.crd",
+        ),
         (["objective.fd=-1"], "objective.fd = -1", "set objective.fd to 0 or more"),
         (["objective.compat=paperr"], "objective.compat = 'paperr'", "'paper' or 'clip-kd'"),
         (["objective.mfd=1", "objective.mask_ratio=1"], "objective.mask_ratio = 1", "below 1"),

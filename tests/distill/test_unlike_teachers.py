@@ -1,6 +1,7 @@
 """An ensemble of a CLIP and a SigLIP: each sees the views and captions of the run in its own pixels and tokens."""
 
 import functools
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
@@ -11,7 +12,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from kdx.core.errors import UsageError
+from kdx.core.errors import SetupError, UsageError
 from kdx.core.images import decode_image
 from kdx.core.log import read_metrics
 from kdx.core.tokenizers import HuggingFaceTokenizer
@@ -19,12 +20,19 @@ from kdx.data.loader import Batch
 from kdx.data.pixels import read_pixels
 from kdx.data.shards import Sample, ShardSet, open_split, write_shards
 from kdx.data.views import choose_view
-from kdx.distill import open_teachers, read_recipe, run_recipe, train
-from kdx.distill.teachers import ask_at_each_step
+from kdx.distill import Recipe, open_teachers, read_recipe, run_recipe, train
+from kdx.distill.student import student_tokenizer
+from kdx.distill.teachers import ask_at_each_step, cache_folders
 from kdx.models.architecture import Architecture
 from kdx.models.architectures import build_model, read_architecture
-from kdx.models.checkpoint import open_checkpoint, save_checkpoint
+from kdx.models.checkpoint import (
+    open_checkpoint,
+    read_checkpoint_architecture,
+    read_checkpoint_spec,
+    save_checkpoint,
+)
 from kdx.models.clip_vocabulary import clip_tokenizer
+from kdx.models.foreign import hub
 from kdx.models.foreign.hugging_face_tokenizer import Wishes, read_hugging_face_tokenizer
 
 from ..models.foreign.small_tokenizers import t5
@@ -189,3 +197,28 @@ def test_caches_that_lie_there_teach_an_ensemble(
         run_recipe(recipe, samples.folder, tmp_path / "x", teachers=teachers, cache=[*places, tmp_path])
     open_teachers(recipe, samples, teachers, tmp_path / "both")
     assert (tmp_path / "both").is_dir() and (tmp_path / "both.2").is_dir()
+
+
+def test_a_students_tokenizer_is_a_teachers_or_missed_before_anything_is_made(
+    samples: ShardSet, teachers: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clip, siglip = teachers
+    architecture = read_checkpoint_architecture(siglip).changed(name="student")
+    monkeypatch.setattr(Recipe, "architecture", property(lambda _: architecture))
+    monkeypatch.setattr(hub, "_unreachable_hub", lambda: "no network")
+    assert student_tokenizer(RECIPE, teachers).digest == read_checkpoint_spec(siglip).tokenizer_digest
+    with pytest.raises(SetupError) as missing:
+        open_teachers(RECIPE, samples, [clip], tmp_path / "cache")
+    assert missing.value.where == "someone/siglip" and "hf download" in (missing.value.remedy or "")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_copy_of_a_teacher_is_no_second_one(
+    samples: ShardSet, teachers: list[Path], tmp_path: Path
+) -> None:
+    shutil.copytree(teachers[0], tmp_path / "copy")
+    with pytest.raises(UsageError, match="again") as caught:
+        open_teachers(RECIPE, samples, [teachers[0], tmp_path / "copy"], tmp_path / "cache")
+    assert caught.value.where == str(tmp_path / "copy")
+    with pytest.raises(UsageError, match="cache of two teachers"):
+        cache_folders([tmp_path / "cache", tmp_path / "cache"], 2)

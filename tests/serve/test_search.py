@@ -7,6 +7,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
+from kdx.core.dimensions import first_dimensions
 from kdx.core.encoder import Embedder, FloatArray
 from kdx.core.errors import DataError, SetupError, UsageError
 from kdx.serve.search import ExactSearch
@@ -17,7 +18,7 @@ DEGREES = {"north": 90, "east": 0}
 class _Compass:
     """An image is a direction in degrees; "broken" is refused, and "down" breaks the encoder."""
 
-    spec = SimpleNamespace(embed_dim=2)
+    spec = SimpleNamespace(name="compass", embed_dim=2, widths=(1, 2))
 
     def __init__(self) -> None:
         self.asked: list[int] = []
@@ -31,8 +32,8 @@ class _Compass:
             raise SetupError("no server answers")
         return _vectors([float(direction) for direction in directions])
 
-    def embed_texts(self, texts: Sequence[str]) -> FloatArray:
-        return _vectors([DEGREES[text] for text in texts])
+    def embed_texts(self, texts: Sequence[str], *, dimensions: int | None = None) -> FloatArray:
+        return first_dimensions(_vectors([DEGREES[text] for text in texts]), dimensions)
 
 
 def _vectors(degrees: list[float]) -> FloatArray:
@@ -50,6 +51,15 @@ def test_the_nearest_come_first_with_their_cosines() -> None:
     assert [name for name, _ in hits] == ["b", "c", "a"]
     assert [cosine for _, cosine in hits] == pytest.approx([1, 3**0.5 / 2, np.sin(np.radians(10))], abs=1e-6)
     assert [name for name, _ in index.find("east", 1)] == ["a"]
+
+
+def test_an_index_may_hold_the_first_dimensions_alone() -> None:
+    """Of the compass's two numbers the first says how far east."""
+    index = _index({"a": b"170", "b": b"80", "c": b"-100"}, dimensions=1)
+    assert index.embeddings.shape == (3, 1)
+    assert index.find("east", 3) == [("b", 1), ("a", -1), ("c", -1)]
+    with pytest.raises(UsageError, match="dimensions = 3"):
+        _index({"a": b"170"}, dimensions=3)
 
 
 def test_of_equal_images_the_first_given_comes_first() -> None:

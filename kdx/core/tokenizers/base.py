@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import functools
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
-import numpy as np
-import numpy.typing as npt
-
 from ..digests import value_digest
-from ..errors import DataError, UsageError
+from ..errors import DataError
 
 
 class Tokenizer(ABC):
@@ -30,6 +26,16 @@ class Tokenizer(ABC):
     def digest(self) -> str:
         return value_digest(self._identity())
 
+    @property
+    @abstractmethod
+    def start(self) -> tuple[int, ...]:
+        """The ids that begin every text."""
+
+    @property
+    @abstractmethod
+    def end(self) -> tuple[int, ...]:
+        """The ids that end every text."""
+
     @abstractmethod
     def _identity(self) -> object:
         """All that decides on ids, as JSON has it."""
@@ -39,7 +45,8 @@ class Tokenizer(ABC):
         """Writes its files into the folder, from which open_tokenizer() opens it."""
 
     def encode(self, text: str, context_length: int) -> list[int]:
-        """The ids with those of start and end, as the tokenizer has them; cut to context_length; never padded.
+        """The ids with those of start and end, as the tokenizer has them; cut to context_length; never padded,
+        which is EncoderSpec.pad's to do.
 
         Raises DataError if text is not a string, UsageError for a context_length without room.
         """
@@ -48,16 +55,6 @@ class Tokenizer(ABC):
     @abstractmethod
     def encode_and_tell(self, text: str, context_length: int) -> tuple[list[int], bool]:
         """The same, and whether the text was longer and lost ids."""
-
-    def __call__(self, texts: Sequence[str], context_length: int) -> npt.NDArray[np.int32]:
-        """Returns int32 [B, L ≤ context_length], L = the longest text, padded with pad_id. Raises as encode."""
-        if isinstance(texts, str):
-            raise UsageError("texts is one string", remedy="give a list of strings")
-        rows = [self.encode(text, context_length) for text in texts]
-        padded = np.full((len(rows), max(map(len, rows), default=0)), self.pad_id, dtype=np.int32)
-        for row, ids in zip(padded, rows, strict=True):
-            row[: len(ids)] = ids
-        return padded
 
 
 def check_text(text: object) -> str:

@@ -130,8 +130,11 @@ class ClipTokenizer(Tokenizer):
         return dict(self._vocab)
 
     @property
+    def start(self) -> tuple[int, ...]:
+        return (self._start,)
+
+    @property
     def end(self) -> tuple[int, ...]:
-        """The ids that end every text."""
         return (self._end,)
 
 

@@ -115,8 +115,11 @@ class HuggingFaceTokenizer(Tokenizer):
         return self._rules
 
     @property
+    def start(self) -> tuple[int, ...]:
+        return self._rules.clips[:1] if self._rules.clips else self._start
+
+    @property
     def end(self) -> tuple[int, ...]:
-        """The ids that end every text."""
         return self._rules.clips[1:2] if self._rules.clips else self._end
 
     @property
