@@ -110,17 +110,14 @@ def plan_run(
         check_student(recipe, teachers)
     out = out or Path("OUT")
     architecture = recipe.architecture
-    context = architecture.text_cfg.context_length
     pairs, pairs_from = _pairs(recipe, samples)
     schedule = recipe.schedule(pairs) if samples is None else recipe.resolve(samples)[1]
-    length = context
-    if samples is not None and schedule is not None and architecture.text_padding == "longest":
-        length = _text_length(samples, schedule.batch_size, context)
+    length = _text_length(architecture, samples, schedule)
     mask = recipe.objective.mask_ratio if recipe.objective.masks_patches else None
     student = _cost(architecture, length, mask)
     a_pair = _passes(recipe, "image") * (student.image_flops + student.masked_image_flops)
     a_pair += _passes(recipe, "text") * student.text_flops
-    costs = tuple(_cost(each, length) for each in _teachers(recipe, teachers))
+    costs = tuple(_cost(each, _text_length(each, samples, schedule)) for each in _teachers(recipe, teachers))
     if teacher_online:
         a_pair += sum(cost.image_flops + cost.text_flops for cost in costs)
     captions = _captions(samples, pairs)
@@ -172,8 +169,7 @@ def _teachers(recipe: Recipe, teachers: Sequence[Path]) -> list[Architecture]:
 
 def _cost(architecture: Architecture, text_length: int, mask_ratio: float | None = None) -> ModelCost:
     counts = count_parameters(architecture)
-    length = min(text_length, architecture.text_cfg.context_length)
-    flops = count_flops(architecture, length, mask_ratio)
+    flops = count_flops(architecture, text_length, mask_ratio)
     return ModelCost(
         architecture.name,
         architecture.embed_dim,
@@ -186,7 +182,15 @@ def _cost(architecture: Architecture, text_length: int, mask_ratio: float | None
     )
 
 
-def _text_length(samples: ShardSet, batch_size: int, context: int) -> int:
+def _text_length(architecture: Architecture, samples: ShardSet | None, schedule: Schedule | None) -> int:
+    """Of a batch's texts, in tokens; the whole context where all have it, or nothing is known of the data."""
+    context = architecture.text_cfg.context_length
+    if samples is None or schedule is None or architecture.text_padding == "full":
+        return context
+    return _longest_text(samples, schedule.batch_size, context)
+
+
+def _longest_text(samples: ShardSet, batch_size: int, context: int) -> int:
     """The mean over batches of the longest text, rounded up: that of batch_size draws from the measured lengths.
 
     In CLIP's tokens, which are nearly as many as those of other tokenizers, and those would have to be fetched.

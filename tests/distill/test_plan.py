@@ -108,6 +108,16 @@ def test_texts_are_as_long_as_the_longest_of_a_batch_in_the_mean(
     assert plan.student.text_flops == count_flops(read_architecture("kdx-mini"), length).text
 
 
+def test_each_teacher_reads_texts_of_its_own_length(samples: ShardSet) -> None:
+    """SigLIP 2's are always 64 tokens long, CLIP's as long as the data's."""
+    settings = ['teacher=["ViT-B-16-SigLIP2", "kdx-mini-teacher"]']
+    plan = plan_run(read_recipe("demo-clip-kd", settings), samples=samples)
+    lengths = 64, plan.text_length
+    assert plan.text_length < 32
+    for teacher, length in zip(plan.teachers, lengths, strict=True):
+        assert teacher.text_flops == count_flops(read_architecture(teacher.name), length).text
+
+
 def test_given_teachers_stand_for_the_named_one(mini_checkpoint: Path) -> None:
     plan = plan_run(read_recipe("demo-clip-kd"), teachers=[mini_checkpoint, mini_checkpoint])
     assert [teacher.name for teacher in plan.teachers] == ["kdx-mini", "kdx-mini"]

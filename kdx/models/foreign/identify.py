@@ -29,6 +29,10 @@ SAME_TRUNK = (
 )
 NAME_IT = "name it with --architecture: a name of kdx, of open_clip, or timm:NAME+TEXT"
 TEXT_KEYS = ("token_embedding.weight", "positional_embedding", "text_projection")
+SHOWN_BY_WEIGHTS = (
+    *("context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio"),
+    *("ls_init_value", "proj_bias"),
+)
 TEXT_SIZES = (
     *("context_length", "vocab_size", "width", "layers", "mlp_width"),
     *("hf_model_name", "embed_cls", "proj_type", "proj_bias"),
@@ -203,7 +207,8 @@ def _known_or_new(described: Architecture, where: str) -> Identified:
     name = f"{kind}-{size}x{vision.width}-{vision.image_size}"
     name += "-quickgelu" if described.quick_gelu else ""
     heads = f"heads: {HEAD_WIDTH} wide, as no known architecture has these shapes"
-    return Identified(described.changed(name=name), (heads, *_assumed(described)))
+    texts = "how texts are read: causally, and at their end, as CLIP does"
+    return Identified(described.changed(name=name), (heads, texts, *_assumed(described)))
 
 
 def _known_trunk(state: State, common: dict[str, Any], where: str) -> Identified:
@@ -230,8 +235,33 @@ def _known_trunk(state: State, common: dict[str, Any], where: str) -> Identified
         wanted = _visible(described, trunk=False)
         if same := [known for known in alike if _visible(known, trunk=False) == wanted]:
             return _choose(same, described, where)
-        return Identified(described, tuple(_assumed(described)))
+        described = described.changed(text_cfg=_read_as(alike, common["text_cfg"], where))
+        texts = f"how texts are read: {_told(described)}, as by the known models with this image tower"
+        return Identified(described, (texts, *_assumed(described)))
     raise DataError("has a timm image tower that kdx does not recognise", where=where, remedy=NAME_IT)
+
+
+def _read_as(known: list[Architecture], text: dict[str, Any], where: str) -> TextConfig:
+    """The sizes of `text` with all that weights do not show (mask, pooling, tokenizer), as the known models have it:
+    those of the same vocabulary, else all. Raises DataError where these differ.
+    """
+    known = [each for each in known if each.text_cfg.vocab_size == text["vocab_size"]] or known
+    ways = [
+        {field: value for field, value in each.text_cfg.to_dict().items() if field not in SHOWN_BY_WEIGHTS}
+        for each in known
+    ]
+    if other := next((each for each, way in zip(known, ways, strict=True) if way != ways[0]), None):
+        raise DataError(
+            f"reads texts as {known[0].name} does or as {other.name}, which its weights do not show",
+            where=where,
+            remedy="give the folder with its open_clip_config.json",
+        )
+    return TextConfig.model_validate({**ways[0], **text})
+
+
+def _told(described: Architecture) -> str:
+    causal = "not causally" if described.text_cfg.no_causal_mask else "causally"
+    return f"{causal}, pooled by {described.text_pooling}, {described.text_cfg.tokenizer_name or 'CLIP'}'s tokens"
 
 
 def _trunk(known: Architecture) -> tuple[str | None, ...]:

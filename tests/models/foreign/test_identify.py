@@ -110,6 +110,7 @@ def test_sizes_that_no_known_model_has_are_read_from_the_shapes(
     assert described.vision_cfg.to_dict() == vision
     check_fit(state, described, "x")
     assert any(line.startswith("heads: 64 wide") for line in found.assumptions)
+    assert any(line.startswith("how texts are read: causally") for line in found.assumptions)
     assert any(line.startswith("the activation") for line in found.assumptions)
 
 
@@ -120,6 +121,21 @@ def test_a_known_trunk_with_another_text_tower_is_built_with_it(full_keys: FullK
     found = identify(state, "x", quick_gelu=False).architecture
     assert found.name == "clip-mobilevit_xxs" and found.text_cfg == text
     check_fit(state, found, "x")
+
+
+@pytest.mark.parametrize("name", ["MobileCLIP2-S0", "ViT-B-16-SigLIP2"])
+def test_a_text_tower_of_another_size_is_read_as_known_ones_beside_that_trunk(
+    name: str, full_keys: FullKeys
+) -> None:
+    """Whether it is causal and where it is pooled no weight shows."""
+    described = read_architecture(name)
+    text = described.text_cfg.changed(width=128, heads=2, layers=2)
+    state = full_keys(described.changed(text_cfg=text))
+    found = identify(normalise(state).state, "file.pt", quick_gelu=False)
+    assert found.architecture.text_padding == described.text_padding == "full"
+    assert found.architecture.text_cfg.tokenizer_name == described.text_cfg.tokenizer_name
+    assert found.architecture.text_cfg.layers == 2
+    assert any(line.startswith("how texts are read: not causally") for line in found.assumptions)
 
 
 def test_preprocessing_is_that_of_the_published_weights_where_the_shapes_tell_them(
