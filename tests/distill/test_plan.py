@@ -110,7 +110,7 @@ def test_texts_are_as_long_as_the_longest_of_a_batch_in_the_mean(
 
 def test_each_teacher_reads_texts_of_its_own_length(samples: ShardSet) -> None:
     """SigLIP 2's are always 64 tokens long, CLIP's as long as the data's."""
-    settings = ['teacher=["ViT-B-16-SigLIP2", "kdx-mini-teacher"]']
+    settings = ['teacher=["ViT-B-16-SigLIP2", "kdx-mini-teacher"]', "batch_size=8"]
     plan = plan_run(read_recipe("demo-clip-kd", settings), samples=samples)
     lengths = 64, plan.text_length
     assert plan.text_length < 32
