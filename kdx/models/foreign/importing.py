@@ -88,6 +88,7 @@ def import_checkpoint(
         overwrite=overwrite,
         inputs=found.inputs,
         fields={"changes": list(changes), "assumptions": list(decided.assumptions)},
+        matryoshka_dims=found.matryoshka_dims,
     )
     return ImportReport(str(out), source, spec.name, changes, decided.assumptions, spec.to_dict())
 

@@ -19,7 +19,7 @@ from .hub import OPEN_CLIP_CONFIG
 from .hugging_face_config import CONFIG
 from .hugging_face_tokenizer import write_hugging_face_tokenizer
 from .layouts import projection_to_classifier
-from .sources import SEALED_FOR_OTHERS
+from .sources import SEALED_FOR_OTHERS, WIDTHS
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,8 @@ def save_open_clip(checkpoint: Checkpoint, out: Path, *, overwrite: bool = False
     `open_clip_model.safetensors` is the `pretrained` of `open_clip.create_model(NAME, pretrained=FILE)`, for which
     `open_clip.add_model_config(FOLDER)` makes NAME known from `NAME.json`; `open_clip_config.json` adds the
     preprocessing and makes the folder itself loadable as `local-dir:FOLDER`, with its tokenizer. A MobileNetV3's
-    projection becomes its trunk's classifier. What open_clip has no setting for is left out, and a warning says so.
+    projection becomes its trunk's classifier. A Matryoshka student's widths are written for `kdx import`; open_clip
+    passes over them. What open_clip has no setting for is left out, and a warning says so.
     The configuration of a Hugging Face text tower lies in a folder by the tower's name, where open_clip finds it if it
     runs in `out`; elsewhere it asks the hub by that name, and a warning says that too. Raises UsageError when `out`
     exists.
@@ -60,7 +61,8 @@ def save_open_clip(checkpoint: Checkpoint, out: Path, *, overwrite: bool = False
     inputs = {"checkpoint": file_digest(checkpoint.path / "model.safetensors")}
     with sealed_folder(out, SEALED_FOR_OTHERS, overwrite=overwrite, inputs=inputs, shipped=True) as folder:
         save_weights(state, folder / WEIGHTS, {"format": "pt"})
-        _write_json(folder / OPEN_CLIP_CONFIG, {"model_cfg": config, "preprocess_cfg": stated})
+        widths = {WIDTHS: list(checkpoint.spec.matryoshka_dims)} if checkpoint.spec.matryoshka_dims else {}
+        _write_json(folder / OPEN_CLIP_CONFIG, {"model_cfg": config, "preprocess_cfg": stated, **widths})
         _write_json(folder / f"{checkpoint.spec.name}.json", config)
         if described_tower:
             beside = folder / config["text_cfg"]["hf_model_name"] / CONFIG

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from kdx.core.dimensions import are_widths
 from kdx.core.errors import DataError, UsageError
-from kdx.core.folders import MANIFEST, read_manifest
+from kdx.core.folders import MANIFEST, read_json, read_manifest
 
 from ..architectures import Architecture
 from . import hub
@@ -27,6 +28,7 @@ OPEN_CLIP_WEIGHTS = (
 )
 WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 HUGGING_FACE_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+WIDTHS = "matryoshka_dims"  # kdx's own, beside open_clip's settings
 SEALED_FOR_OTHERS = "open-clip-model"  # the kind of folder that open_clip_layout.py writes
 
 
@@ -35,6 +37,7 @@ class Source:
     """Weights as they were found. architecture: as its publisher states it; None where only the weights tell.
 
     inputs: digests of the weight files by name. changes: what was done to the keys already, a line each.
+    matryoshka_dims: see EncoderSpec.
     """
 
     where: str
@@ -42,6 +45,7 @@ class Source:
     architecture: Architecture | None
     inputs: dict[str, str]
     changes: tuple[str, ...] = ()
+    matryoshka_dims: tuple[int, ...] = ()
 
 
 def read_source(source: str) -> Source:
@@ -77,7 +81,8 @@ def _read_folder(folder: Path) -> Source:
     weights = _first(folder, OPEN_CLIP_WEIGHTS)
     kind = model_type(folder)
     if config.is_file() and weights and (weights.name.startswith("open_clip") or kind is None):
-        return _read_file(weights, hub.open_clip_config(config, folder.resolve().name))
+        architecture = hub.open_clip_config(config, folder.resolve().name)
+        return replace(_read_file(weights, architecture), matryoshka_dims=_widths(config, architecture))
     if kind is not None:
         return _read_hugging_face(folder, kind)
     remedy = f"give one that holds weights and {OPEN_CLIP_CONFIG}, or a config.json of the type {' or '.join(READERS)}"
@@ -88,6 +93,17 @@ def _read_folder(folder: Path) -> Source:
         where=folder,
         remedy=remedy,
     )
+
+
+def _widths(config: Path, architecture: Architecture) -> tuple[int, ...]:
+    stated = read_json(config).get(WIDTHS, [])
+    if not isinstance(stated, list) or not are_widths(stated, architecture.embed_dim):
+        raise DataError(
+            f"{WIDTHS} = {stated!r} are no widths of embeddings of {architecture.embed_dim} numbers",
+            where=config,
+            remedy="write the folder again with `kdx models save-open-clip`",
+        )
+    return tuple(stated)
 
 
 def _read_hugging_face(folder: Path, kind: str) -> Source:

@@ -17,7 +17,7 @@ from open_clip import factory
 from PIL import Image
 from torch import Tensor
 
-from kdx.core.errors import UsageError
+from kdx.core.errors import DataError, UsageError
 from kdx.models.architecture import PreprocessConfig, TextConfig
 from kdx.models.architectures import Architecture, build_model, read_architecture
 from kdx.models.checkpoint import open_checkpoint, save_checkpoint
@@ -96,6 +96,20 @@ def test_the_demos_student_comes_back_under_its_name(mini_checkpoint: Path, tmp_
         back = open_checkpoint(tmp_path / str(number))
         assert back.spec.name == "kdx-mini"
         assert back.spec.preprocess_digest == checkpoint.spec.preprocess_digest
+
+
+def test_the_widths_of_a_student_come_back(tmp_path: Path) -> None:
+    architecture = read_architecture("kdx-mini")
+    model = build_model(architecture)
+    save_checkpoint(tmp_path / "there", model, architecture, clip_tokenizer(), matryoshka_dims=(16, 64))
+    save_open_clip(open_checkpoint(tmp_path / "there"), tmp_path / "theirs")
+    open_clip.create_model(f"local-dir:{tmp_path / 'theirs'}")
+    import_checkpoint(str(tmp_path / "theirs"), tmp_path / "back")
+    assert open_checkpoint(tmp_path / "back").spec.widths == (16, 64)
+    config = tmp_path / "theirs/open_clip_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"matryoshka_dims": [64, 16]}))
+    with pytest.raises(DataError, match="64, 16"):
+        import_checkpoint(str(tmp_path / "theirs"), tmp_path / "bad")
 
 
 @pytest.mark.parametrize("name", ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"])
