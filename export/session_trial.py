@@ -1,8 +1,9 @@
 """Which of ONNX Runtime's optimizers a file cannot bear: found by opening it in a child process.
 
-ONNX Runtime 1.32 dies by SIGSEGV while it optimizes some fp16 transformers. The crash needs NchwcTransformer and
-MatmulTransposeFusion together, and whether a graph has what they stumble over is best asked of ONNX Runtime itself: a
-file that opens needs nothing disabled.
+ONNX Runtime 1.32 dies by SIGSEGV while it optimizes some fp16 transformers: the crash needs NchwcTransformer and
+MatmulTransposeFusion together. Its AttentionFusion takes the attention of MobileCLIP's image towers (FastViT) for fp32
+and then finds fp16. Whether a graph has what they stumble over is best asked of ONNX Runtime itself: a file that opens
+needs nothing disabled.
 Called as `python -m kdx.export.session_trial FILE OPTIMIZER… FAULT` (export/child.py).
 """
 
@@ -16,12 +17,15 @@ from kdx.runtime.onnx import import_onnxruntime, open_session
 
 from .child import Child, ChildCrash, answer_parent
 
-# in the order in which they are tried; MatmulTransposeFusion first, since convolutions need the other one
+# in the order in which they are tried; NchwcTransformer last, since convolutions need it
 CANDIDATES = (
     (),
     ("MatmulTransposeFusion",),
+    ("AttentionFusion",),
+    ("MatmulTransposeFusion", "AttentionFusion"),
     ("NchwcTransformer",),
     ("MatmulTransposeFusion", "NchwcTransformer"),
+    ("MatmulTransposeFusion", "AttentionFusion", "NchwcTransformer"),
 )
 TIMEOUT = 600.0  # seconds to open a file; a model above 2 GB takes some ten
 

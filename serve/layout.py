@@ -35,9 +35,9 @@ INSTANCES = 2
 # A request of zero_shot waits for many slices of embed_text; with one instance everybody would wait for it.
 ZERO_SHOT_INSTANCES = 4
 ENCODER_BATCH = 64  # rows that Triton joins for an encoder of its own
-# ONNX Runtime's optimisers by the level of Triton's backend that leaves out what makes them crash: an fp16 graph dies
-# of MatmulTransposeFusion only after NchwcTransformer, which is above level 1 (extended)
-LEVEL_WITHOUT = {"MatmulTransposeFusion": 1}
+# ONNX Runtime's optimisers by the highest level of Triton's backend at which they do no harm: an fp16 graph dies of
+# MatmulTransposeFusion only after NchwcTransformer, which is above level 1 (extended); below it is -1 (basic)
+LEVEL_WITHOUT = {"MatmulTransposeFusion": 1, "AttentionFusion": -1}
 
 
 def served_models(

@@ -8,12 +8,40 @@ from __future__ import annotations
 import signal
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 
 from kdx.core.errors import GateError, SetupError
 from kdx.export import child
 from kdx.export.session_trial import CANDIDATES, find_disabled_optimizers
+
+# as FastViT has it: maps of features become tokens, one product gives queries, keys and values
+ATTENTION = """
+<ir_version: 10, opset_import: ["" : 20]>
+attention (float16[batch, 8, 2, 2] maps) => (float16[batch, 2, 4, 4] answers)
+<int64[3] rows = {-1, 8, 4}, int64[5] parts = {-1, 4, 3, 2, 4},
+ int64[1] zero = {0}, int64[1] one = {1}, int64[1] two = {2}, int64[1] three = {3}> {
+  flat = Reshape (maps, rows)
+  tokens = Transpose <perm = [0, 2, 1]> (flat)
+  together = MatMul (tokens, weight)
+  split = Reshape (together, parts)
+  heads = Transpose <perm = [2, 0, 3, 1, 4]> (split)
+  first = Slice (heads, zero, one, zero)
+  queries = Squeeze (first, zero)
+  second = Slice (heads, one, two, zero)
+  keys = Squeeze (second, zero)
+  third = Slice (heads, two, three, zero)
+  values = Squeeze (third, zero)
+  scaled = Mul (queries, scale)
+  turned = Transpose <perm = [0, 1, 3, 2]> (keys)
+  scores = MatMul (scaled, turned)
+  wide = Cast <to = 1> (scores)
+  shares = Softmax <axis = -1> (wide)
+  narrow = Cast <to = 10> (shares)
+  answers = MatMul (narrow, values)
+}
+"""
 
 
 def test_a_file_that_opens_needs_nothing_disabled(exported_model: Path) -> None:
@@ -32,6 +60,14 @@ def test_a_file_without_kernels_fails_the_gate_with_onnx_runtimes_reason(tmp_pat
     with pytest.raises(GateError) as caught:
         find_disabled_optimizers(tmp_path / "image_encoder.onnx")
     assert "Add" in caught.value.what and "image_encoder.onnx" in caught.value.what
+
+
+def test_attention_that_onnx_runtime_takes_for_fp32_opens_without_its_fusion(tmp_path: Path) -> None:
+    model = onnx.parser.parse_model(ATTENTION)
+    for name, value in (("weight", np.ones((8, 24), np.float16)), ("scale", np.array(0.5, np.float16))):
+        model.graph.initializer.append(onnx.numpy_helper.from_array(value, name))
+    onnx.save(model, tmp_path / "image_encoder.onnx")
+    assert find_disabled_optimizers(tmp_path / "image_encoder.onnx") == ["AttentionFusion"]
 
 
 @pytest.mark.parametrize(("number", "kind"), [(signal.SIGSEGV, GateError), (signal.SIGKILL, SetupError)])

@@ -122,10 +122,16 @@ def test_onnx_runtime_on_a_cpu_takes_one_thread_an_instance(onnx: ExportedModel)
 
 
 def test_what_a_file_does_not_bear_is_left_out_for_that_file_alone(onnx: ExportedModel) -> None:
-    options = {"disabled_optimizers": {"text_encoder": ["MatmulTransposeFusion"]}}
-    models = served_models(replace(onnx, options=options), backend="onnxruntime", device="gpu")
-    levels = {model.name: _parsed(model).optimization.graph.level for model in models}
-    assert (levels["image_encoder"], levels["text_encoder"]) == (0, 1)  # 1: no layouts of a CPU
+    both = ["MatmulTransposeFusion", "AttentionFusion"]
+    for disabled, level in (
+        (both[:1], 1),
+        (both[1:], -1),
+        (both, -1),
+    ):  # 1: no layouts of a CPU, -1: basic alone
+        options = {"disabled_optimizers": {"text_encoder": disabled}}
+        models = served_models(replace(onnx, options=options), backend="onnxruntime", device="gpu")
+        levels = {model.name: _parsed(model).optimization.graph.level for model in models}
+        assert (levels["image_encoder"], levels["text_encoder"]) == (0, level)
     other = replace(onnx, options={"disabled_optimizers": {"image_encoder": ["ConvAddFusion"]}})
     with pytest.raises(UsageError) as caught:
         served_models(other, backend="onnxruntime")
