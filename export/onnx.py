@@ -128,7 +128,7 @@ def check_exports(architecture: Architecture) -> None:
     """Raises UsageError, with the reason, for an architecture that `kdx export` would refuse.
 
     Call before training. Takes seconds and no memory for weights: the image tower is traced and translated with
-    tensors that have a shape but no data. The text tower is the same code for every architecture and exports.
+    tensors that have a shape but no data. All kinds of text towers export (tests/export/test_every_model.py).
     """
     model, size = _without_data(architecture), architecture.vision_cfg.image_size
     with FakeTensorMode(allow_non_fake_inputs=True):
