@@ -35,19 +35,12 @@ from kdx.models.clip import ClipModel
 from kdx.models.clip_vocabulary import clip_tokenizer
 from kdx.runtime.deferred import DEFERRABLE
 from kdx.runtime.exported_model import ExportedModel
-from kdx.runtime.formats import BUILT_IN, Format
+
+from .every_case import CASES, Case, case_name
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3 * 3600)]
 
 FULL_SIZE = [name for name in shipped_names() if not name.startswith("kdx-")]
-# int8 alone has other files for another target
-CASES = [
-    (format_, precision, target)
-    for format_ in BUILT_IN
-    for precision in format_.precisions
-    for target in format_.targets
-    if precision == "int8" or target == format_.targets[0]
-]
 # 59 without a difference show that at most 5 % of int8's decisions differ; the 1 % of other precisions needs 299
 HELD_OUT = 60
 CALIBRATION = 48  # kdx takes no fewer than 32
@@ -55,11 +48,6 @@ FEW = 4  # of a deferred export, whose gate is not run here
 
 Samples = tuple[ParitySamples, ParitySamples]
 FIRST_TIERS = ("structure", "shapes", "numbers")
-
-
-def _case_name(case: tuple[Format, str, str]) -> str:
-    format_, precision, target = case
-    return "-".join((format_.name, precision, target))
 
 
 @pytest.fixture(scope="module")
@@ -169,10 +157,10 @@ def out() -> Iterator[Path]:
         yield Path(folder) / "exported"
 
 
-@pytest.mark.parametrize("case", CASES, ids=_case_name)
+@pytest.mark.parametrize("case", CASES, ids=case_name)
 def test_it_passes_the_gate_or_is_deferred_with_the_builders_consent(
     checkpoint: Checkpoint,
-    case: tuple[Format, str, str],
+    case: Case,
     samples: Samples,
     graphs_made_once: Saved,
     out: Path,
@@ -202,7 +190,7 @@ def test_it_passes_the_gate_or_is_deferred_with_the_builders_consent(
         result = _passed(export_checkpoint(checkpoint, out, samples=held_out, **wanted))
     seconds = time.monotonic() - started + graphs_made_once()
     sizes = " + ".join(f"{megabytes:.1f}" for megabytes in _megabytes(out))
-    print(f"\n| {checkpoint.spec.name} | {_case_name(case)} | {result} | {seconds:.0f} s | {sizes} MB |")
+    print(f"\n| {checkpoint.spec.name} | {case_name(case)} | {result} | {seconds:.0f} s | {sizes} MB |")
 
 
 def _passed(model: ExportedModel) -> str:
