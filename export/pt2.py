@@ -16,6 +16,7 @@ from kdx.core.encoder import EncoderSpec
 from kdx.core.errors import SetupError, UsageError
 from kdx.core.scratch import scratch_folder
 from kdx.models.clip import ClipModel
+from kdx.models.hugging_face_text import HuggingFaceText
 from kdx.runtime.exported_encoder import PIXELS, TOKENS
 from kdx.runtime.pt2 import kind_of_machine
 
@@ -65,9 +66,12 @@ def _with_one_more_place(model: ClipModel) -> ClipModel:
     """The same model, sharing its weights, with a position and a row and column of the mask that no text reaches.
 
     A slice [:length] of a table of as many rows as length may have is, at that length, the table itself: torch.export
-    sees two cases and refuses to keep the length free ("length != 77").
+    sees two cases and refuses to keep the length free ("length != 77"). A Hugging Face tower looks its positions up and
+    is kept as it is.
     """
     tower = model.text_tower
+    if isinstance(tower, HuggingFaceText):
+        return model
     longer = copy.copy(tower)
     longer._parameters, longer._buffers = dict(tower._parameters), dict(tower._buffers)
     table = tower.positional_embedding.detach()  # [L, W]
